@@ -1,0 +1,13 @@
+//! svcnat turns Kubernetes Services into a constant nftables ruleset and installs it over
+//! netlink.
+//!
+//! Data flows one way:
+//!
+//! ```text
+//! manifests, Kubernetes API -> source -> cluster -> plan -> compile -> ruleset -> print | walk
+//! kernel -> netlink::decode ------------------------------------------> ruleset -> diff -> netlink::encode -> apply
+//! ```
+//!
+//! `docs/architecture.md` is the map with the invariants of each room.
+
+pub mod ruleset;

@@ -1,0 +1,3 @@
+//! The svcnat binary.
+
+fn main() {}

@@ -1,0 +1,334 @@
+//! Typed values of set keys and data, kept as the bytes the kernel compares.
+//!
+//! nftables compares sets by bytes: each field of a concatenation is padded to 32 bits.
+//! Keeping those bytes makes an element cheap to compare, sort and send; the schema of its
+//! set ([`DataType`] per field) says how to read them back.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::Family;
+
+/// The type of one field of a set key or of map data, in nft's own words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DataType {
+    /// `ipv4_addr`: 4 bytes, network order.
+    Ipv4Addr,
+    /// `ipv6_addr`: 16 bytes, network order.
+    Ipv6Addr,
+    /// `inet_proto`: 1 byte, padded to 4.
+    InetProto,
+    /// `inet_service`: a port, 2 bytes in network order, padded to 4.
+    InetService,
+    /// `classid`: the type of `meta priority`, 32 bits in host order.
+    ClassId,
+    /// The result of `numgen` or `jhash`: 32 bits in host order (nft type `integer`).
+    Slot,
+}
+
+impl DataType {
+    /// The address type of `family`.
+    #[must_use]
+    pub const fn addr(family: Family) -> Self {
+        match family {
+            Family::Ip => Self::Ipv4Addr,
+            Family::Ip6 => Self::Ipv6Addr,
+        }
+    }
+
+    /// Bytes of the value without padding.
+    #[must_use]
+    pub const fn len(self) -> usize {
+        match self {
+            Self::Ipv4Addr | Self::ClassId | Self::Slot => 4,
+            Self::Ipv6Addr => 16,
+            Self::InetProto => 1,
+            Self::InetService => 2,
+        }
+    }
+
+    /// Bytes the value takes in a concatenation: padded to a multiple of 4.
+    #[must_use]
+    pub const fn padded_len(self) -> usize {
+        self.len().div_ceil(4) * 4
+    }
+
+    /// The name nft uses in `type`, where there is one ([`DataType::Slot`] needs `typeof`).
+    #[must_use]
+    pub const fn nft_name(self) -> &'static str {
+        match self {
+            Self::Ipv4Addr => "ipv4_addr",
+            Self::Ipv6Addr => "ipv6_addr",
+            Self::InetProto => "inet_proto",
+            Self::InetService => "inet_service",
+            Self::ClassId => "classid",
+            Self::Slot => "integer",
+        }
+    }
+}
+
+/// A transport protocol that a Service port may name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Protocol {
+    /// IPPROTO_TCP.
+    Tcp = 6,
+    /// IPPROTO_UDP.
+    Udp = 17,
+    /// IPPROTO_SCTP.
+    Sctp = 132,
+}
+
+impl Protocol {
+    /// All of them, in number order.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The IANA protocol number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The protocol with this IANA number, if a Service can use it.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
+    /// nft's name of it: `tcp`, `udp`, `sctp`.
+    #[must_use]
+    pub const fn nft_name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
+/// Kubernetes' spelling: `TCP`, `UDP`, `SCTP`.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// The longest concatenation we build: IPv6 address, protocol, port and IPv6 address.
+const MAX_BYTES: usize = 40;
+
+/// The bytes of a set key or of map data, fields padded as in a concatenation.
+///
+/// Ordering is bytewise, which for addresses is numeric order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value {
+    // `len` comes second so that the derived order compares contents first.
+    bytes: [u8; MAX_BYTES],
+    len: u8,
+}
+
+impl Value {
+    /// No fields yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            bytes: [0; MAX_BYTES],
+            len: 0,
+        }
+    }
+
+    /// A value from bytes as the kernel holds them; `None` if longer than any key of ours.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut value = Self::new();
+        value.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        value.len = u8::try_from(bytes.len()).ok()?;
+        Some(value)
+    }
+
+    /// The bytes, padding included.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Appends a field and its padding. All our schemas fit in [`MAX_BYTES`], a unit test
+    /// of the skeleton checks it.
+    #[must_use]
+    pub fn field(mut self, bytes: &[u8]) -> Self {
+        let start = usize::from(self.len);
+        self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
+        self.len += u8::try_from(bytes.len().div_ceil(4) * 4).unwrap_or(u8::MAX);
+        self
+    }
+
+    /// Appends an address.
+    #[must_use]
+    pub fn addr(self, addr: IpAddr) -> Self {
+        match addr {
+            IpAddr::V4(v4) => self.field(&v4.octets()),
+            IpAddr::V6(v6) => self.field(&v6.octets()),
+        }
+    }
+
+    /// Appends a transport protocol.
+    #[must_use]
+    pub fn proto(self, protocol: Protocol) -> Self {
+        self.field(&[protocol.number()])
+    }
+
+    /// Appends a port (network order).
+    #[must_use]
+    pub fn port(self, port: u16) -> Self {
+        self.field(&port.to_be_bytes())
+    }
+
+    /// Appends a 32-bit number in host order: a slot, or a `meta priority`.
+    #[must_use]
+    pub fn u32(self, number: u32) -> Self {
+        self.field(&number.to_ne_bytes())
+    }
+
+    /// Splits the bytes into typed fields; `None` if they do not have the schema's length.
+    #[must_use]
+    pub fn fields(&self, schema: &[DataType]) -> Option<Vec<FieldValue>> {
+        let mut rest = self.as_bytes();
+        let mut out = Vec::with_capacity(schema.len());
+        for (i, data_type) in schema.iter().enumerate() {
+            let padded = if schema.len() == 1 && i == 0 && rest.len() == data_type.len() {
+                data_type.len()
+            } else {
+                data_type.padded_len()
+            };
+            let (field, tail) = rest.split_at_checked(padded)?;
+            rest = tail;
+            out.push(FieldValue::read(*data_type, field)?);
+        }
+        rest.is_empty().then_some(out)
+    }
+}
+
+impl Default for Value {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("0x")?;
+        self.as_bytes()
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// One field of a [`Value`], typed for printing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FieldValue {
+    /// An IPv4 or IPv6 address.
+    Addr(IpAddr),
+    /// An IANA protocol number.
+    Proto(u8),
+    /// A port.
+    Port(u16),
+    /// A `meta priority` value.
+    ClassId(u32),
+    /// A slot number.
+    Slot(u32),
+}
+
+impl FieldValue {
+    fn read(data_type: DataType, bytes: &[u8]) -> Option<Self> {
+        Some(match data_type {
+            DataType::Ipv4Addr => {
+                Self::Addr(Ipv4Addr::from(<[u8; 4]>::try_from(bytes.get(..4)?).ok()?).into())
+            }
+            DataType::Ipv6Addr => {
+                Self::Addr(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.get(..16)?).ok()?).into())
+            }
+            DataType::InetProto => Self::Proto(*bytes.first()?),
+            DataType::InetService => {
+                Self::Port(u16::from_be_bytes(bytes.get(..2)?.try_into().ok()?))
+            }
+            DataType::ClassId => {
+                Self::ClassId(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?))
+            }
+            DataType::Slot => Self::Slot(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)),
+        })
+    }
+}
+
+/// As nft prints it: `10.0.0.1`, `tcp`, `80`, `40c0:1`.
+impl fmt::Display for FieldValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Addr(addr) => write!(f, "{addr}"),
+            Self::Proto(number) => match Protocol::from_number(number) {
+                Some(protocol) => f.write_str(protocol.nft_name()),
+                None => write!(f, "{number}"),
+            },
+            Self::Port(number) => write!(f, "{number}"),
+            Self::Slot(number) => write!(f, "{number}"),
+            Self::ClassId(id) => write!(f, "{}", ClassId(id)),
+        }
+    }
+}
+
+/// Prints a `meta priority` as nft does: `major:minor` in hexadecimal, or its two names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassId(pub u32);
+
+impl fmt::Display for ClassId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("none"),
+            u32::MAX => f.write_str("root"),
+            id => write!(f, "{:x}:{:x}", id >> 16, id & 0xffff),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_padded_and_read_back() {
+        let key = Value::new()
+            .addr(IpAddr::from([10, 254, 176, 53]))
+            .proto(Protocol::Tcp)
+            .port(80)
+            .u32(7);
+        assert_eq!(key.as_bytes().len(), 16);
+        let schema = [
+            DataType::Ipv4Addr,
+            DataType::InetProto,
+            DataType::InetService,
+            DataType::Slot,
+        ];
+        let text: Vec<String> = key
+            .fields(&schema)
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(text, ["10.254.176.53", "tcp", "80", "7"]);
+    }
+
+    #[test]
+    fn a_value_of_another_length_has_no_fields() {
+        assert_eq!(
+            Value::new().u32(1).fields(&[DataType::Ipv6Addr]),
+            None
+        );
+    }
+}
