@@ -10,4 +10,8 @@
 //!
 //! `docs/architecture.md` is the map with the invariants of each room.
 
+pub mod cluster;
+pub mod config;
+pub mod plan;
+pub mod problem;
 pub mod ruleset;

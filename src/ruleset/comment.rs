@@ -14,7 +14,9 @@ pub const MAX_LEN: usize = 127;
 pub fn clean(text: &str) -> Arc<str> {
     let mut out = String::with_capacity(text.len().min(MAX_LEN));
     for c in text.chars() {
-        let c = if c.is_control() || matches!(c, '"' | '\\') || !(c.is_ascii() || c.is_alphanumeric())
+        let c = if c.is_control()
+            || matches!(c, '"' | '\\')
+            || !(c.is_ascii() || c.is_alphanumeric())
         {
             '?'
         } else {

@@ -326,9 +326,6 @@ mod tests {
 
     #[test]
     fn a_value_of_another_length_has_no_fields() {
-        assert_eq!(
-            Value::new().u32(1).fields(&[DataType::Ipv6Addr]),
-            None
-        );
+        assert_eq!(Value::new().u32(1).fields(&[DataType::Ipv6Addr]), None);
     }
 }

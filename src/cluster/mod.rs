@@ -1,0 +1,341 @@
+//! The cluster as far as it can change a decision: no Kubernetes API types past this door.
+//!
+//! `source` fills these from manifests or from the API, `plan` reads them. Fields keep the
+//! Kubernetes names; what the API leaves out is already resolved to its documented default.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use ipnet::IpNet;
+
+pub use crate::ruleset::{Family, Protocol};
+
+/// `namespace/name` of a namespaced object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// Namespace; `default` where a manifest leaves it out.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl ObjectName {
+    /// A name from its parts.
+    #[must_use]
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Where an object came from, for messages: a file and the document in it, or the API.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Origin {
+    /// File name, `<stdin>`, or the API server's address.
+    pub source: String,
+    /// Number of the document in the source, from 1; 0 if it has no documents.
+    pub document: usize,
+    /// First line of the document, from 1; 0 if unknown.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if self.document > 0 {
+            write!(f, " (document {})", self.document)?;
+        }
+        Ok(())
+    }
+}
+
+/// `spec.type` of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ServiceType {
+    /// The default.
+    #[default]
+    ClusterIp,
+    /// Also on a port of every node.
+    NodePort,
+    /// Also at the addresses of `status.loadBalancer.ingress`.
+    LoadBalancer,
+    /// A DNS alias: never proxied.
+    ExternalName,
+}
+
+impl fmt::Display for ServiceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        })
+    }
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TrafficPolicy {
+    /// All endpoints.
+    #[default]
+    Cluster,
+    /// Only endpoints of this node.
+    Local,
+}
+
+/// `targetPort` of a Service port; used only to derive endpoints from Pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(NonZeroU16),
+    /// A container port's name.
+    Name(String),
+}
+
+/// One entry of `spec.ports`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Name, empty if unnamed.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The port of the service.
+    pub port: NonZeroU16,
+    /// Where endpoints listen; the service's port if the manifest leaves it out.
+    pub target_port: TargetPort,
+    /// The node port, if it has one.
+    pub node_port: Option<NonZeroU16>,
+}
+
+/// How an endpoint is chosen for a new connection (annotation, beyond Kubernetes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Balancing {
+    /// Uniform random.
+    #[default]
+    Random,
+    /// By a hash of the client's address, the same on every node.
+    SourceIp,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Name.
+    pub name: ObjectName,
+    /// Where it was read.
+    pub origin: Origin,
+    /// `spec.type`.
+    pub service_type: ServiceType,
+    /// `spec.clusterIPs`, one per family at most; empty if none was assigned yet.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `clusterIP: None`.
+    pub headless: bool,
+    /// `spec.ipFamilies`; empty if the manifest leaves it out.
+    pub ip_families: Vec<Family>,
+    /// True for `ipFamilyPolicy: PreferDualStack` or `RequireDualStack`.
+    pub dual_stack: bool,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`; empty if it has none.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP or absent.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`, masked to their network.
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.externalTrafficPolicy`.
+    pub external_traffic_policy: TrafficPolicy,
+    /// `spec.internalTrafficPolicy`.
+    pub internal_traffic_policy: TrafficPolicy,
+    /// `sessionAffinity: ClientIP` with its timeout in seconds.
+    pub affinity_timeout: Option<u32>,
+    /// `spec.healthCheckNodePort`.
+    pub health_check_node_port: Option<NonZeroU16>,
+    /// `spec.publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+    /// True with the label `service.kubernetes.io/service-proxy-name`: another proxy's.
+    pub other_proxy: bool,
+    /// Annotation `svcnat.io/balancing`.
+    pub balancing: Balancing,
+    /// Annotation `svcnat.io/weights`: by pod name (`pod/NAME`) or zone (`zone/NAME`).
+    pub weights: BTreeMap<String, u32>,
+    /// `metadata.creationTimestamp`, as the API spells it; for the AGE column only.
+    pub created: Option<String>,
+}
+
+/// One address of an EndpointSlice (or of an Endpoints subset, or of a Pod).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SliceEndpoint {
+    /// The first entry of `addresses`; kube-proxy ignores the others.
+    pub address: IpAddr,
+    /// `conditions.ready`, null is true.
+    pub ready: bool,
+    /// `conditions.serving`, null is true.
+    pub serving: bool,
+    /// `conditions.terminating`, null is false.
+    pub terminating: bool,
+    /// `nodeName`.
+    pub node_name: Option<String>,
+    /// `zone`.
+    pub zone: Option<String>,
+    /// `targetRef` name, if it is a Pod.
+    pub pod: Option<String>,
+    /// `hints.forZones`.
+    pub for_zones: BTreeSet<String>,
+    /// `hints.forNodes`.
+    pub for_nodes: BTreeSet<String>,
+}
+
+/// One port of an EndpointSlice that has a number.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SlicePort {
+    /// Name, empty if unnamed.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Number.
+    pub port: NonZeroU16,
+}
+
+/// An EndpointSlice of one service and family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSlice {
+    /// Its own name.
+    pub name: ObjectName,
+    /// Where it was read.
+    pub origin: Origin,
+    /// The service of its label `kubernetes.io/service-name`, in its own namespace.
+    pub service: ObjectName,
+    /// `addressType`; slices of type FQDN are not kept.
+    pub family: Family,
+    /// Endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+    /// Ports.
+    pub ports: Vec<SlicePort>,
+    /// Annotation `endpoints.kubernetes.io/last-change-trigger-time`, for latency metrics.
+    pub trigger_time: Option<String>,
+}
+
+/// A container port of a Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// The container that declares it, for messages.
+    pub container: String,
+    /// Name, empty if unnamed.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// `containerPort`.
+    pub port: NonZeroU16,
+    /// `hostPort`, if it has one.
+    pub host_port: Option<NonZeroU16>,
+    /// `hostIP`; `None` for every address of the node.
+    pub host_ip: Option<IpAddr>,
+}
+
+/// A Pod. All its containers share its addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Name.
+    pub name: ObjectName,
+    /// Where it was read.
+    pub origin: Origin,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.nodeName`.
+    pub node_name: Option<String>,
+    /// `status.podIPs`, one per family.
+    pub addresses: Vec<IpAddr>,
+    /// Ports of all containers.
+    pub ports: Vec<ContainerPort>,
+    /// Condition Ready; true if the status says nothing about conditions.
+    pub ready: bool,
+    /// Phase Succeeded or Failed: it holds no port and serves nothing.
+    pub finished: bool,
+    /// Has a `deletionTimestamp`.
+    pub terminating: bool,
+    /// `spec.hostNetwork`: its ports are the node's own, nothing is mapped.
+    pub host_network: bool,
+}
+
+/// A Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Name.
+    pub name: String,
+    /// Where it was read.
+    pub origin: Origin,
+    /// `status.addresses` of type InternalIP, then of type ExternalIP.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Label `topology.kubernetes.io/zone`.
+    pub zone: Option<String>,
+    /// Has a `deletionTimestamp`.
+    pub deleting: bool,
+    /// Carries the taint `ToBeDeletedByClusterAutoscaler`.
+    pub autoscaler_taint: bool,
+}
+
+/// A workload whose pod template we check (ReplicationController, ReplicaSet, Deployment).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: ObjectName,
+    /// Where it was read.
+    pub origin: Origin,
+    /// `spec.replicas`, 1 if left out.
+    pub replicas: u32,
+    /// Selector (match labels).
+    pub selector: BTreeMap<String, String>,
+    /// The template's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The template's container ports.
+    pub ports: Vec<ContainerPort>,
+}
+
+/// A ServiceCIDR object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Name.
+    pub name: String,
+    /// Where it was read.
+    pub origin: Origin,
+    /// `spec.cidrs`.
+    pub cidrs: Vec<IpNet>,
+}
+
+/// Everything read from all sources. Maps are ordered, so that the same objects give the
+/// same ruleset whatever order they came in.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Cluster {
+    /// Services by name.
+    pub services: BTreeMap<ObjectName, Service>,
+    /// Slices by service, then by slice name.
+    pub slices: BTreeMap<ObjectName, BTreeMap<ObjectName, EndpointSlice>>,
+    /// Pods by name.
+    pub pods: BTreeMap<ObjectName, Pod>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Node>,
+    /// ServiceCIDRs by name.
+    pub service_cidrs: BTreeMap<String, ServiceCidr>,
+    /// Workloads, in the order read.
+    pub workloads: Vec<Workload>,
+}

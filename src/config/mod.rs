@@ -1,0 +1,131 @@
+//! The resolved settings of this node: flags over file over defaults, validated.
+//!
+//! Names are those of kube-proxy and ip-masq-agent where they have one.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// How a packet is known to come from a pod (`--detect-local-mode`).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum DetectLocal {
+    /// The source is in the cluster CIDR; without a cluster CIDR of the family there is
+    /// no detector.
+    #[default]
+    ClusterCidr,
+    /// The source is in a pod CIDR of this node.
+    NodeCidr,
+    /// The packet came in by this interface.
+    BridgeInterface(String),
+    /// The packet came in by an interface whose name starts so.
+    InterfaceNamePrefix(String),
+}
+
+/// Which local addresses accept node ports (`--nodeport-addresses`).
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum NodePortAddresses {
+    /// The node's own first address of each family.
+    #[default]
+    Primary,
+    /// Every local address in these prefixes, loopback excepted. A family without a
+    /// prefix of its own accepts on all its addresses, as kube-proxy does.
+    Prefixes(Vec<IpNet>),
+}
+
+/// What a new packet to an unallocated address of the service range gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Unallocated {
+    /// Silence, as kube-proxy.
+    #[default]
+    Drop,
+    /// TCP reset or ICMP port unreachable.
+    Reject,
+}
+
+/// What to do about kernel settings that service NAT depends on (`--sysctls`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Sysctls {
+    /// Set them.
+    Apply,
+    /// Report them.
+    #[default]
+    Check,
+    /// Leave them alone and unread.
+    Ignore,
+}
+
+/// A route to another node's pods that the user lists by hand (`nodes:` in the file).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigNode {
+    /// Name of the node.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its pod CIDRs.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+/// Everything the user can set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// This node's name in the cluster.
+    pub node_name: String,
+    /// This node's addresses, first of each family is its primary one. Empty: taken from
+    /// the Node object, else from the interfaces.
+    pub node_ips: Vec<IpAddr>,
+    /// Pod addresses of the whole cluster.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Pod addresses of this node; empty: the Node object's.
+    pub pod_cidrs: Vec<IpNet>,
+    /// `--service-cluster-ip-range`; ServiceCIDR objects add to it.
+    pub service_cidrs: Vec<IpNet>,
+    /// Where node ports answer.
+    pub nodeport_addresses: NodePortAddresses,
+    /// `--service-node-port-range`, both ends included.
+    pub node_port_range: (u16, u16),
+    /// Masquerade everything to ClusterIPs.
+    pub masquerade_all: bool,
+    /// Mark bit between DNAT and postrouting, 0 to 31.
+    pub masquerade_bit: u8,
+    /// How pods are told from outsiders.
+    pub detect_local: DetectLocal,
+    /// Masquerade pod traffic that leaves the cluster.
+    pub egress_masquerade: bool,
+    /// Destinations never masqueraded by the above, besides cluster and service ranges.
+    pub non_masquerade_cidrs: Vec<IpNet>,
+    /// Do not masquerade link-local destinations either (ip-masq-agent's
+    /// `masqLinkLocal: false`).
+    pub masq_link_local: bool,
+    /// Install routes to the other nodes' pod CIDRs.
+    pub manage_routes: bool,
+    /// What to do about sysctls.
+    pub sysctls: Sysctls,
+    /// What unallocated service addresses answer.
+    pub unallocated: Unallocated,
+    /// Nodes listed by hand.
+    pub nodes: Vec<ConfigNode>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node_name: String::new(),
+            node_ips: Vec::new(),
+            cluster_cidrs: Vec::new(),
+            pod_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            nodeport_addresses: NodePortAddresses::default(),
+            node_port_range: (30_000, 32_767),
+            masquerade_all: false,
+            masquerade_bit: 14,
+            detect_local: DetectLocal::default(),
+            egress_masquerade: true,
+            non_masquerade_cidrs: Vec::new(),
+            masq_link_local: false,
+            manage_routes: true,
+            sysctls: Sysctls::default(),
+            unallocated: Unallocated::default(),
+            nodes: Vec::new(),
+        }
+    }
+}

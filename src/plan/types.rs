@@ -1,0 +1,223 @@
+//! The desired state of this node in Kubernetes' terms: what `plan` decides and `compile`
+//! turns into nftables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::cluster::{Balancing, Family, ObjectName, Protocol};
+use crate::config::{DetectLocal, Unallocated};
+
+/// A port of a service in one family: the unit of load balancing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServicePortKey {
+    /// The Service.
+    pub service: ObjectName,
+    /// The port's name, empty if unnamed.
+    pub port_name: String,
+    /// Protocol (several unnamed... ports of one name differ by it).
+    pub protocol: Protocol,
+}
+
+/// Which endpoints of a service port a list holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum View {
+    /// Policy Cluster: all usable endpoints, narrowed by topology hints.
+    Cluster,
+    /// Policy Local: usable endpoints of this node.
+    Local,
+}
+
+/// Name of an endpoint list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListKey {
+    /// The service port.
+    pub port: ServicePortKey,
+    /// Which endpoints.
+    pub view: View,
+}
+
+/// Address and port of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// Address.
+    pub addr: IpAddr,
+    /// Port.
+    pub port: NonZeroU16,
+}
+
+/// The endpoints of a list and how one is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointList {
+    /// Endpoints and their weights (at least 1; all 1 unless the user weighs them).
+    /// Never empty: a list without endpoints does not exist.
+    pub endpoints: BTreeMap<Endpoint, u32>,
+    /// Random or by source address.
+    pub balancing: Balancing,
+    /// Session affinity, in seconds.
+    pub affinity_timeout: Option<u32>,
+    /// Comment: `namespace/name:port`.
+    pub comment: Arc<str>,
+}
+
+/// Where clients knock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKey {
+    /// One address: ClusterIP, external IP or load-balancer IP.
+    Address(IpAddr, Protocol, NonZeroU16),
+    /// Any address of this node that accepts node ports.
+    NodePort(Protocol, NonZeroU16),
+}
+
+impl FrontendKey {
+    /// Protocol.
+    #[must_use]
+    pub const fn protocol(&self) -> Protocol {
+        match self {
+            Self::Address(_, protocol, _) | Self::NodePort(protocol, _) => *protocol,
+        }
+    }
+
+    /// Port.
+    #[must_use]
+    pub const fn port(&self) -> NonZeroU16 {
+        match self {
+            Self::Address(_, _, port) | Self::NodePort(_, port) => *port,
+        }
+    }
+}
+
+/// What kind of front door it is; decides masquerade, and is shown to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// A clusterIP: masqueraded unless the client is a pod (or always, `--masquerade-all`).
+    ClusterIp,
+    /// An entry of `externalIPs`.
+    ExternalIp,
+    /// A load balancer's address.
+    LoadBalancer,
+    /// A node port.
+    NodePort,
+}
+
+/// What a new connection to a frontend gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One of the list's endpoints.
+    List(ListKey),
+    /// externalTrafficPolicy Local: outsiders get the local list and keep their address;
+    /// pods and this node itself get the other one, as if they had gone out and back.
+    Split {
+        /// For outsiders; `None`: dropped, the balancer should not have come here.
+        outside: Option<ListKey>,
+        /// For pods and this node's own processes; `None` if there is nothing at all.
+        inside: Option<ListKey>,
+    },
+    /// Refused: the service has no usable endpoint anywhere.
+    Reject,
+    /// Dropped: it has some, but none that its policy lets this node use.
+    Drop,
+}
+
+/// A front door and what is behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// Kind.
+    pub kind: FrontendKind,
+    /// What it leads to.
+    pub target: Target,
+    /// The service port it belongs to.
+    pub owner: ServicePortKey,
+    /// Allowed sources (load-balancer addresses only); `None`: everyone.
+    pub source_ranges: Option<Vec<IpNet>>,
+    /// Comment: `namespace/name:port`.
+    pub comment: Arc<str>,
+}
+
+/// A host port of a pod on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Where it leads.
+    pub endpoint: Endpoint,
+    /// The Pod it belongs to (its pause container holds the address).
+    pub owner: ObjectName,
+    /// Comment: `namespace/name`.
+    pub comment: Arc<str>,
+}
+
+/// `hostIP` (or every address), protocol and `hostPort`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostPortKey {
+    /// `None` for every address of this node.
+    pub addr: Option<IpAddr>,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port.
+    pub port: NonZeroU16,
+}
+
+/// The desired state of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FamilyPlan {
+    /// Family.
+    pub family: Family,
+    /// Endpoint lists.
+    pub lists: BTreeMap<ListKey, EndpointList>,
+    /// Front doors.
+    pub frontends: BTreeMap<FrontendKey, Frontend>,
+    /// Host ports.
+    pub host_ports: BTreeMap<HostPortKey, HostPort>,
+    /// Addresses of endpoints and host-port pods of this node: source and destination
+    /// alike mean hairpin, and are masqueraded.
+    pub local_endpoints: BTreeSet<IpAddr>,
+    /// Every clusterIP in use: undefined ports of these are refused.
+    pub cluster_ips: BTreeMap<IpAddr, Arc<str>>,
+    /// Service ranges: new packets to unallocated addresses are dropped or refused.
+    pub service_ranges: Vec<IpNet>,
+    /// Prefixes of local addresses that accept node ports; never overlapping.
+    pub node_port_addresses: Vec<IpNet>,
+    /// Sources that are pods, for [`DetectLocal::ClusterCidr`] and NodeCIDR; never overlapping.
+    pub pod_sources: Vec<IpNet>,
+    /// Pod CIDRs of this node whose traffic is masqueraded on its way out of the cluster.
+    pub egress_sources: Vec<IpNet>,
+    /// Destinations excepted from that; never overlapping.
+    pub non_masquerade: Vec<IpNet>,
+}
+
+/// Settings that shape rules rather than elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Bit of the packet mark between DNAT and postrouting.
+    pub masquerade_bit: u8,
+    /// Masquerade all ClusterIP traffic.
+    pub masquerade_all: bool,
+    /// How pods are told from outsiders. For the CIDR modes the sources are elements.
+    pub detect_local: DetectLocal,
+    /// What unallocated service addresses answer.
+    pub unallocated: Unallocated,
+}
+
+/// A route to another node's pods.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Destination: a pod CIDR.
+    pub destination: IpNet,
+    /// Next hop: an address of that node, on link.
+    pub via: IpAddr,
+    /// Name of that node.
+    pub node: String,
+}
+
+/// Everything this node is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePlan {
+    /// Rule-shaping settings.
+    pub shape: Shape,
+    /// One plan per family, IPv4 first.
+    pub families: Vec<FamilyPlan>,
+    /// Routes to other nodes; empty if routes are not ours to manage.
+    pub routes: BTreeSet<Route>,
+}

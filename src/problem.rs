@@ -1,0 +1,125 @@
+//! Problems found in input: which object, which field, which value, what was expected.
+
+use std::fmt;
+
+use crate::cluster::Origin;
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// For information: an unknown kind was skipped.
+    Notice,
+    /// Probably not what was meant, but what is programmed is well defined.
+    Warning,
+    /// The object, or a part of it, cannot be programmed. One-shot verbs stop here unless
+    /// `--skip-invalid` is given; `run` leaves the part out.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// One problem. Its text is printable whatever the cluster put into names: control
+/// characters are escaped on construction.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// How bad.
+    pub severity: Severity,
+    /// File and document, if the problem comes from one.
+    pub origin: Option<Origin>,
+    /// The object as `Kind namespace/name`, or what else it is about.
+    pub object: String,
+    /// Path of the field, such as `spec.ports[0].port`; empty if it is about the whole.
+    pub field: String,
+    /// What is wrong, with the value and what was expected.
+    pub message: String,
+}
+
+impl Problem {
+    /// An error about `field` of `object`.
+    #[must_use]
+    pub fn error(
+        origin: Option<&Origin>,
+        object: impl AsRef<str>,
+        field: impl AsRef<str>,
+        message: impl AsRef<str>,
+    ) -> Self {
+        Self::new(Severity::Error, origin, object, field, message)
+    }
+
+    /// A warning about `field` of `object`.
+    #[must_use]
+    pub fn warning(
+        origin: Option<&Origin>,
+        object: impl AsRef<str>,
+        field: impl AsRef<str>,
+        message: impl AsRef<str>,
+    ) -> Self {
+        Self::new(Severity::Warning, origin, object, field, message)
+    }
+
+    /// A notice about `object`.
+    #[must_use]
+    pub fn notice(
+        origin: Option<&Origin>,
+        object: impl AsRef<str>,
+        message: impl AsRef<str>,
+    ) -> Self {
+        Self::new(Severity::Notice, origin, object, "", message)
+    }
+
+    fn new(
+        severity: Severity,
+        origin: Option<&Origin>,
+        object: impl AsRef<str>,
+        field: impl AsRef<str>,
+        message: impl AsRef<str>,
+    ) -> Self {
+        Self {
+            severity,
+            origin: origin.cloned(),
+            object: printable(object.as_ref()),
+            field: printable(field.as_ref()),
+            message: printable(message.as_ref()),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.severity)?;
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
+        f.write_str(&self.object)?;
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// `text` with control characters escaped, cut to a length that fits a log line.
+fn printable(text: &str) -> String {
+    const MAX_CHARS: usize = 400;
+    let mut out = String::with_capacity(text.len().min(MAX_CHARS));
+    for (i, c) in text.chars().enumerate() {
+        if i == MAX_CHARS {
+            out.push('…');
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
