@@ -4,6 +4,7 @@
 //! printer, the JSON printer, the netlink encoder and the packet walker can each be read in
 //! one sitting, and a new statement fails to compile until all four know it.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use super::Protocol;
@@ -98,7 +99,7 @@ pub enum Match {
         /// Fields of the key, in the set's order.
         key: Vec<Selector>,
         /// Name of the set.
-        set: &'static str,
+        set: Cow<'static, str>,
         /// True for `!=`.
         negated: bool,
     },
