@@ -11,7 +11,9 @@
 //! `docs/architecture.md` is the map with the invariants of each room.
 
 pub mod cluster;
+pub mod compile;
 pub mod config;
 pub mod plan;
+pub mod print;
 pub mod problem;
 pub mod ruleset;

@@ -1,0 +1,319 @@
+//! Numbers for lists, groups and handles, and slots for endpoints: stable ones.
+//!
+//! A number is a hash of what it names, so the same cluster gives the same ruleset
+//! everywhere. Only when two names hash alike does history decide: who has the number in
+//! the kernel keeps it, a newcomer takes the next of its own sequence. Slots go the same
+//! way: an endpoint that stays keeps its slot, a hole is filled by whoever stood behind the
+//! new end. So one removed endpoint moves at most one other.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
+
+use super::layout::{LIST_MASK, MARKER, names};
+use crate::plan::{Endpoint, FamilyPlan, FrontendKey, ListKey, Target};
+use crate::ruleset::{DataType, ElementData, FieldValue, Protocol, Set, Value};
+
+/// Numbers tried before a name is given up on. With a million lists in two million numbers
+/// the chance of needing this many is 2^-256.
+const PROBES: u64 = 256;
+/// A sticky group is 16 bits, [`MARKER`]'s bit among them.
+const GROUP_MARKER: u32 = MARKER >> 16;
+
+/// What the kernel already holds for one family: sets by name.
+pub type Sets = BTreeMap<String, Set>;
+
+/// A 64-bit FNV-1a with a final mix: the same on every node and in every version, which
+/// the standard library's hasher does not promise.
+pub fn hash(value: &impl Hash) -> u64 {
+    struct Fnv(u64);
+    impl Hasher for Fnv {
+        fn finish(&self) -> u64 {
+            let mut h = self.0;
+            h = (h ^ (h >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+            h = (h ^ (h >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+            h ^ (h >> 33)
+        }
+        fn write(&mut self, bytes: &[u8]) {
+            for byte in bytes {
+                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            }
+        }
+    }
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A pool of numbers in use.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    taken: HashSet<u32>,
+}
+
+impl Pool {
+    fn sequence(seed: u64, bits: u32) -> impl Iterator<Item = u32> {
+        // An odd step visits every number of a power-of-two range.
+        let step = (seed >> 40) | 1;
+        let mask = (1_u64 << bits) - 1;
+        (0..PROBES).map(move |i| {
+            #[expect(clippy::cast_possible_truncation, reason = "masked to at most 22 bits")]
+            let number = (seed.wrapping_add(i.wrapping_mul(step)) & mask) as u32;
+            number
+        })
+    }
+
+    /// Takes `wanted` if it is one of the numbers this seed may have and is free, else the
+    /// first free one. `None` only if all of them are taken.
+    fn take(
+        &mut self,
+        seed: u64,
+        bits: u32,
+        shape: impl Fn(u32) -> u32,
+        wanted: Option<u32>,
+    ) -> Option<u32> {
+        let mut numbers = Self::sequence(seed, bits).map(&shape);
+        if let Some(wanted) = wanted
+            && !self.taken.contains(&wanted)
+            && numbers.any(|n| n == wanted)
+        {
+            self.taken.insert(wanted);
+            return Some(wanted);
+        }
+        let free = Self::sequence(seed, bits)
+            .map(shape)
+            .find(|n| !self.taken.contains(n))?;
+        self.taken.insert(free);
+        Some(free)
+    }
+}
+
+/// A number for a list: [`MARKER`] set, within [`LIST_MASK`].
+pub fn list_number(pool: &mut Pool, key: &ListKey, wanted: Option<u32>) -> Option<u32> {
+    pool.take(hash(key), 21, |n| n | MARKER, wanted)
+}
+
+/// A number for a sticky group, in the upper 16 bits.
+pub fn group_number(pool: &mut Pool, name: &impl Hash, wanted: Option<u32>) -> Option<u32> {
+    let shape = |n: u32| ((n & !GROUP_MARKER) | GROUP_MARKER) << 16;
+    pool.take(hash(name), 16, shape, wanted)
+}
+
+/// A handle for an endpoint of `group`.
+pub fn handle(
+    pool: &mut Pool,
+    group: u32,
+    endpoint: &Endpoint,
+    wanted: Option<u32>,
+) -> Option<u32> {
+    pool.take(hash(endpoint), 16, |n| group | n, wanted)
+}
+
+/// The slots of a list: `previous` with as few changes as possible, now holding `desired`
+/// (each endpoint as often as its weight). O(previous + desired).
+pub fn slots(previous: &[Option<Endpoint>], desired: &BTreeMap<Endpoint, u32>) -> Vec<Endpoint> {
+    let total: usize = desired.values().map(|w| *w as usize).sum();
+    let mut left: BTreeMap<Endpoint, u32> = desired.clone();
+    let mut slots: Vec<Option<Endpoint>> = (0..total)
+        .map(|i| {
+            let endpoint = previous.get(i).copied().flatten()?;
+            let count = left.get_mut(&endpoint).filter(|count| **count > 0)?;
+            *count -= 1;
+            Some(endpoint)
+        })
+        .collect();
+    let mut rest = left
+        .iter()
+        .flat_map(|(endpoint, count)| (0..*count).map(|_| *endpoint));
+    for slot in &mut slots {
+        if slot.is_none() {
+            *slot = rest.next();
+        }
+    }
+    slots.into_iter().flatten().collect()
+}
+
+/// The data of an element that is a `classid`.
+fn class_id(set: Option<&Set>, key: &Value) -> Option<u32> {
+    match set?.elements.get(key)?.data {
+        ElementData::Value(value) => match value.fields(&[DataType::ClassId])?[..] {
+            [FieldValue::ClassId(id)] => Some(id),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What the kernel holds, in the plan's terms.
+pub struct Memory<'a> {
+    sets: &'a Sets,
+    lists: HashMap<ListKey, u32>,
+}
+
+impl<'a> Memory<'a> {
+    /// Finds the numbers of the plan's lists through their frontends. O(frontends).
+    pub fn new(sets: &'a Sets, plan: &FamilyPlan) -> Self {
+        let mut lists = HashMap::new();
+        if sets
+            .get(names::ENDPOINTS)
+            .is_some_and(|set| !set.elements.is_empty())
+        {
+            for (key, frontend) in &plan.frontends {
+                let (list, inside) = match &frontend.target {
+                    Target::List(list) => (Some(list), None),
+                    Target::Split { outside, inside } => (outside.as_ref(), inside.as_ref()),
+                    Target::Reject | Target::Drop => (None, None),
+                };
+                for (list, maps) in [
+                    (list, [names::FRONTENDS, names::NODE_PORTS]),
+                    (inside, [names::INSIDE_FRONTENDS, names::INSIDE_NODE_PORTS]),
+                ] {
+                    let Some(list) = list else { continue };
+                    let map = match key {
+                        FrontendKey::Address(..) => maps[0],
+                        FrontendKey::NodePort(..) => maps[1],
+                    };
+                    if let Some(value) = class_id(sets.get(map), &frontend_value_key(key)) {
+                        lists
+                            .entry(list.clone())
+                            .or_insert((value & LIST_MASK) | MARKER);
+                    }
+                }
+            }
+        }
+        Self { sets, lists }
+    }
+
+    /// The number a list has in the kernel.
+    pub fn list(&self, key: &ListKey) -> Option<u32> {
+        self.lists.get(key).copied()
+    }
+
+    /// The slots behind a list number in the kernel. O(slots log n).
+    pub fn slots(&self, list: u32, protocol: Protocol) -> Vec<Option<Endpoint>> {
+        let mut out = Vec::new();
+        let Some(set) = self.sets.get(names::ENDPOINTS) else {
+            return out;
+        };
+        let key = |slot| Value::new().u32(list).proto(protocol).u32(slot);
+        for (key, element) in set.elements.range(key(0)..=key(u32::MAX)) {
+            let slot = match key.fields(&set.key).as_deref() {
+                Some([_, _, FieldValue::Slot(slot)]) => *slot as usize,
+                _ => continue,
+            };
+            let ElementData::Value(data) = &element.data else {
+                continue;
+            };
+            if slot >= super::layout::MAX_SLOTS {
+                continue;
+            }
+            if out.len() <= slot {
+                out.resize(slot + 1, None);
+            }
+            out[slot] = read_endpoint(set, data);
+        }
+        out
+    }
+
+    /// The group a list has in the kernel.
+    pub fn group(&self, list: u32) -> Option<u32> {
+        class_id(self.sets.get(names::STICKY_GROUPS), &Value::new().u32(list))
+    }
+
+    /// The handle an endpoint has in the kernel.
+    pub fn handle(&self, group: u32, endpoint: &Endpoint) -> Option<u32> {
+        class_id(
+            self.sets.get(names::STICKY_HANDLES),
+            &handle_key(group, endpoint),
+        )
+    }
+}
+
+fn read_endpoint(set: &Set, data: &Value) -> Option<Endpoint> {
+    let crate::ruleset::SetData::Fields(schema) = &set.data else {
+        return None;
+    };
+    match data.fields(schema)?[..] {
+        [FieldValue::Addr(addr), FieldValue::Port(port)] => Some(Endpoint {
+            addr,
+            port: port.try_into().ok()?,
+        }),
+        _ => None,
+    }
+}
+
+/// Key of a frontend in its map.
+pub fn frontend_value_key(key: &FrontendKey) -> Value {
+    match *key {
+        FrontendKey::Address(addr, protocol, port) => {
+            Value::new().addr(addr).proto(protocol).port(port.get())
+        }
+        FrontendKey::NodePort(protocol, port) => Value::new().proto(protocol).port(port.get()),
+    }
+}
+
+/// Key of an endpoint in the handles map.
+pub fn handle_key(group: u32, endpoint: &Endpoint) -> Value {
+    Value::new()
+        .u32(group)
+        .addr(endpoint.addr)
+        .port(endpoint.port.get())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+    use std::num::NonZeroU16;
+
+    fn endpoint(n: u8) -> Endpoint {
+        Endpoint {
+            addr: IpAddr::from([10, 0, 0, n]),
+            port: NonZeroU16::MIN,
+        }
+    }
+
+    fn desired(numbers: &[u8]) -> BTreeMap<Endpoint, u32> {
+        numbers.iter().map(|n| (endpoint(*n), 1)).collect()
+    }
+
+    #[test]
+    fn a_removed_endpoint_moves_only_the_last_slot_into_the_hole() {
+        let before = slots(&[], &desired(&[1, 2, 3, 4, 5]));
+        let previous: Vec<_> = before.iter().copied().map(Some).collect();
+        let after = slots(&previous, &desired(&[1, 3, 4, 5]));
+        assert_eq!(after, [1, 5, 3, 4].map(endpoint));
+    }
+
+    #[test]
+    fn an_added_endpoint_moves_nothing() {
+        let before = slots(&[], &desired(&[1, 3, 5]));
+        let previous: Vec<_> = before.iter().copied().map(Some).collect();
+        let after = slots(&previous, &desired(&[1, 2, 3, 5]));
+        assert_eq!(after[..3], before);
+        assert_eq!(after[3], endpoint(2));
+    }
+
+    #[test]
+    fn weights_are_repeated_slots() {
+        let weights = BTreeMap::from([(endpoint(1), 3), (endpoint(2), 1)]);
+        let slots = slots(&[], &weights);
+        assert_eq!(slots.iter().filter(|e| **e == endpoint(1)).count(), 3);
+        assert_eq!(slots.len(), 4);
+    }
+
+    #[test]
+    fn who_has_a_number_keeps_it_and_the_newcomer_gets_another() {
+        let mut pool = Pool::default();
+        let first = pool.take(7, 21, |n| n | MARKER, None).unwrap();
+        let mut again = Pool::default();
+        assert_eq!(again.take(7, 21, |n| n | MARKER, Some(first)), Some(first));
+        assert_ne!(again.take(7, 21, |n| n | MARKER, Some(first)), Some(first));
+    }
+
+    #[test]
+    fn a_number_that_the_name_could_not_have_is_not_taken_over() {
+        let mut pool = Pool::default();
+        let natural = Pool::default().take(7, 21, |n| n | MARKER, None);
+        assert_eq!(pool.take(7, 21, |n| n | MARKER, Some(1)), natural);
+    }
+}

@@ -1,0 +1,152 @@
+//! nftables technique: from a [`NodePlan`] to a [`Ruleset`].
+//!
+//! The skeleton (tables, chains, rules, empty sets) is constant for a configuration. All
+//! that services, endpoints and pods bring is elements. Pure: the only input besides the
+//! plan is what the kernel holds already, so that numbers and slots stay put.
+
+mod allocate;
+mod elements;
+pub mod layout;
+mod maglev;
+mod skeleton;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+pub use allocate::Sets;
+pub use elements::Sink;
+
+use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape};
+use crate::ruleset::{Element, Family, Ruleset, Table, Value};
+use allocate::{Memory, Pool};
+use elements::Numbered;
+use layout::{Class, names};
+
+/// Affinity timeout that always has its set and rule: the API's default. Other timeouts
+/// cost one set and one rule each while in use.
+const DEFAULT_TIMEOUT: u32 = 10_800;
+
+/// The ruleset that carries out `plan`.
+///
+/// `previous` is what the kernel holds (or nothing): it never changes what the ruleset
+/// means, only which of several equal numbers and slots are used. O(plan).
+#[must_use]
+pub fn compile(plan: &NodePlan, previous: &BTreeMap<Family, &Sets>) -> Ruleset {
+    let none = Sets::new();
+    let tables = plan
+        .families
+        .iter()
+        .map(|family| {
+            let sets = previous.get(&family.family).copied().unwrap_or(&none);
+            (family.family, compile_family(family, &plan.shape, sets))
+        })
+        .collect();
+    Ruleset { tables }
+}
+
+impl Sink for Table {
+    fn put(&mut self, set: &str, key: Value, element: Element) {
+        if let Some(set) = self.sets.get_mut(set) {
+            set.elements.insert(key, element);
+        } else {
+            debug_assert!(false, "the skeleton has no set {set}");
+        }
+    }
+}
+
+fn compile_family(plan: &FamilyPlan, shape: &Shape, previous: &Sets) -> Table {
+    let timeouts: BTreeSet<u32> = plan
+        .lists
+        .values()
+        .filter_map(|list| list.affinity_timeout)
+        .chain([DEFAULT_TIMEOUT])
+        .collect();
+    let mut table = skeleton::table(&skeleton::Outline {
+        family: plan.family,
+        shape,
+        pods_by_address: !plan.pod_sources.is_empty(),
+        timeouts,
+    });
+    let memory = Memory::new(previous, plan);
+    let numbered = lists(&mut table, plan, &memory);
+    for (key, frontend) in &plan.frontends {
+        elements::frontend(&mut table, key, frontend, |list| numbered.get(list));
+    }
+    for (key, port) in &plan.host_ports {
+        elements::host_port(&mut table, key, port);
+    }
+    for addr in &plan.local_endpoints {
+        elements::hairpin(&mut table, *addr);
+    }
+    for (addr, comment) in &plan.cluster_ips {
+        elements::cluster_ip(&mut table, *addr, comment);
+    }
+    for (set, prefixes) in [
+        (names::NODE_PORT_ADDRESSES, &plan.node_port_addresses),
+        (names::POD_SOURCES, &plan.pod_sources),
+        (names::SERVICE_RANGES, &plan.service_ranges),
+        (names::EGRESS_SOURCES, &plan.egress_sources),
+        (names::NON_MASQUERADE, &plan.non_masquerade),
+    ] {
+        elements::prefixes(&mut table, set, prefixes);
+    }
+    table
+}
+
+/// Numbers every list and writes its slots and its affinity. Lists that have a number in
+/// the kernel choose first.
+fn lists<'p>(
+    table: &mut Table,
+    plan: &'p FamilyPlan,
+    memory: &Memory<'_>,
+) -> HashMap<&'p ListKey, Numbered> {
+    let mut pool = Pool::default();
+    let mut numbers: HashMap<&ListKey, u32> = HashMap::with_capacity(plan.lists.len());
+    for known in [true, false] {
+        for key in plan.lists.keys() {
+            let wanted = memory.list(key);
+            if wanted.is_some() == known
+                && let Some(number) = allocate::list_number(&mut pool, key, wanted)
+            {
+                numbers.insert(key, number);
+            }
+        }
+    }
+    let mut groups = Pool::default();
+    let mut handles = Pool::default();
+    let mut group_of = HashMap::new();
+    let mut handle_of: HashMap<(u32, Endpoint), u32> = HashMap::new();
+    let mut out = HashMap::with_capacity(plan.lists.len());
+    for (key, list) in &plan.lists {
+        let Some(number) = numbers.get(key).copied() else {
+            continue;
+        };
+        let group = list.affinity_timeout.and_then(|_| {
+            *group_of.entry(&key.port).or_insert_with(|| {
+                allocate::group_number(&mut groups, &key.port, memory.group(number))
+            })
+        });
+        let class = elements::class_of(list);
+        let slots = match class {
+            Class::BySource => elements::source_slots(list),
+            _ => allocate::slots(&memory.slots(number, key.port.protocol), &list.endpoints),
+        };
+        elements::slots(table, number, key.port.protocol, &slots, &list.comment);
+        let numbered = Numbered {
+            number,
+            class,
+            group,
+            view: key.view,
+        };
+        elements::sticky(table, key, list, &numbered, |group, endpoint| {
+            if let Some(handle) = handle_of.get(&(group, *endpoint)) {
+                return Some(*handle);
+            }
+            let wanted = memory.handle(group, endpoint);
+            let handle = allocate::handle(&mut handles, group, endpoint, wanted)?;
+            handle_of.insert((group, *endpoint), handle);
+            Some(handle)
+        });
+        out.insert(key, numbered);
+    }
+    out
+}
