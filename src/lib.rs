@@ -10,9 +10,12 @@
 //!
 //! `docs/architecture.md` is the map with the invariants of each room.
 
+pub mod apply;
 pub mod cluster;
 pub mod compile;
 pub mod config;
+pub mod diff;
+pub mod netlink;
 pub mod plan;
 pub mod print;
 pub mod problem;

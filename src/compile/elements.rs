@@ -205,12 +205,8 @@ pub fn frontend<'n>(
                     .port(port.get())
                     .addr(source)
             };
-            let element = Element::new(ElementData::None).through(with(range.broadcast()));
-            sink.put(
-                names::SOURCE_RANGES,
-                with(range.network()),
-                comment(element),
-            );
+            let (start, end) = (with(range.network()), with(range.broadcast()));
+            sink.put(names::SOURCE_RANGES, start, comment(ranged(start, end)));
         }
     }
 }
@@ -250,10 +246,15 @@ pub fn prefixes(sink: &mut impl Sink, set: &str, prefixes: &[IpNet]) {
     for prefix in prefixes {
         let start = Value::new().addr(prefix.network());
         let end = Value::new().addr(prefix.broadcast());
-        let mut element = Element::new(ElementData::None);
-        if start != end {
-            element = element.through(end);
-        }
-        sink.put(set, start, element);
+        sink.put(set, start, ranged(start, end));
+    }
+}
+
+fn ranged(start: Value, end: Value) -> Element {
+    let element = Element::new(ElementData::None);
+    if start == end {
+        element
+    } else {
+        element.through(end)
     }
 }

@@ -105,8 +105,8 @@ pub fn set_type(family: Family, set: &Set) -> String {
     let expressed = |t: &DataType| match t {
         DataType::Ipv4Addr | DataType::Ipv6Addr => format!("{} daddr", family.nft_name()),
         DataType::InetProto => "meta l4proto".to_owned(),
-        // `th dport` lists, but nft 1.0.6 then stumbles over it in its own cache.
-        DataType::InetService => "tcp dport".to_owned(),
+        // Not `tcp dport`: nft would list every rule that uses the map as one for TCP.
+        DataType::InetService => "th dport".to_owned(),
         DataType::ClassId => "meta priority".to_owned(),
         DataType::Slot => "numgen random mod 2".to_owned(),
     };

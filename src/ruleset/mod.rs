@@ -4,8 +4,11 @@
 //! ([`crate::walk`]), the diff ([`crate::diff`]) and the netlink encoder
 //! ([`crate::netlink`]). Nothing here knows Kubernetes, sockets or attribute numbers.
 
+pub mod bytecode;
 mod chain;
 pub mod comment;
+mod live;
+mod lower;
 mod set;
 mod statement;
 mod value;
@@ -14,6 +17,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use chain::{BaseChain, Chain, ChainType, Hook};
+pub use live::{LiveChain, LiveRuleset, LiveTable};
+pub use lower::lower;
 pub use set::{Element, ElementData, Set, SetData, SetKind};
 pub use statement::{Action, Match, Rule, Selector, Statement};
 pub use value::{ClassId, DataType, FieldValue, Protocol, Value};

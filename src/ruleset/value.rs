@@ -38,7 +38,7 @@ impl DataType {
 
     /// Bytes of the value without padding.
     #[must_use]
-    pub const fn len(self) -> usize {
+    pub const fn byte_len(self) -> usize {
         match self {
             Self::Ipv4Addr | Self::ClassId | Self::Slot => 4,
             Self::Ipv6Addr => 16,
@@ -50,7 +50,7 @@ impl DataType {
     /// Bytes the value takes in a concatenation: padded to a multiple of 4.
     #[must_use]
     pub const fn padded_len(self) -> usize {
-        self.len().div_ceil(4) * 4
+        self.byte_len().div_ceil(4) * 4
     }
 
     /// The name nft uses in `type`, where there is one ([`DataType::Slot`] needs `typeof`).
@@ -203,8 +203,8 @@ impl Value {
         let mut rest = self.as_bytes();
         let mut out = Vec::with_capacity(schema.len());
         for (i, data_type) in schema.iter().enumerate() {
-            let padded = if schema.len() == 1 && i == 0 && rest.len() == data_type.len() {
-                data_type.len()
+            let padded = if schema.len() == 1 && i == 0 && rest.len() == data_type.byte_len() {
+                data_type.byte_len()
             } else {
                 data_type.padded_len()
             };

@@ -1,0 +1,313 @@
+//! What the user typed: flags and verbs, validated one by one. `inputs.rs` resolves them
+//! together with the configuration file into something to act on.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Kubernetes service NAT for Linux: manifests in, working service network out.
+///
+/// svcnat turns Services, endpoints, host ports, pod CIDRs and nodes into one constant
+/// nftables ruleset whose elements hold all state, and installs it over netlink in one
+/// transaction. It acts on the network namespace it runs in and touches nothing but its
+/// own tables (ip svcnat, ip6 svcnat) and its own routes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "svcnat",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Examples:
+  svcnat render -f lab/ --node-name n1 --service-cluster-ip-range 10.254.0.0/16
+  svcnat diff -f lab/ --config svcnat.yaml
+  kubectl get services,endpointslices,pods,nodes -A -o json | svcnat apply -f - --node-name n1
+  svcnat delete
+
+Exit codes: 0 done, 1 `diff` found differences, 2 bad usage or input, 3 the host refused."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Print this node's ruleset; needs no privilege and touches nothing
+    #[command(after_help = "Examples:
+  svcnat render -f lab/ | nft -c -f -       let nft check it
+  svcnat render -f lab/ --elements          only what your objects add to the constant rules
+  svcnat render -f lab/ -o json             libnftables JSON")]
+    Render(RenderArgs),
+    /// Compare the desired ruleset and routes with the live ones: exit 0 same, 1 different
+    Diff(DiffArgs),
+    /// Install everything in one transaction and say what changed
+    #[command(after_help = "Examples:
+  svcnat apply -f lab/ --dry-run=client     what would change, by comparing
+  svcnat apply -f lab/ --dry-run=server     the kernel checks the very batch and drops it
+  svcnat apply -f lab/                      a second run sends nothing")]
+    Apply(ApplyArgs),
+    /// Remove everything that is ours: tables and routes
+    Delete(DeleteArgs),
+    /// Validate the inputs and this host: overlapping ranges, sysctls, next hops, conflicts
+    Check(CheckArgs),
+    /// Print tables of what the inputs mean on this node
+    Get(GetArgs),
+    /// Tell where a packet goes and why, without sending it
+    #[command(after_help = "Examples:
+  svcnat explain 172.17.0.2 10.254.176.53:80/tcp -f lab/
+  svcnat explain 203.0.113.9 192.168.50.11:30080/udp -f lab/ -o json")]
+    Explain(ExplainArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page (roff)
+    Man,
+}
+
+/// `text` or `json`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `nft` or `json`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RulesetFormat {
+    /// Text for `nft -f`.
+    #[default]
+    Nft,
+    /// libnftables JSON.
+    Json,
+}
+
+/// `svcnat render`.
+#[derive(Debug, Args)]
+pub struct RenderArgs {
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: RulesetFormat,
+    /// Print only the elements, one command a line: all that differs between clusters
+    #[arg(long)]
+    pub elements: bool,
+}
+
+/// `svcnat diff`.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `--dry-run`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DryRun {
+    /// Really do it.
+    #[default]
+    None,
+    /// Compare only.
+    Client,
+    /// Let the kernel check the batch and drop it.
+    Server,
+}
+
+/// `svcnat apply`.
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Do not change anything: `client` compares, `server` has the kernel check the batch
+    #[arg(long, value_enum, default_value_t, num_args = 0..=1, default_missing_value = "client", require_equals = true)]
+    pub dry_run: DryRun,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `svcnat delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `svcnat check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// What `svcnat get` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Resource {
+    /// Services with their addresses and endpoint counts.
+    #[value(alias = "service", alias = "svc")]
+    Services,
+    /// Endpoints behind each frontend, as this node uses them.
+    #[value(alias = "endpoint", alias = "ep")]
+    Endpoints,
+    /// Routes to the other nodes' pods.
+    #[value(alias = "route")]
+    Routes,
+    /// Host ports of this node's pods.
+    #[value(alias = "hostport")]
+    Hostports,
+}
+
+/// `-o` of `svcnat get`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum TableFormat {
+    /// Columns.
+    #[default]
+    Table,
+    /// More columns.
+    Wide,
+    /// JSON.
+    Json,
+}
+
+/// `svcnat get`.
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// What to list
+    #[arg(value_enum)]
+    pub resource: Resource,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: TableFormat,
+}
+
+/// `svcnat explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Source address of the packet
+    pub source: IpAddr,
+    /// Destination as ADDRESS:PORT/PROTOCOL, with IPv6 addresses in brackets
+    pub destination: String,
+    /// Interface the packet comes in by; for detect-local modes that look at it
+    #[arg(long)]
+    pub iif: Option<String>,
+    /// The packet is sent by this node itself, not forwarded
+    #[arg(long)]
+    pub from_node: bool,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `--sysctls`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SysctlsArg {
+    /// Set what service NAT needs.
+    Apply,
+    /// Report what is missing.
+    Check,
+    /// Do not look.
+    Ignore,
+}
+
+/// `--unallocated`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnallocatedArg {
+    /// Silence.
+    Drop,
+    /// TCP reset or port unreachable.
+    Reject,
+}
+
+/// Inputs, the same for every verb. Flags win over the file.
+#[derive(Debug, Args, Default)]
+#[command(next_help_heading = "Inputs")]
+pub struct InputArgs {
+    /// Manifests: a file, a folder, or - for standard input; YAML or JSON; repeatable
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
+    pub filename: Vec<PathBuf>,
+    /// Configuration file (apiVersion: svcnat/v1alpha1, kind: Configuration)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Leave invalid objects out instead of stopping
+    #[arg(long)]
+    pub skip_invalid: bool,
+    /// This node's name in the cluster [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// This node's address, one per family [default: the Node object's, else the interface's]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+    /// Pod addresses of the whole cluster, one per family
+    #[arg(long, value_name = "CIDR,...")]
+    pub cluster_cidr: Vec<String>,
+    /// Pod addresses of this node [default: the Node object's]
+    #[arg(long, value_name = "CIDR,...")]
+    pub pod_cidr: Vec<String>,
+    /// The service range, as given to kube-apiserver
+    #[arg(long, value_name = "CIDR,...")]
+    pub service_cluster_ip_range: Vec<String>,
+    /// Read the service range from a kube-apiserver unit file or static-pod manifest
+    #[arg(long, value_name = "FILE", conflicts_with = "service_cluster_ip_range")]
+    pub service_cluster_ip_range_from: Option<PathBuf>,
+    /// Addresses that accept node ports: `primary`, or prefixes
+    #[arg(long, value_name = "primary|CIDR,...")]
+    pub nodeport_addresses: Vec<String>,
+    /// Range node ports must be in
+    #[arg(long, value_name = "FROM-TO")]
+    pub service_node_port_range: Option<String>,
+    /// Masquerade everything that goes to a clusterIP
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub masquerade_all: Option<bool>,
+    /// Bit of the packet mark used between DNAT and masquerade
+    #[arg(long, value_name = "0-31", alias = "iptables-masquerade-bit")]
+    pub masquerade_bit: Option<u8>,
+    /// How pods are told from outsiders: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix
+    #[arg(long, value_name = "MODE")]
+    pub detect_local_mode: Option<String>,
+    /// Bridge of the pods, for BridgeInterface
+    #[arg(long, value_name = "NAME")]
+    pub pod_bridge_interface: Option<String>,
+    /// Start of the pods' interface names, for InterfaceNamePrefix
+    #[arg(long, value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
+    /// Masquerade this node's pods when they leave the cluster
+    #[arg(long, value_name = "BOOL")]
+    pub egress_masquerade: Option<bool>,
+    /// Destinations never masqueraded, besides the cluster's own
+    #[arg(long, value_name = "CIDR,...")]
+    pub non_masquerade_cidrs: Vec<String>,
+    /// Install routes to the other nodes' pods
+    #[arg(long, value_name = "BOOL")]
+    pub manage_routes: Option<bool>,
+    /// Kernel settings that service NAT needs
+    #[arg(long, value_enum)]
+    pub sysctls: Option<SysctlsArg>,
+    /// What unallocated addresses of the service range answer
+    #[arg(long, value_enum)]
+    pub unallocated: Option<UnallocatedArg>,
+}

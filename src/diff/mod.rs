@@ -1,0 +1,366 @@
+//! Desired minus live: the operations that lead from what the kernel holds to what it
+//! should hold, in an order it accepts.
+
+mod render;
+
+use std::collections::BTreeMap;
+
+pub use render::write;
+
+use crate::ruleset::{
+    BaseChain, Element, Family, LiveRuleset, LiveTable, Rule, Ruleset, Set, SetKind, Table, Value,
+    lower,
+};
+
+/// One step. A batch carries them out in order, all or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Removes the whole table.
+    DeleteTable,
+    /// Adds the table.
+    AddTable,
+    /// Removes a chain that is empty and that nothing leads to any more.
+    DeleteChain(String),
+    /// Adds a chain without rules.
+    AddChain(String, Option<BaseChain>),
+    /// Removes all rules of a chain.
+    FlushChain(String),
+    /// Appends rules to a chain.
+    AddRules(String, Vec<Rule>),
+    /// Removes a set that no rule uses any more.
+    DeleteSet(String),
+    /// Declares a set without elements.
+    AddSet(Set),
+    /// Removes elements.
+    DeleteElements(String, Vec<(Value, Element)>),
+    /// Adds elements.
+    AddElements(String, Vec<(Value, Element)>),
+}
+
+/// The steps for one table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableDelta {
+    /// Family of the table.
+    pub family: Family,
+    /// Declarations of the sets whose elements change, without elements.
+    pub sets: BTreeMap<String, Set>,
+    /// Steps in order.
+    pub operations: Vec<Operation>,
+    /// The table the steps lead to, for rules that name its sets; without elements.
+    pub skeleton: Option<Table>,
+}
+
+/// All steps.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Delta {
+    /// Per table, IPv4 first; tables without change are left out.
+    pub tables: Vec<TableDelta>,
+}
+
+/// How much a delta changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Elements added; a changed one counts here and in `elements_deleted`.
+    pub elements_added: usize,
+    /// Elements deleted.
+    pub elements_deleted: usize,
+    /// Rules added.
+    pub rules_added: usize,
+    /// Tables, chains and sets added, deleted or emptied.
+    pub objects: usize,
+}
+
+impl Delta {
+    /// True if there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tables.is_empty()
+    }
+
+    /// How much it changes.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for operation in self.tables.iter().flat_map(|t| &t.operations) {
+            match operation {
+                Operation::AddElements(_, e) => counts.elements_added += e.len(),
+                Operation::DeleteElements(_, e) => counts.elements_deleted += e.len(),
+                Operation::AddRules(_, r) => counts.rules_added += r.len(),
+                _ => counts.objects += 1,
+            }
+        }
+        counts
+    }
+}
+
+/// The delta from `live` to `desired`. O(elements of both).
+#[must_use]
+pub fn diff(desired: &Ruleset, live: &LiveRuleset) -> Delta {
+    let mut tables = Vec::new();
+    for family in Family::ALL {
+        let delta = match (desired.tables.get(&family), live.tables.get(&family)) {
+            (None, None) => None,
+            (None, Some(_)) => Some(removal(family)),
+            (Some(table), None) => Some(creation(table, false)),
+            (Some(table), Some(live)) if must_recreate(table, live) => Some(creation(table, true)),
+            (Some(table), Some(live)) => change(table, live),
+        };
+        tables.extend(delta);
+    }
+    Delta { tables }
+}
+
+fn removal(family: Family) -> TableDelta {
+    TableDelta {
+        family,
+        sets: BTreeMap::new(),
+        operations: vec![Operation::DeleteTable],
+        skeleton: None,
+    }
+}
+
+/// Sets and hooks cannot be changed in place. That a table is built anew, in the same
+/// transaction, happens only when svcnat itself was changed, or somebody else meddled.
+fn must_recreate(table: &Table, live: &LiveTable) -> bool {
+    let set_differs = |set: &Set| {
+        live.sets
+            .get(&set.name)
+            .is_some_and(|live| !set.same_declaration(live))
+    };
+    let hook_differs = |chain: &crate::ruleset::Chain| {
+        live.chains
+            .get(&chain.name)
+            .is_some_and(|live| live.base != chain.base)
+    };
+    !live.foreign.is_empty()
+        || table.sets.values().any(set_differs)
+        || table.chains.iter().any(hook_differs)
+}
+
+/// The table without elements.
+fn skeleton(table: &Table) -> Table {
+    let sets = table
+        .sets
+        .iter()
+        .map(|(name, set)| (name.clone(), declaration(set)))
+        .collect();
+    Table {
+        family: table.family,
+        sets,
+        chains: Vec::new(),
+    }
+}
+
+fn declaration(set: &Set) -> Set {
+    Set {
+        name: set.name.clone(),
+        key: set.key.clone(),
+        data: set.data.clone(),
+        kind: set.kind,
+        elements: BTreeMap::new(),
+    }
+}
+
+fn owned(elements: &BTreeMap<Value, Element>) -> Vec<(Value, Element)> {
+    elements.iter().map(|(k, e)| (*k, e.clone())).collect()
+}
+
+/// A whole table. Rules come before elements: binding a map to a rule walks its elements.
+fn creation(table: &Table, replace: bool) -> TableDelta {
+    let mut operations = Vec::new();
+    if replace {
+        operations.push(Operation::DeleteTable);
+    }
+    operations.push(Operation::AddTable);
+    operations.extend(
+        table
+            .sets
+            .values()
+            .map(|s| Operation::AddSet(declaration(s))),
+    );
+    operations.extend(
+        table
+            .chains
+            .iter()
+            .map(|c| Operation::AddChain(c.name.clone(), c.base)),
+    );
+    operations.extend(
+        table
+            .chains
+            .iter()
+            .filter(|c| !c.rules.is_empty())
+            .map(|c| Operation::AddRules(c.name.clone(), c.rules.clone())),
+    );
+    operations.extend(
+        table
+            .sets
+            .values()
+            .filter(|s| !s.elements.is_empty())
+            .map(|s| Operation::AddElements(s.name.clone(), owned(&s.elements))),
+    );
+    let skeleton = skeleton(table);
+    TableDelta {
+        family: table.family,
+        sets: skeleton.sets.clone(),
+        operations,
+        skeleton: Some(skeleton),
+    }
+}
+
+fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
+    let mut first = Vec::new();
+    let mut last = Vec::new();
+    let mut sets = BTreeMap::new();
+    for (name, set) in &table.sets {
+        let empty = BTreeMap::new();
+        let before = live.sets.get(name).map_or(&empty, |live| &live.elements);
+        if !live.sets.contains_key(name) {
+            first.push(Operation::AddSet(declaration(set)));
+        }
+        if matches!(set.kind, SetKind::Dynamic { .. }) {
+            continue;
+        }
+        let (removed, added) = elements(before, &set.elements);
+        if removed.is_empty() && added.is_empty() {
+            continue;
+        }
+        sets.insert(name.clone(), declaration(set));
+        if !removed.is_empty() {
+            last.push(Operation::DeleteElements(name.clone(), removed));
+        }
+        if !added.is_empty() {
+            last.push(Operation::AddElements(name.clone(), added));
+        }
+    }
+    let mut rules = Vec::new();
+    for chain in &table.chains {
+        let live = live.chains.get(&chain.name);
+        if live.is_none() {
+            first.push(Operation::AddChain(chain.name.clone(), chain.base));
+        }
+        let same = live.is_some_and(|live| {
+            live.rules.len() == chain.rules.len()
+                && chain
+                    .rules
+                    .iter()
+                    .zip(&live.rules)
+                    .all(|(rule, live)| lower(rule, table) == *live)
+        });
+        if same || (live.is_none() && chain.rules.is_empty()) {
+            continue;
+        }
+        if live.is_some_and(|live| !live.rules.is_empty()) {
+            rules.push(Operation::FlushChain(chain.name.clone()));
+        }
+        if !chain.rules.is_empty() {
+            rules.push(Operation::AddRules(chain.name.clone(), chain.rules.clone()));
+        }
+    }
+    let gone = live
+        .chains
+        .keys()
+        .filter(|name| table.chain(name).is_none());
+    let gone: Vec<&String> = gone.collect();
+    rules.extend(
+        gone.iter()
+            .map(|name| Operation::FlushChain((*name).clone())),
+    );
+    last.extend(
+        gone.iter()
+            .map(|name| Operation::DeleteChain((*name).clone())),
+    );
+    last.extend(
+        live.sets
+            .keys()
+            .filter(|name| !table.sets.contains_key(*name))
+            .map(|name| Operation::DeleteSet(name.clone())),
+    );
+    let operations: Vec<Operation> = first.into_iter().chain(rules).chain(last).collect();
+    let has_rules = operations
+        .iter()
+        .any(|o| matches!(o, Operation::AddRules(..)));
+    (!operations.is_empty()).then(|| TableDelta {
+        family: table.family,
+        sets,
+        operations,
+        skeleton: has_rules.then(|| skeleton(table)),
+    })
+}
+
+type Elements = Vec<(Value, Element)>;
+
+/// What to remove and what to add, by walking both in key order. A changed element is both.
+fn elements(
+    before: &BTreeMap<Value, Element>,
+    after: &BTreeMap<Value, Element>,
+) -> (Elements, Elements) {
+    let (mut removed, mut added) = (Vec::new(), Vec::new());
+    let mut old = before.iter().peekable();
+    let mut new = after.iter().peekable();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return (removed, added),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        let gone = if order.is_le() { old.next() } else { None };
+        let come = if order.is_ge() { new.next() } else { None };
+        if let (Some((_, a)), Some((_, b))) = (gone, come)
+            && a == b
+        {
+            continue;
+        }
+        removed.extend(gone.map(|(k, e)| (*k, e.clone())));
+        added.extend(come.map(|(k, e)| (*k, e.clone())));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::{DataType, ElementData};
+
+    fn map(pairs: &[(u32, u32)]) -> BTreeMap<Value, Element> {
+        pairs
+            .iter()
+            .map(|(k, v)| {
+                let data = ElementData::Value(Value::new().u32(*v));
+                (Value::new().u32(*k), Element::new(data))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn equal_elements_give_nothing_and_changed_ones_are_removed_and_added() {
+        let before = map(&[(1, 1), (2, 2), (3, 3)]);
+        assert_eq!(elements(&before, &before), (vec![], vec![]));
+        let (removed, added) = elements(&before, &map(&[(1, 1), (2, 9), (4, 4)]));
+        assert_eq!(removed.len(), 2);
+        assert_eq!(added.len(), 2);
+    }
+
+    #[test]
+    fn a_table_with_another_set_declaration_is_built_anew() {
+        let mut table = Table::new(Family::Ip);
+        let set = Set::exact("s", &[DataType::Ipv4Addr]);
+        table.sets.insert("s".into(), set.clone());
+        let mut live = LiveTable::default();
+        live.sets.insert("s".into(), set.interval());
+        let mut desired = Ruleset::default();
+        desired.tables.insert(Family::Ip, table);
+        let mut found = LiveRuleset::default();
+        found.tables.insert(Family::Ip, live);
+        let delta = diff(&desired, &found);
+        assert_eq!(delta.tables[0].operations[0], Operation::DeleteTable);
+    }
+
+    #[test]
+    fn a_table_that_is_not_wanted_is_removed() {
+        let mut found = LiveRuleset::default();
+        found.tables.insert(Family::Ip6, LiveTable::default());
+        let delta = diff(&Ruleset::default(), &found);
+        assert_eq!(delta.tables[0].operations, [Operation::DeleteTable]);
+        assert!(diff(&Ruleset::default(), &LiveRuleset::default()).is_empty());
+    }
+}

@@ -1,0 +1,61 @@
+//! A delta for people: `+` and `-` before lines of nft syntax.
+
+use std::io::{self, Write};
+
+use super::{Delta, Operation, TableDelta};
+use crate::print::text;
+use crate::ruleset::{Element, TABLE, Value};
+
+/// Writes the delta, one line per element, rule or object.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write(out: &mut impl Write, delta: &Delta) -> io::Result<()> {
+    for table in &delta.tables {
+        for operation in &table.operations {
+            self::operation(out, table, operation)?;
+        }
+    }
+    Ok(())
+}
+
+fn operation(out: &mut impl Write, table: &TableDelta, operation: &Operation) -> io::Result<()> {
+    let family = table.family.nft_name();
+    match operation {
+        Operation::DeleteTable => writeln!(out, "- table {family} {TABLE}"),
+        Operation::AddTable => writeln!(out, "+ table {family} {TABLE}"),
+        Operation::DeleteChain(name) => writeln!(out, "- chain {family} {TABLE} {name}"),
+        Operation::AddChain(name, _) => writeln!(out, "+ chain {family} {TABLE} {name}"),
+        Operation::FlushChain(name) => writeln!(out, "- chain {family} {TABLE} {name}: all rules"),
+        Operation::DeleteSet(name) => writeln!(out, "- set {family} {TABLE} {name}"),
+        Operation::AddSet(set) => {
+            let declared = text::set_type(table.family, set);
+            writeln!(out, "+ set {family} {TABLE} {} {{ {declared} }}", set.name)
+        }
+        Operation::AddRules(chain, rules) => rules.iter().try_for_each(|rule| {
+            let rule = text::rule(table.family, rule);
+            writeln!(out, "+ chain {family} {TABLE} {chain}: {rule}")
+        }),
+        Operation::DeleteElements(set, elements) => self::elements(out, '-', table, set, elements),
+        Operation::AddElements(set, elements) => self::elements(out, '+', table, set, elements),
+    }
+}
+
+fn elements(
+    out: &mut impl Write,
+    sign: char,
+    table: &TableDelta,
+    name: &str,
+    elements: &[(Value, Element)],
+) -> io::Result<()> {
+    let family = table.family.nft_name();
+    for (key, element) in elements {
+        write!(out, "{sign} element {family} {TABLE} {name} {{ ")?;
+        match table.sets.get(name) {
+            Some(set) => text::element(out, set, key, element)?,
+            None => write!(out, "{key:?}")?,
+        }
+        writeln!(out, " }}")?;
+    }
+    Ok(())
+}

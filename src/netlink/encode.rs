@@ -1,0 +1,375 @@
+//! A delta as one netlink batch: one buffer, sent by one system call.
+
+use super::attr::{Open, Writer};
+use super::constants::{
+    BATCH_BEGIN, BATCH_END, BATCH_GENID, SUBSYS, chain, common, elem, msg, rule, set,
+};
+use super::expr;
+use super::ffi::{RawExpr, Scratch};
+use super::set_types::{length, type_number, userdata};
+use crate::diff::{Delta, Operation, TableDelta};
+use crate::ruleset::{
+    Element, ElementData, Family, Set, SetData, SetKind, TABLE, Table, Value, bytecode::verdict,
+    lower,
+};
+
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const CREATE: u16 = 0x400;
+
+/// Where a list of elements is cut: an attribute holds at most 65,535 bytes, and one
+/// element of ours takes less than 400.
+const MAX_LIST: usize = 65_000;
+
+/// A batch and what each of its messages is about.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The bytes to send.
+    pub bytes: Vec<u8>,
+    /// First sequence number of each operation, ascending: `(seq, table, operation)`.
+    pub starts: Vec<(u32, usize, usize)>,
+    /// Messages in the batch, frame included.
+    pub messages: u32,
+}
+
+impl Batch {
+    /// Table and operation a sequence number belongs to. O(log operations).
+    #[must_use]
+    pub fn operation_of(&self, seq: u32) -> Option<(usize, usize)> {
+        let after = self.starts.partition_point(|(first, ..)| *first <= seq);
+        let (_, table, operation) = self.starts.get(after.checked_sub(1)?)?;
+        Some((*table, *operation))
+    }
+}
+
+/// How the batch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// With BATCH_END: the kernel commits.
+    Commit,
+    /// Without: the kernel checks everything and throws it away.
+    Validate,
+}
+
+const fn family_number(family: Family) -> u8 {
+    match family {
+        Family::Ip => 2,
+        Family::Ip6 => 10,
+    }
+}
+
+struct Encoder {
+    w: Writer,
+    scratch: Scratch,
+    seq: u32,
+}
+
+impl Encoder {
+    fn next(&mut self) -> u32 {
+        self.seq += 1;
+        self.seq
+    }
+
+    fn open(&mut self, kind: u8, flags: u16, family: Family) -> Open {
+        let seq = self.next();
+        let kind = SUBSYS << 8 | u16::from(kind);
+        self.w
+            .message(kind, REQUEST | flags, seq, family_number(family), 0)
+    }
+}
+
+/// Encodes `delta`, bound to ruleset generation `generation` (0: whatever it is).
+/// Sequence numbers start after `seq`. O(delta).
+#[must_use]
+pub fn batch(delta: &Delta, generation: u32, finish: Finish, seq: u32) -> Batch {
+    let mut e = Encoder {
+        w: Writer::default(),
+        scratch: Scratch::default(),
+        seq,
+    };
+    let first = e.next();
+    let open = e.w.message(BATCH_BEGIN, REQUEST, first, 0, SUBSYS);
+    if generation != 0 {
+        e.w.u32(BATCH_GENID, generation);
+    }
+    e.w.end_message(open);
+    let mut starts = Vec::new();
+    for (t, table) in delta.tables.iter().enumerate() {
+        for (o, operation) in table.operations.iter().enumerate() {
+            starts.push((e.seq + 1, t, o));
+            encode(&mut e, table, operation);
+        }
+    }
+    if finish == Finish::Commit {
+        let last = e.next();
+        let open = e.w.message(BATCH_END, REQUEST, last, 0, SUBSYS);
+        e.w.end_message(open);
+    }
+    Batch {
+        bytes: e.w.bytes,
+        starts,
+        messages: e.seq - seq,
+    }
+}
+
+fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
+    let family = table.family;
+    match operation {
+        Operation::AddTable | Operation::DeleteTable => {
+            let seq = e.next();
+            let add = *operation == Operation::AddTable;
+            e.scratch.table(family, add, seq, &mut e.w.bytes);
+        }
+        Operation::AddChain(name, base) => {
+            let seq = e.next();
+            e.scratch
+                .chain(family, name, *base, true, seq, &mut e.w.bytes);
+        }
+        Operation::DeleteChain(name) => {
+            let seq = e.next();
+            e.scratch
+                .chain(family, name, None, false, seq, &mut e.w.bytes);
+        }
+        Operation::FlushChain(name) => {
+            let open = e.open(msg::DELRULE, 0, family);
+            e.w.string(rule::TABLE, TABLE);
+            e.w.string(rule::CHAIN, name);
+            e.w.end_message(open);
+        }
+        Operation::AddRules(name, rules) => {
+            let empty = Table::new(family);
+            let skeleton = table.skeleton.as_ref().unwrap_or(&empty);
+            for rule in rules {
+                let code = lower(rule, skeleton);
+                let code: Vec<RawExpr<'_>> = code.iter().filter_map(expr::encode).collect();
+                let seq = e.next();
+                e.scratch.rule(family, name, &code, seq, &mut e.w.bytes);
+            }
+        }
+        Operation::AddSet(set) => add_set(e, family, set),
+        Operation::DeleteSet(name) => {
+            let open = e.open(msg::DELSET, 0, family);
+            e.w.string(set::TABLE, TABLE);
+            e.w.string(set::NAME, name);
+            e.w.end_message(open);
+        }
+        Operation::AddElements(name, elements) => {
+            let schema = table.sets.get(name);
+            list(e, family, msg::NEWSETELEM, name, schema, elements);
+        }
+        Operation::DeleteElements(name, elements) => {
+            let schema = table.sets.get(name);
+            list(e, family, msg::DELSETELEM, name, schema, elements);
+        }
+    }
+}
+
+fn add_set(e: &mut Encoder, family: Family, set: &Set) {
+    let open = e.open(msg::NEWSET, CREATE, family);
+    let w = &mut e.w;
+    w.string(set::TABLE, TABLE);
+    w.string(set::NAME, &set.name);
+    let concatenated = set.key.len() > 1;
+    let mut flags = match set.kind {
+        SetKind::Exact => 0,
+        SetKind::Interval if concatenated => set::FLAG_INTERVAL | set::FLAG_CONCAT,
+        SetKind::Interval => set::FLAG_INTERVAL,
+        SetKind::Dynamic { .. } => set::FLAG_TIMEOUT | set::FLAG_EVAL,
+    };
+    if set.data != SetData::None {
+        flags |= set::FLAG_MAP;
+    }
+    w.u32(set::FLAGS, flags);
+    w.u32(set::KEY_TYPE, type_number(&set.key));
+    w.u32(set::KEY_LEN, number(length(&set.key)));
+    match &set.data {
+        SetData::None => {}
+        SetData::Verdict => {
+            w.u32(set::DATA_TYPE, set::TYPE_VERDICT);
+            w.u32(set::DATA_LEN, 0);
+        }
+        SetData::Fields(fields) => {
+            w.u32(set::DATA_TYPE, type_number(fields));
+            w.u32(set::DATA_LEN, number(length(fields)));
+        }
+    }
+    // Rules name sets by name; the kernel wants a number for the time of the transaction.
+    w.u32(set::ID, e.seq);
+    if let SetKind::Dynamic { size, timeout } = set.kind {
+        let desc = w.nest(set::DESC);
+        w.u32(set::DESC_SIZE, size);
+        w.end_nest(desc);
+        w.attr(set::TIMEOUT, &(u64::from(timeout) * 1000).to_be_bytes());
+    }
+    if set.kind == SetKind::Interval && concatenated {
+        let desc = w.nest(set::DESC);
+        let concat = w.nest(set::DESC_CONCAT);
+        for field in &set.key {
+            let item = w.nest(common::LIST_ELEM);
+            w.u32(set::FIELD_LEN, number(field.byte_len()));
+            w.end_nest(item);
+        }
+        w.end_nest(concat);
+        w.end_nest(desc);
+    }
+    w.attr(set::USERDATA, &userdata(set, family));
+    w.end_message(open);
+}
+
+fn number(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Element messages: as many as it takes, each with a list below [`MAX_LIST`].
+fn list(
+    e: &mut Encoder,
+    family: Family,
+    kind: u8,
+    name: &str,
+    schema: Option<&Set>,
+    elements: &[(Value, Element)],
+) {
+    let interval = schema.is_some_and(|s| s.kind == SetKind::Interval);
+    let plain_interval = interval && schema.is_some_and(|s| s.key.len() == 1);
+    let flags = if kind == msg::NEWSETELEM { CREATE } else { 0 };
+    let mut rest = elements.iter().peekable();
+    while rest.peek().is_some() {
+        let open = e.open(kind, flags, family);
+        let w = &mut e.w;
+        w.string(elem::LIST_TABLE, TABLE);
+        w.string(elem::LIST_SET, name);
+        let list = w.nest(elem::LIST_ELEMENTS);
+        let start = w.bytes.len();
+        for (key, element) in rest.by_ref() {
+            if plain_interval {
+                range(w, key, element);
+            } else {
+                self::element(w, key, element, interval);
+            }
+            if w.bytes.len() - start > MAX_LIST - 800 {
+                break;
+            }
+        }
+        w.end_nest(list);
+        w.end_message(open);
+    }
+}
+
+fn value(w: &mut Writer, kind: u16, value: &Value) {
+    let nest = w.nest(kind);
+    w.attr(common::DATA_VALUE, value.as_bytes());
+    w.end_nest(nest);
+}
+
+fn element(w: &mut Writer, key: &Value, element: &Element, interval: bool) {
+    let item = w.nest(common::LIST_ELEM);
+    value(w, elem::KEY, key);
+    if interval {
+        value(w, elem::KEY_END, element.end.as_ref().unwrap_or(key));
+    }
+    match &element.data {
+        ElementData::None => {}
+        ElementData::Value(data) => value(w, elem::DATA, data),
+        ElementData::Goto(chain) => {
+            let data = w.nest(elem::DATA);
+            let nest = w.nest(common::DATA_VERDICT);
+            w.u32(common::VERDICT_CODE, verdict::GOTO.cast_unsigned());
+            w.string(common::VERDICT_CHAIN, chain);
+            w.end_nest(nest);
+            w.end_nest(data);
+        }
+    }
+    comment(w, element);
+    w.end_nest(item);
+}
+
+fn comment(w: &mut Writer, element: &Element) {
+    let Some(text) = &element.comment else { return };
+    let Ok(len) = u8::try_from(text.len() + 1) else {
+        return;
+    };
+    let user = w.nest_plain(elem::USERDATA);
+    w.bytes.extend_from_slice(&[elem::UDATA_COMMENT, len]);
+    w.bytes.extend_from_slice(text.as_bytes());
+    w.bytes.push(0);
+    w.end_plain(user);
+}
+
+/// A range of a one-field interval set: its start, and a marker one past its end. The
+/// last address of all needs no marker.
+fn range(w: &mut Writer, key: &Value, element: &Element) {
+    self::element(w, key, element, false);
+    let end = element.end.as_ref().unwrap_or(key);
+    if let Some(past) = successor(end) {
+        let item = w.nest(common::LIST_ELEM);
+        value(w, elem::KEY, &past);
+        w.u32(elem::FLAGS, elem::FLAG_INTERVAL_END);
+        w.end_nest(item);
+    }
+}
+
+/// The next value in byte order, `None` after the last.
+#[must_use]
+pub fn successor(value: &Value) -> Option<Value> {
+    let mut bytes = value.as_bytes().to_vec();
+    for byte in bytes.iter_mut().rev() {
+        let (next, overflow) = byte.overflowing_add(1);
+        *byte = next;
+        if !overflow {
+            return Value::from_bytes(&bytes);
+        }
+    }
+    None
+}
+
+/// The value before in byte order, `None` before the first.
+#[must_use]
+pub fn predecessor(value: &Value) -> Option<Value> {
+    let mut bytes = value.as_bytes().to_vec();
+    for byte in bytes.iter_mut().rev() {
+        let (next, overflow) = byte.overflowing_sub(1);
+        *byte = next;
+        if !overflow {
+            return Value::from_bytes(&bytes);
+        }
+    }
+    None
+}
+
+/// A request for objects of one kind in our table of `family`; element requests name a set.
+#[must_use]
+pub fn dump(kind: u8, family: Family, set: Option<&str>, seq: u32) -> Vec<u8> {
+    const DUMP: u16 = 0x300;
+    let mut w = Writer::default();
+    let open = w.message(
+        SUBSYS << 8 | u16::from(kind),
+        REQUEST | DUMP,
+        seq,
+        family_number(family),
+        0,
+    );
+    if kind != msg::GETTABLE {
+        // NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE and the list's are all 1.
+        w.string(chain::TABLE, TABLE);
+    }
+    if let Some(set) = set {
+        w.string(elem::LIST_SET, set);
+    }
+    w.end_message(open);
+    w.bytes
+}
+
+/// A request for the generation.
+#[must_use]
+pub fn get_generation(seq: u32) -> Vec<u8> {
+    let mut w = Writer::default();
+    let open = w.message(
+        SUBSYS << 8 | u16::from(msg::GETGEN),
+        REQUEST | ACK,
+        seq,
+        0,
+        0,
+    );
+    w.end_message(open);
+    w.bytes
+}

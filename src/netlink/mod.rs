@@ -1,0 +1,19 @@
+//! nf_tables over netlink: the only room that knows attribute numbers and byte order.
+//!
+//! Tables, chains and rules are written by libnftnl through the nftnl crate; sets and
+//! elements, which come by the hundred thousand, by a safe writer of our own into the same
+//! buffer. Everything is read back by a safe walker of our own, so writer and reader check
+//! each other. `docs/decisions/0002-netlink-writer.md` says why.
+
+pub mod attr;
+mod constants;
+pub mod decode;
+pub mod encode;
+mod error;
+mod expr;
+mod ffi;
+mod set_types;
+mod socket;
+
+pub use error::NetlinkError;
+pub use socket::{Committed, Generation, Nfnetlink};

@@ -1,0 +1,395 @@
+//! The nfnetlink socket: requests, dumps and batches.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd;
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+
+use super::attr::{Attrs, HEADER, Message, messages, u32_at};
+use super::constants::{generation, msg};
+use super::encode::{Batch, Finish, batch, dump, get_generation};
+use super::error::{NetlinkError, Refusal};
+use super::{decode, ffi};
+use crate::diff::Delta;
+use crate::ruleset::{Family, LiveChain, LiveRuleset, LiveTable, SetKind};
+
+/// ERESTART: the generation the batch was bound to is over. Not among user-space errnos.
+const ERESTART: i32 = 85;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_DUMP_INTR: u16 = 0x10;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NETLINK_CAP_ACK: i32 = 10;
+const NETLINK_EXT_ACK: i32 = 11;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// Receive buffer: dump pages are at most 32 KiB; errors are small.
+const BUFFER: usize = 256 * 1024;
+/// What we ask the kernel to let us queue.
+const QUEUE: usize = 256 << 20;
+/// Times a read is tried again because somebody committed meanwhile.
+const READ_TRIES: usize = 50;
+
+/// What a commit took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Committed {
+    /// Bytes sent.
+    pub bytes: usize,
+    /// Messages in the batch.
+    pub messages: u32,
+    /// Microseconds in the kernel: the batch runs inside the system call.
+    pub micros: u64,
+}
+
+/// Who made the current generation, as the kernel tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generation {
+    /// Its id.
+    pub id: u32,
+    /// Process that asks (the kernel names the reader, not the writer, in an answer).
+    pub process: Option<(u32, String)>,
+}
+
+/// An open socket to nf_tables. Keep it: closing one after a commit waits for the kernel
+/// to tidy up.
+pub struct Nfnetlink {
+    socket: mnl::Socket,
+    buffer: Vec<u8>,
+    seq: u32,
+    /// True if the kernel let us have as large a queue as we like.
+    forced: bool,
+}
+
+impl std::fmt::Debug for Nfnetlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nfnetlink")
+            .field("seq", &self.seq)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Nfnetlink {
+    /// Opens a socket in the current network namespace.
+    ///
+    /// # Errors
+    /// If the kernel has no nfnetlink.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let socket = mnl::Socket::new(mnl::Bus::Netfilter).map_err(NetlinkError::Open)?;
+        let fd = ffi::descriptor(&socket);
+        // Both exist since Linux 4.12; without them errors are only less telling.
+        let _ = ffi::netlink_option(fd, NETLINK_EXT_ACK);
+        let _ = ffi::netlink_option(fd, NETLINK_CAP_ACK);
+        let forced = setsockopt(&fd, sockopt::SndBufForce, &QUEUE).is_ok();
+        if !forced {
+            let _ = setsockopt(&fd, sockopt::SndBuf, &QUEUE);
+        }
+        // A full receive queue costs error messages, never a commit.
+        let _ = setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20));
+        Ok(Self {
+            socket,
+            buffer: vec![0; BUFFER],
+            seq: 0,
+            forced,
+        })
+    }
+
+    fn receive(&mut self, flags: MsgFlags) -> Result<usize, Errno> {
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
+                Err(Errno::EINTR) => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Sends a request and hands every answering message to `each` until the kernel is done.
+    /// Returns true if the kernel says the dump was interrupted by a change.
+    fn request(
+        &mut self,
+        bytes: &[u8],
+        mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<bool, NetlinkError> {
+        self.socket.send(bytes).map_err(NetlinkError::Send)?;
+        let seq = u32_at(bytes, 8).unwrap_or_default();
+        let mut interrupted = false;
+        loop {
+            let n = self
+                .receive(MsgFlags::empty())
+                .map_err(NetlinkError::Receive)?;
+            for message in messages(&self.buffer[..n]).filter(|m| m.seq == seq) {
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+                match message.kind {
+                    NLMSG_DONE => return Ok(interrupted),
+                    NLMSG_ERROR => {
+                        return match refusal(&message) {
+                            None => Ok(interrupted),
+                            Some(refusal) => Err(NetlinkError::Read(refusal.errno)),
+                        };
+                    }
+                    _ => each(&message)?,
+                }
+            }
+        }
+    }
+
+    fn next_seq(&mut self) -> u32 {
+        self.seq = self.seq.wrapping_add(1);
+        self.seq
+    }
+
+    /// The generation of the namespace's ruleset: changes with every commit by anyone.
+    ///
+    /// # Errors
+    /// If the kernel has no nf_tables, or does not let us ask.
+    pub fn generation(&mut self) -> Result<Generation, NetlinkError> {
+        let seq = self.next_seq();
+        let mut found = None;
+        self.request(&get_generation(seq), |message| {
+            let a = message.attrs();
+            if let Some(id) = a.u32(generation::ID) {
+                let pid = a.u32(generation::PROC_PID);
+                let name = a.string(generation::PROC_NAME).map(str::to_owned);
+                found = Some(Generation {
+                    id,
+                    process: pid.zip(name),
+                });
+            }
+            Ok(())
+        })?;
+        found.ok_or(NetlinkError::NoAnswer)
+    }
+
+    /// Names of all tables in both families, ours and others'.
+    ///
+    /// # Errors
+    /// If the kernel does not let us ask.
+    pub fn table_names(&mut self) -> Result<Vec<(Family, String)>, NetlinkError> {
+        let mut out = Vec::new();
+        for family in Family::ALL {
+            let seq = self.next_seq();
+            self.request(&dump(msg::GETTABLE, family, None, seq), |message| {
+                out.extend(decode::table_name(message).map(|name| (family, name)));
+                Ok(())
+            })?;
+        }
+        Ok(out)
+    }
+
+    /// Reads our tables at one generation; starts over if it changes meanwhile.
+    /// O(elements of ours), for large sets more: each page of a dump restarts the walk.
+    ///
+    /// # Errors
+    /// If the kernel does not let us read, or does not hold still.
+    pub fn read(&mut self) -> Result<LiveRuleset, NetlinkError> {
+        for _ in 0..READ_TRIES {
+            let before = self.generation()?.id;
+            let mut live = LiveRuleset {
+                generation: before,
+                tables: BTreeMap::new(),
+            };
+            let mut steady = true;
+            for family in Family::ALL {
+                match self.table(family) {
+                    Ok(Some(table)) => drop(live.tables.insert(family, table)),
+                    Ok(None) => {}
+                    Err(NetlinkError::Interrupted) => steady = false,
+                    Err(e) => return Err(e),
+                }
+            }
+            if steady && self.generation()?.id == before {
+                return Ok(live);
+            }
+        }
+        Err(NetlinkError::Interrupted)
+    }
+
+    fn dump(
+        &mut self,
+        kind: u8,
+        family: Family,
+        set: Option<&str>,
+        each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
+    ) -> Result<(), NetlinkError> {
+        let seq = self.next_seq();
+        let result = self.request(&dump(kind, family, set, seq), each);
+        match result {
+            Ok(false) => Ok(()),
+            // A table or set that goes while we read is a change like any other.
+            Ok(true) | Err(NetlinkError::Read(Errno::ENOENT | Errno::EINTR)) => {
+                Err(NetlinkError::Interrupted)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn table(&mut self, family: Family) -> Result<Option<LiveTable>, NetlinkError> {
+        let mut exists = false;
+        self.dump(msg::GETTABLE, family, None, |message| {
+            exists |= decode::is_our_table(message);
+            Ok(())
+        })?;
+        if !exists {
+            return Ok(None);
+        }
+        let mut table = LiveTable::default();
+        self.dump(msg::GETSET, family, None, |message| {
+            match decode::set(message) {
+                Ok(set) => drop(table.sets.insert(set.name.clone(), set)),
+                Err(name) => table.foreign.push(format!("set {name}")),
+            }
+            Ok(())
+        })?;
+        self.dump(msg::GETCHAIN, family, None, |message| {
+            match decode::chain(message) {
+                Ok((name, base)) => {
+                    let rules = Vec::new();
+                    drop(table.chains.insert(name, LiveChain { base, rules }));
+                }
+                Err(name) => table.foreign.push(format!("chain {name}")),
+            }
+            Ok(())
+        })?;
+        self.dump(msg::GETRULE, family, None, |message| {
+            if let Some((chain, code)) = decode::rule(message)
+                && let Some(chain) = table.chains.get_mut(&chain)
+            {
+                chain.rules.push(code);
+            }
+            Ok(())
+        })?;
+        let mut foreign = Vec::new();
+        for set in table.sets.values_mut() {
+            if matches!(set.kind, SetKind::Dynamic { .. }) {
+                continue;
+            }
+            let name = set.name.clone();
+            let mut bounds = Vec::new();
+            self.dump(msg::GETSETELEM, family, Some(&name), |message| {
+                if let Err(what) = decode::elements(message, set, &mut bounds) {
+                    foreign.push(what);
+                }
+                Ok(())
+            })?;
+            decode::ranges(set, bounds);
+        }
+        table.foreign.extend(foreign);
+        Ok(Some(table))
+    }
+
+    /// The elements of one set as they are now, dynamic ones included.
+    ///
+    /// # Errors
+    /// If the kernel does not let us read.
+    pub fn elements(
+        &mut self,
+        family: Family,
+        mut set: crate::ruleset::Set,
+    ) -> Result<crate::ruleset::Set, NetlinkError> {
+        let name = set.name.clone();
+        let mut bounds = Vec::new();
+        self.dump(msg::GETSETELEM, family, Some(&name), |message| {
+            decode::elements(message, &mut set, &mut bounds).map_err(NetlinkError::Foreign)
+        })?;
+        decode::ranges(&mut set, bounds);
+        Ok(set)
+    }
+
+    /// Sends `delta` as one transaction, bound to `generation` (0: to none). When this
+    /// returns, all of it is in force or none.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Raced`] if another commit came first; otherwise what the kernel
+    /// refused, and why.
+    pub fn commit(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError> {
+        self.run(delta, generation, Finish::Commit)
+    }
+
+    /// Has the kernel check the very batch and throw it away.
+    ///
+    /// # Errors
+    /// As [`Nfnetlink::commit`].
+    pub fn validate(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError> {
+        self.run(delta, generation, Finish::Validate)
+    }
+
+    fn run(
+        &mut self,
+        delta: &Delta,
+        generation: u32,
+        finish: Finish,
+    ) -> Result<Committed, NetlinkError> {
+        let batch = batch(delta, generation, finish, self.seq);
+        self.seq = self.seq.wrapping_add(batch.messages);
+        // Answers to earlier requests are all read; leftovers of a lost race are not ours.
+        while self.receive(MsgFlags::MSG_DONTWAIT).is_ok() {}
+        let start = std::time::Instant::now();
+        self.socket
+            .send(&batch.bytes)
+            .map_err(|e| match e.raw_os_error() {
+                Some(libc::EMSGSIZE) if !self.forced => {
+                    NetlinkError::QueueTooSmall(batch.bytes.len())
+                }
+                _ => NetlinkError::Send(e),
+            })?;
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.verdict(delta, &batch)?;
+        Ok(Committed {
+            bytes: batch.bytes.len(),
+            messages: batch.messages,
+            micros,
+        })
+    }
+
+    /// The kernel has run the batch by the time `send` returns: errors are in the queue,
+    /// and an empty queue means success.
+    fn verdict(&mut self, delta: &Delta, batch: &Batch) -> Result<(), NetlinkError> {
+        let mut first: Option<(u32, Refusal)> = None;
+        loop {
+            match self.receive(MsgFlags::MSG_DONTWAIT) {
+                Ok(n) => {
+                    for message in messages(&self.buffer[..n]) {
+                        if message.kind == NLMSG_ERROR
+                            && let Some(refusal) = refusal(&message)
+                        {
+                            first.get_or_insert((message.seq, refusal));
+                        }
+                    }
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::ENOBUFS) => return Err(NetlinkError::Receive(Errno::ENOBUFS)),
+                Err(e) => return Err(NetlinkError::Receive(e)),
+            }
+        }
+        match first {
+            None => Ok(()),
+            Some((_, refusal)) if refusal.raw == ERESTART => Err(NetlinkError::Raced),
+            Some((seq, refusal)) => Err(refusal.explain(delta, batch.operation_of(seq))),
+        }
+    }
+}
+
+/// The error in an NLMSG_ERROR message; `None` for an acknowledgement.
+fn refusal(message: &Message<'_>) -> Option<Refusal> {
+    let code = u32_at(message.payload, 0)?.cast_signed();
+    if code == 0 {
+        return None;
+    }
+    let capped = message.flags & NLM_F_CAPPED != 0;
+    let echoed = if capped {
+        HEADER
+    } else {
+        u32_at(message.payload, 4).map_or(HEADER, |len| (len as usize).next_multiple_of(4))
+    };
+    let tail = message.payload.get(4 + echoed..).unwrap_or_default();
+    let text = (message.flags & NLM_F_ACK_TLVS != 0)
+        .then(|| Attrs(tail).string(NLMSGERR_ATTR_MSG))
+        .flatten()
+        .map(str::to_owned);
+    Some(Refusal {
+        errno: Errno::from_raw(-code),
+        raw: -code,
+        text,
+    })
+}

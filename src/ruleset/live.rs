@@ -1,0 +1,43 @@
+//! What the kernel was found to hold in our tables.
+
+use std::collections::BTreeMap;
+
+use super::bytecode::Instr;
+use super::{BaseChain, Family, Set};
+
+/// A chain as found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveChain {
+    /// Its hook, if it is a base chain of a kind that we know.
+    pub base: Option<BaseChain>,
+    /// Its rules as instructions.
+    pub rules: Vec<Vec<Instr>>,
+}
+
+/// One of our tables as found.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct LiveTable {
+    /// Sets and maps. The elements of dynamic ones are not read.
+    pub sets: BTreeMap<String, Set>,
+    /// Chains.
+    pub chains: BTreeMap<String, LiveChain>,
+    /// Things in our table that are not of our making, in words.
+    pub foreign: Vec<String>,
+}
+
+/// Our tables at one generation of the namespace's ruleset.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct LiveRuleset {
+    /// Generation id: any commit by anyone changes it.
+    pub generation: u32,
+    /// At most one table per family.
+    pub tables: BTreeMap<Family, LiveTable>,
+}
+
+impl LiveRuleset {
+    /// The sets of each table, as `compile` wants them.
+    #[must_use]
+    pub fn sets(&self) -> BTreeMap<Family, &BTreeMap<String, Set>> {
+        self.tables.iter().map(|(f, t)| (*f, &t.sets)).collect()
+    }
+}

@@ -1,0 +1,162 @@
+//! The kernel is the judge: what is installed over netlink lists as the rendered text does
+//! when nft loads it, reads back as what was wanted, and is written once.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use support::{full_plan, in_namespace, listing, objects, run};
+use svcnat::apply::reconcile;
+use svcnat::compile::compile;
+use svcnat::diff::diff;
+use svcnat::netlink::{NetlinkError, Nfnetlink};
+use svcnat::plan::NodePlan;
+use svcnat::print::{json, text};
+use svcnat::ruleset::{LiveRuleset, Ruleset};
+
+fn text_of(ruleset: &Ruleset) -> String {
+    let mut out = Vec::new();
+    text::ruleset(&mut out, ruleset).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+fn fresh(plan: &NodePlan) -> Ruleset {
+    compile(plan, &BTreeMap::new())
+}
+
+fn wanted(plan: &NodePlan) -> impl Fn(&LiveRuleset) -> Ruleset {
+    move |live| compile(plan, &live.sets())
+}
+
+#[test]
+fn netlink_and_nft_install_the_same() {
+    let plan = full_plan();
+    let by_netlink = in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        reconcile(&mut kernel, wanted(&plan)).unwrap();
+        listing()
+    });
+    let by_nft = in_namespace(|| {
+        run("nft", &["-f", "-"], &text_of(&fresh(&plan)));
+        listing()
+    });
+    assert_eq!(by_netlink.len(), by_nft.len());
+    for (a, b) in by_netlink.iter().zip(&by_nft) {
+        assert_eq!(a, b);
+    }
+}
+
+#[test]
+fn what_nft_loaded_reads_back_as_ours() {
+    let plan = full_plan();
+    in_namespace(|| {
+        run("nft", &["-f", "-"], &text_of(&fresh(&plan)));
+        let live = Nfnetlink::open().unwrap().read().unwrap();
+        let delta = diff(&fresh(&plan), &live);
+        let mut shown = Vec::new();
+        svcnat::diff::write(&mut shown, &delta).unwrap();
+        assert!(delta.is_empty(), "{}", String::from_utf8_lossy(&shown));
+    });
+}
+
+#[test]
+fn printed_json_is_what_nft_lists() {
+    let plan = full_plan();
+    let mut printed = Vec::new();
+    json::ruleset(&mut printed, &fresh(&plan)).unwrap();
+    let printed = objects(&String::from_utf8(printed).unwrap());
+    let listed = in_namespace(|| {
+        run("nft", &["-f", "-"], &text_of(&fresh(&plan)));
+        listing()
+    });
+    // nft writes the timeout of an update in words of its own.
+    let plain = |v: &serde_json::Value| {
+        v.to_string()
+            .replace("timeout 10800s", "timeout 3h")
+            .replace("timeout 600s", "timeout 10m")
+    };
+    for (a, b) in printed.iter().zip(&listed) {
+        assert_eq!(plain(a), plain(b));
+    }
+    assert_eq!(printed.len(), listed.len());
+}
+
+#[test]
+fn what_nft_lists_loads_again() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        reconcile(&mut kernel, wanted(&plan)).unwrap();
+        let before = listing();
+        let text = run("nft", &["list", "ruleset"], "");
+        run("nft", &["flush", "ruleset"], "");
+        run("nft", &["-f", "-"], &text);
+        assert_eq!(before, listing());
+    });
+}
+
+#[test]
+fn a_second_apply_sends_nothing_and_delete_leaves_nothing() {
+    let plan = full_plan();
+    in_namespace(|| {
+        run("nft", &["add", "table", "ip", "other"], "");
+        let foreign = listing();
+        let mut kernel = Nfnetlink::open().unwrap();
+        let first = reconcile(&mut kernel, wanted(&plan)).unwrap();
+        assert!(first.committed.unwrap().bytes > 1000);
+        let generation = kernel.generation().unwrap().id;
+        let second = reconcile(&mut kernel, wanted(&plan)).unwrap();
+        assert_eq!(second.committed, None);
+        assert_eq!(kernel.generation().unwrap().id, generation);
+        reconcile(&mut kernel, |_| Ruleset::default()).unwrap();
+        assert_eq!(listing(), foreign);
+    });
+}
+
+#[test]
+fn a_batch_bound_to_an_old_generation_is_refused_whole() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        run("nft", &["add", "table", "ip", "other"], "");
+        let live = kernel.read().unwrap();
+        run("nft", &["add", "table", "ip", "another"], "");
+        let delta = diff(&fresh(&plan), &live);
+        let result = kernel.commit(&delta, live.generation);
+        assert!(matches!(result, Err(NetlinkError::Raced)), "{result:?}");
+        assert!(kernel.read().unwrap().tables.is_empty());
+    });
+}
+
+#[test]
+fn a_dry_run_on_the_server_checks_and_changes_nothing() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        let live = kernel.read().unwrap();
+        let delta = diff(&fresh(&plan), &live);
+        kernel.validate(&delta, live.generation).unwrap();
+        assert!(kernel.read().unwrap().tables.is_empty());
+    });
+}
+
+#[test]
+fn a_refused_operation_is_named_and_nothing_of_its_batch_stays() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        let live = kernel.read().unwrap();
+        let mut delta = diff(&fresh(&plan), &live);
+        for table in &mut delta.tables {
+            table
+                .operations
+                .push(svcnat::diff::Operation::DeleteSet("missing".into()));
+        }
+        let error = kernel.commit(&delta, 0).unwrap_err().to_string();
+        assert!(
+            error.contains("to delete set missing in ip svcnat"),
+            "{error}"
+        );
+        assert!(kernel.read().unwrap().tables.is_empty());
+    });
+}
