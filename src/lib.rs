@@ -12,6 +12,7 @@
 
 pub mod apply;
 pub mod cluster;
+//pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod diff;

@@ -1,0 +1,231 @@
+//! From what was typed to something to act on: flags over file over defaults, objects
+//! read, problems printed, this node's plan made.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use super::args::{InputArgs, SysctlsArg, UnallocatedArg};
+use super::error::CliError;
+use crate::cluster::Cluster;
+use crate::config::file::{self, parse_cidr_list};
+use crate::config::{Config, DetectLocal, NodePortAddresses, Sysctls, Unallocated};
+use crate::plan::{NodeContext, NodePlan, complete, plan};
+use crate::problem::{Problem, Severity};
+use crate::source::{self, Input};
+
+/// Resolved inputs of a verb.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Settings.
+    pub config: Config,
+    /// Objects.
+    pub cluster: Cluster,
+    /// This node.
+    pub node: NodeContext,
+    /// What this node is to do.
+    pub plan: NodePlan,
+}
+
+impl Inputs {
+    /// Resolves and prints problems on standard error.
+    ///
+    /// # Errors
+    /// If something cannot be used and `--skip-invalid` was not given.
+    pub fn resolve(args: &InputArgs) -> Result<Self, CliError> {
+        let (inputs, problems) = Self::collect(args)?;
+        report(&problems);
+        let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
+        if errors > 0 && !args.skip_invalid {
+            let noun = if errors == 1 { "error" } else { "errors" };
+            return Err(CliError::Invalid(format!("{errors} {noun} in the input")));
+        }
+        Ok(inputs)
+    }
+
+    /// The same, with the problems handed back instead of printed.
+    ///
+    /// # Errors
+    /// If a flag or a file cannot be used at all.
+    pub fn collect(args: &InputArgs) -> Result<(Self, Vec<Problem>), CliError> {
+        let config = config(args)?;
+        let mut problems = config.validate();
+        let sources: Vec<Input> = args
+            .filename
+            .iter()
+            .map(|path| {
+                if path == &PathBuf::from("-") {
+                    Input::Stdin
+                } else {
+                    Input::Path(path.clone())
+                }
+            })
+            .collect();
+        let loaded = source::load(&sources).map_err(usage)?;
+        problems.extend(loaded.problems);
+        let mut cluster = loaded.cluster;
+        // Without privileges or interfaces there is simply nothing to fall back to.
+        let addresses = crate::host::interfaces::list()
+            .map(|found| crate::host::interfaces::primary_addresses(&found))
+            .unwrap_or_default();
+        let (node, found) = NodeContext::resolve(&cluster, &config, &addresses);
+        problems.extend(found);
+        problems.extend(complete(&mut cluster, &config, &node));
+        let (plan, found) = plan(&cluster, &config, &node);
+        problems.extend(found);
+        let inputs = Self {
+            config,
+            cluster,
+            node,
+            plan,
+        };
+        Ok((inputs, problems))
+    }
+}
+
+/// Prints problems on standard error, the worst last.
+pub fn report(problems: &[Problem]) {
+    let mut sorted: Vec<&Problem> = problems.iter().collect();
+    sorted.sort();
+    for problem in sorted {
+        eprintln!("{problem}");
+    }
+}
+
+fn usage(error: impl std::fmt::Display) -> CliError {
+    CliError::Usage(error.to_string())
+}
+
+fn cidrs(flag: &str, values: &[String]) -> Result<Option<Vec<IpNet>>, CliError> {
+    if values.is_empty() {
+        return Ok(None);
+    }
+    parse_cidr_list(&values.join(","))
+        .map(Some)
+        .map_err(|e| CliError::Usage(format!("--{flag}: {e}")))
+}
+
+fn config(args: &InputArgs) -> Result<Config, CliError> {
+    let mut config = Config::default();
+    if let Some(path) = &args.config {
+        file::read(path).map_err(usage)?.apply_to(&mut config);
+    }
+    addresses(args, &mut config)?;
+    settings(args, &mut config)?;
+    if config.node_name.is_empty() {
+        config.node_name = nix::unistd::gethostname()
+            .map(|name| name.to_string_lossy().trim().to_lowercase())
+            .unwrap_or_default();
+    }
+    Ok(config)
+}
+
+fn addresses(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
+    if !args.node_ip.is_empty() {
+        config.node_ips.clone_from(&args.node_ip);
+    }
+    let lists = [
+        ("cluster-cidr", &args.cluster_cidr, &mut config.cluster_cidrs),
+        ("pod-cidr", &args.pod_cidr, &mut config.pod_cidrs),
+        (
+            "service-cluster-ip-range",
+            &args.service_cluster_ip_range,
+            &mut config.service_cidrs,
+        ),
+        (
+            "non-masquerade-cidrs",
+            &args.non_masquerade_cidrs,
+            &mut config.non_masquerade_cidrs,
+        ),
+    ];
+    for (flag, values, target) in lists {
+        if let Some(list) = cidrs(flag, values)? {
+            *target = list;
+        }
+    }
+    if let Some(path) = &args.service_cluster_ip_range_from {
+        config.service_cidrs = source::service_ranges_from(path).map_err(usage)?;
+    }
+    match args.nodeport_addresses.join(",").as_str() {
+        "" => {}
+        "primary" => config.nodeport_addresses = NodePortAddresses::Primary,
+        _ => {
+            let list = cidrs("nodeport-addresses", &args.nodeport_addresses)?;
+            config.nodeport_addresses = NodePortAddresses::Prefixes(list.unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+fn settings(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
+    if let Some(name) = &args.node_name {
+        config.node_name = name.trim().to_lowercase();
+    }
+    if let Some(range) = &args.service_node_port_range {
+        config.node_port_range = range
+            .split_once('-')
+            .and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)))
+            .ok_or_else(|| {
+                CliError::Usage(format!(
+                    "--service-node-port-range: {range:?} is not FROM-TO, such as 30000-32767"
+                ))
+            })?;
+    }
+    let flags = [
+        (args.masquerade_all, &mut config.masquerade_all),
+        (args.egress_masquerade, &mut config.egress_masquerade),
+        (args.manage_routes, &mut config.manage_routes),
+    ];
+    for (flag, target) in flags {
+        if let Some(value) = flag {
+            *target = value;
+        }
+    }
+    if let Some(bit) = args.masquerade_bit {
+        config.masquerade_bit = bit;
+    }
+    if let Some(sysctls) = args.sysctls {
+        config.sysctls = match sysctls {
+            SysctlsArg::Apply => Sysctls::Apply,
+            SysctlsArg::Check => Sysctls::Check,
+            SysctlsArg::Ignore => Sysctls::Ignore,
+        };
+    }
+    if let Some(unallocated) = args.unallocated {
+        config.unallocated = match unallocated {
+            UnallocatedArg::Drop => Unallocated::Drop,
+            UnallocatedArg::Reject => Unallocated::Reject,
+        };
+    }
+    detect_local(args, config)
+}
+
+fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
+    let Some(mode) = &args.detect_local_mode else {
+        return Ok(());
+    };
+    let name = |value: &Option<String>, flag: &str| {
+        value
+            .clone()
+            .ok_or_else(|| CliError::Usage(format!("--detect-local-mode {mode} needs --{flag}")))
+    };
+    config.detect_local = match mode.as_str() {
+        "ClusterCIDR" => DetectLocal::ClusterCidr,
+        "NodeCIDR" => DetectLocal::NodeCidr,
+        "BridgeInterface" => DetectLocal::BridgeInterface(name(
+            &args.pod_bridge_interface,
+            "pod-bridge-interface",
+        )?),
+        "InterfaceNamePrefix" => DetectLocal::InterfaceNamePrefix(name(
+            &args.pod_interface_name_prefix,
+            "pod-interface-name-prefix",
+        )?),
+        other => {
+            return Err(CliError::Usage(format!(
+                "--detect-local-mode: {other:?} is none of ClusterCIDR, NodeCIDR, \
+                 BridgeInterface, InterfaceNamePrefix"
+            )));
+        }
+    };
+    Ok(())
+}

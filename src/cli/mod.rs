@@ -1,0 +1,68 @@
+//! The command line: one verb per file.
+
+mod apply;
+pub mod args;
+mod check;
+mod delete;
+mod diff;
+mod error;
+mod get;
+mod inputs;
+mod render;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Verb};
+pub use error::CliError;
+
+/// Parses the command line, carries it out and says how it went: 0 done, 1 `diff` found
+/// differences, 2 bad usage or input, 3 the host refused.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // clap's own exit: 0 for --help and --version, 2 for bad usage.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let result = run(&cli, &mut out).and_then(|code| {
+        out.flush()?;
+        Ok(code)
+    });
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(CliError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
+    match &cli.verb {
+        Verb::Render(args) => render::run(args, out),
+        Verb::Diff(args) => diff::run(args, out),
+        Verb::Apply(args) => apply::run(args, out),
+        Verb::Delete(args) => delete::run(args, out),
+        Verb::Check(args) => check::run(args, out),
+        Verb::Get(args) => get::run(args, out),
+        Verb::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "svcnat", out);
+            Ok(0)
+        }
+        Verb::Man => {
+            clap_mangen::Man::new(Cli::command()).render(out)?;
+            for verb in Cli::command().get_subcommands() {
+                clap_mangen::Man::new(verb.clone()).render_options_section(out)?;
+            }
+            Ok(0)
+        }
+    }
+}

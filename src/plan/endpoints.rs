@@ -1,0 +1,267 @@
+//! Which endpoints of a service port this node uses: readiness, termination, locality and
+//! topology hints, as kube-proxy decides (KEP-1669, KEP-2433, KEP-3015).
+
+use std::collections::BTreeMap;
+
+use super::types::Endpoint;
+use crate::cluster::{EndpointSlice, Family, ServicePort, SliceEndpoint};
+
+/// What node an endpoint is seen from.
+#[derive(Clone, Copy, Debug)]
+pub struct Viewpoint<'a> {
+    /// Name of this node.
+    pub node: &'a str,
+    /// Its zone.
+    pub zone: Option<&'a str>,
+}
+
+impl Viewpoint<'_> {
+    /// True if the endpoint runs on this node.
+    #[must_use]
+    pub fn is_local(&self, endpoint: &SliceEndpoint) -> bool {
+        endpoint.node_name.as_deref() == Some(self.node)
+    }
+}
+
+/// The endpoints of a service port, chosen for this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection<'a> {
+    /// For policy Cluster.
+    pub cluster: BTreeMap<Endpoint, &'a SliceEndpoint>,
+    /// For policy Local.
+    pub local: BTreeMap<Endpoint, &'a SliceEndpoint>,
+    /// True if any node has a usable endpoint: decides refuse against drop.
+    pub any: bool,
+}
+
+/// All endpoints of one service port: slices add up, one entry per address and port. Of
+/// two entries for one address the one that is not terminating counts.
+fn merge<'a>(
+    slices: &[&'a EndpointSlice],
+    family: Family,
+    port: &ServicePort,
+) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
+    let mut all: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice.family == family) {
+        let ports = slice
+            .ports
+            .iter()
+            .filter(|p| p.name == port.name && p.protocol == port.protocol);
+        for slice_port in ports {
+            for endpoint in &slice.endpoints {
+                let key = Endpoint {
+                    addr: endpoint.address,
+                    port: slice_port.port,
+                };
+                all.entry(key)
+                    .and_modify(|known| {
+                        if known.terminating || !endpoint.terminating {
+                            *known = endpoint;
+                        }
+                    })
+                    .or_insert(endpoint);
+            }
+        }
+    }
+    all
+}
+
+/// Chooses the endpoints of a service port. O(its own endpoints · log).
+#[must_use]
+pub fn select<'a>(
+    slices: &[&'a EndpointSlice],
+    family: Family,
+    port: &ServicePort,
+    from: Viewpoint<'_>,
+) -> Selection<'a> {
+    let all = merge(slices, family, port);
+    let pick = |wanted: &dyn Fn(&SliceEndpoint) -> bool| -> BTreeMap<Endpoint, &'a SliceEndpoint> {
+        all.iter()
+            .filter(|(_, e)| wanted(e))
+            .map(|(key, e)| (*key, *e))
+            .collect()
+    };
+    let dying = |e: &SliceEndpoint| e.serving && e.terminating;
+    let ready = pick(&|e| e.ready);
+    let any = all.values().any(|e| e.ready || dying(e));
+    let cluster = if ready.is_empty() {
+        pick(&dying)
+    } else {
+        by_topology(ready, from)
+    };
+    let mut local = pick(&|e| e.ready && from.is_local(e));
+    if local.is_empty() {
+        local = pick(&|e| dying(e) && from.is_local(e));
+    }
+    Selection {
+        cluster,
+        local,
+        any,
+    }
+}
+
+/// Narrows ready endpoints by their hints: those for this node if every endpoint has a
+/// node hint and one names it, else the same by zone, else all.
+fn by_topology<'a>(
+    ready: BTreeMap<Endpoint, &'a SliceEndpoint>,
+    from: Viewpoint<'_>,
+) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
+    let narrowed = |hinted: &dyn Fn(&SliceEndpoint) -> bool,
+                    here: &dyn Fn(&SliceEndpoint) -> bool| {
+        (ready.values().all(|e| hinted(e)) && ready.values().any(|e| here(e))).then(|| {
+            ready
+                .iter()
+                .filter(|(_, e)| here(e))
+                .map(|(key, e)| (*key, *e))
+                .collect::<BTreeMap<_, _>>()
+        })
+    };
+    let by_node = narrowed(&|e| !e.for_nodes.is_empty(), &|e| {
+        e.for_nodes.contains(from.node)
+    });
+    let by_zone = || {
+        let zone = from.zone?;
+        narrowed(&|e| !e.for_zones.is_empty(), &|e| {
+            e.for_zones.contains(zone)
+        })
+    };
+    by_node.or_else(by_zone).unwrap_or(ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{ObjectName, Origin, Protocol, SlicePort, TargetPort};
+    use std::collections::BTreeSet;
+    use std::net::IpAddr;
+    use std::num::NonZeroU16;
+
+    const HERE: Viewpoint<'_> = Viewpoint {
+        node: "n1",
+        zone: Some("z1"),
+    };
+
+    fn endpoint(n: u8, node: &str) -> SliceEndpoint {
+        SliceEndpoint {
+            address: IpAddr::from([10, 0, 0, n]),
+            ready: true,
+            serving: true,
+            terminating: false,
+            node_name: Some(node.into()),
+            zone: None,
+            pod: None,
+            for_zones: BTreeSet::new(),
+            for_nodes: BTreeSet::new(),
+        }
+    }
+
+    fn dying(n: u8, node: &str) -> SliceEndpoint {
+        SliceEndpoint {
+            ready: false,
+            terminating: true,
+            ..endpoint(n, node)
+        }
+    }
+
+    fn unready(n: u8, node: &str) -> SliceEndpoint {
+        SliceEndpoint {
+            ready: false,
+            ..endpoint(n, node)
+        }
+    }
+
+    fn zoned(n: u8, zone: &str) -> SliceEndpoint {
+        SliceEndpoint {
+            for_zones: BTreeSet::from([zone.to_owned()]),
+            ..endpoint(n, "n2")
+        }
+    }
+
+    /// Last octets of the cluster and the local choice.
+    fn chosen(endpoints: Vec<SliceEndpoint>) -> (Vec<u8>, Vec<u8>, bool) {
+        let slice = EndpointSlice {
+            name: ObjectName::new("default", "s"),
+            origin: Origin::default(),
+            service: ObjectName::new("default", "s"),
+            family: Family::Ip,
+            endpoints,
+            ports: vec![SlicePort {
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                port: NonZeroU16::MIN,
+            }],
+            trigger_time: None,
+        };
+        let port = ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: NonZeroU16::MIN,
+            target_port: TargetPort::Number(NonZeroU16::MIN),
+            node_port: None,
+        };
+        let selection = select(&[&slice], Family::Ip, &port, HERE);
+        let octets = |m: &BTreeMap<Endpoint, &SliceEndpoint>| {
+            m.keys()
+                .map(|e| match e.addr {
+                    IpAddr::V4(v4) => v4.octets()[3],
+                    IpAddr::V6(_) => 0,
+                })
+                .collect::<Vec<u8>>()
+        };
+        (
+            octets(&selection.cluster),
+            octets(&selection.local),
+            selection.any,
+        )
+    }
+
+    #[test]
+    fn ready_endpoints_of_all_nodes_serve_the_cluster_and_local_ones_this_node() {
+        let all = vec![endpoint(1, "n1"), endpoint(2, "n2"), unready(3, "n1")];
+        assert_eq!(chosen(all), (vec![1, 2], vec![1], true));
+    }
+
+    #[test]
+    fn serving_terminating_endpoints_are_used_only_when_none_is_ready() {
+        assert_eq!(chosen(vec![endpoint(1, "n2"), dying(2, "n2")]).0, [1]);
+        assert_eq!(chosen(vec![unready(1, "n2"), dying(2, "n2")]).0, [2]);
+    }
+
+    #[test]
+    fn the_local_fallback_does_not_wait_for_other_nodes_to_run_dry() {
+        let all = vec![endpoint(1, "n2"), dying(2, "n1")];
+        assert_eq!(chosen(all), (vec![1], vec![2], true));
+    }
+
+    #[test]
+    fn unready_endpoints_do_not_count_as_endpoints() {
+        assert_eq!(chosen(vec![unready(1, "n1")]), (vec![], vec![], false));
+    }
+
+    #[test]
+    fn zone_hints_narrow_if_every_ready_endpoint_has_one() {
+        assert_eq!(chosen(vec![zoned(1, "z1"), zoned(2, "z2")]).0, [1]);
+        assert_eq!(chosen(vec![zoned(1, "z1"), endpoint(2, "n2")]).0, [1, 2]);
+        assert_eq!(chosen(vec![zoned(1, "z3"), zoned(2, "z2")]).0, [1, 2]);
+    }
+
+    #[test]
+    fn unready_endpoints_neither_complete_nor_spoil_hints() {
+        assert_eq!(chosen(vec![zoned(1, "z1"), unready(2, "n2")]).0, [1]);
+    }
+
+    #[test]
+    fn node_hints_come_before_zone_hints() {
+        let mut near = zoned(1, "z1");
+        near.for_nodes.insert("n1".into());
+        let mut far = zoned(2, "z1");
+        far.for_nodes.insert("n2".into());
+        assert_eq!(chosen(vec![near, far]).0, [1]);
+    }
+
+    #[test]
+    fn of_two_entries_for_one_address_the_living_one_counts() {
+        assert_eq!(chosen(vec![endpoint(1, "n1"), dying(1, "n1")]).0, [1]);
+        assert_eq!(chosen(vec![dying(1, "n1"), endpoint(1, "n1")]).0, [1]);
+    }
+}
