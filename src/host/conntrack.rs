@@ -1,0 +1,358 @@
+//! Connection tracking: reading flows and removing stale ones.
+//!
+//! A UDP client that keeps its source port keeps its connection-tracking entry, and with it
+//! the endpoint the first packet was sent to, as long as it talks. When that endpoint is
+//! gone the entry has to go, or the client talks to nobody (kube-proxy-behaviour L1-L10).
+//! Which entries are stale is [`super::conntrack_plan`]'s business; they are removed after
+//! the new ruleset is committed, so that no old rule can make them anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::ct_attributes::{CT_DELETE, CT_GET, CT_NEW, Filter, decode, delete, filtered};
+use super::error::HostError;
+use super::socket::{Request, Socket};
+use crate::cluster::{Family, Protocol};
+
+/// Up to so many stale flows are removed by one filtered deletion each. The kernel walks its
+/// whole table for each of them; a dump walks it once, but copies what it finds.
+const MAX_FILTERED: usize = 8;
+
+/// IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h): the destination was translated.
+const IPS_DST_NAT: u32 = 1 << 5;
+
+/// One direction of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Source port.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+}
+
+/// An entry of the connection-tracking table, in the default zone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// Family.
+    pub family: Family,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// As the client sent it.
+    pub original: Tuple,
+    /// As the endpoint answers it.
+    pub reply: Tuple,
+    /// IPS_* bits (linux/netfilter/nf_conntrack_common.h).
+    pub status: u32,
+    /// The kernel's number of the entry: one that follows it with the same original tuple
+    /// mostly, but not always, has another.
+    pub id: u32,
+}
+
+impl Flow {
+    /// True if the destination was translated.
+    #[must_use]
+    pub const fn is_dst_nat(&self) -> bool {
+        self.status & IPS_DST_NAT != 0
+    }
+}
+
+/// Entries to be removed: all that agree in everything given.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StaleFlow {
+    /// Family.
+    pub family: Family,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Where the client sent it; `None` for any address.
+    pub original_dst: Option<IpAddr>,
+    /// The port the client sent it to.
+    pub original_dport: u16,
+    /// The endpoint that answers it; the frontend's own address for a flow that passed
+    /// untranslated; `None` for any.
+    pub reply_src: Option<IpAddr>,
+    /// The endpoint's port; `None` for any.
+    pub reply_sport: Option<u16>,
+}
+
+impl StaleFlow {
+    /// True if `flow` is one of these.
+    #[must_use]
+    pub fn matches(&self, flow: &Flow) -> bool {
+        self.family == flow.family
+            && self.protocol == flow.protocol
+            && self.original_dport == flow.original.dport
+            && self.original_dst.is_none_or(|dst| dst == flow.original.dst)
+            && self.reply_src.is_none_or(|src| src == flow.reply.src)
+            && (self.reply_sport).is_none_or(|port| port == flow.reply.sport)
+    }
+
+    const fn filter(&self) -> Filter {
+        Filter {
+            family: self.family,
+            protocol: self.protocol.number(),
+            original_dst: self.original_dst,
+            original_dport: Some(self.original_dport),
+            reply_src: self.reply_src,
+            reply_sport: self.reply_sport,
+        }
+    }
+
+    /// True if a kernel that filters deletions does so rightly for this one.
+    ///
+    /// Linux (6.18, and every earlier one that filters at all) compares IPv6 addresses the
+    /// wrong way round, so that a filtered deletion takes all flows *but* the ones meant, and
+    /// compares no ports of SCTP, so that it takes too many (both in
+    /// `ctnetlink_filter_match_tuple`).
+    const fn kernel_filters_rightly(&self) -> bool {
+        matches!(
+            (self.family, self.protocol),
+            (Family::Ip, Protocol::Udp | Protocol::Tcp)
+        )
+    }
+}
+
+/// What a deletion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Deleted {
+    /// Stale flows left to the kernel to find and remove; it does not say how many entries
+    /// that were.
+    pub filtered: usize,
+    /// Entries found in a dump and removed one by one.
+    pub entries: usize,
+}
+
+/// The connection-tracking table of the network namespace it was opened in.
+#[derive(Debug)]
+pub struct Conntrack {
+    socket: Socket,
+    filters: Option<bool>,
+}
+
+impl Conntrack {
+    /// Opens the table.
+    ///
+    /// # Errors
+    /// If there is no netlink socket to be had.
+    pub fn open() -> Result<Self, HostError> {
+        Ok(Self {
+            socket: Socket::open(NETLINK_NETFILTER)?,
+            filters: None,
+        })
+    }
+
+    /// True if the kernel deletes by filter (CTA_FILTER on a flush, Linux 6.10 or so). Asked
+    /// once, by a filter that finds nothing.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn probe_filter(&mut self) -> Result<bool, HostError> {
+        if let Some(filters) = self.filters {
+            return Ok(filters);
+        }
+        // No flow is of the reserved protocol 255. A kernel that does not know the filter
+        // takes the incomplete tuple for a malformed one, and deletes nothing either.
+        let nothing = Filter {
+            family: Family::Ip,
+            protocol: 255,
+            original_dst: Some(IpAddr::from([0, 0, 0, 0])),
+            original_dport: None,
+            reply_src: None,
+            reply_sport: None,
+        };
+        let request = filtered(CT_DELETE, &nothing);
+        let answer = self
+            .socket
+            .request("delete connections by filter", &request);
+        let filters = match answer {
+            Ok(_) => true,
+            Err(error)
+                if matches!(
+                    error.refusal().map(|refusal| refusal.errno),
+                    Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT)
+                ) =>
+            {
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        self.filters = Some(filters);
+        Ok(filters)
+    }
+
+    /// Does without deletions by filter, as on an older kernel.
+    pub const fn without_filter(mut self) -> Self {
+        self.filters = Some(false);
+        self
+    }
+
+    /// Removes all entries that are one of `stale`, and no others. Entries in zones other
+    /// than the default one are never touched.
+    ///
+    /// # Errors
+    /// If the kernel refuses; what was removed until then is removed.
+    pub fn delete(&mut self, stale: &[StaleFlow]) -> Result<Deleted, HostError> {
+        let mut groups: BTreeMap<(Family, Protocol), BTreeSet<&StaleFlow>> = BTreeMap::new();
+        for flow in stale {
+            let group = groups.entry((flow.family, flow.protocol)).or_default();
+            group.insert(flow);
+        }
+        let mut deleted = Deleted::default();
+        for ((family, protocol), group) in groups {
+            let by_filter = group.len() <= MAX_FILTERED
+                && group.iter().all(|flow| flow.kernel_filters_rightly())
+                && self.probe_filter()?;
+            if by_filter {
+                deleted.filtered += self.delete_filtered(&group)?;
+            } else {
+                let found = find(&group, self.dump(family, protocol)?);
+                deleted.entries += self.delete_flows(&found)?;
+            }
+        }
+        Ok(deleted)
+    }
+
+    /// The entries of a family and protocol, in no particular order.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn dump(&mut self, family: Family, protocol: Protocol) -> Result<Vec<Flow>, HostError> {
+        // The kernel filters from Linux 5.8 on; an older one sends everything.
+        let filter = Filter {
+            family,
+            protocol: protocol.number(),
+            original_dst: None,
+            original_dport: None,
+            reply_src: None,
+            reply_sport: None,
+        };
+        let request = filtered(CT_GET, &filter);
+        self.socket
+            .dump("list tracked connections", &request, |found, answer| {
+                if answer.message_type == CT_NEW {
+                    let flow = decode(&answer.payload)?;
+                    found.extend(
+                        flow.filter(|flow| flow.family == family && flow.protocol == protocol),
+                    );
+                }
+                Ok(())
+            })
+    }
+
+    /// Removes one entry. False if it is gone already.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn delete_flow(&mut self, flow: &Flow) -> Result<bool, HostError> {
+        Ok(self.delete_flows(std::slice::from_ref(flow))? == 1)
+    }
+
+    /// Removes entries; returns how many were still there.
+    ///
+    /// # Errors
+    /// If the kernel refuses one; the others are removed all the same.
+    pub fn delete_flows(&mut self, flows: &[Flow]) -> Result<usize, HostError> {
+        const WHAT: &str = "delete tracked connections";
+        let requests: Vec<Request> = flows.iter().map(delete).collect();
+        let mut deleted = 0;
+        let mut refused = None;
+        for result in self.socket.pipeline(WHAT, &requests)? {
+            match result {
+                Ok(()) => deleted += 1,
+                Err(refusal) if refusal.errno == libc::ENOENT => {}
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+        match refused {
+            Some(source) => Err(HostError::Refused { what: WHAT, source }),
+            None => Ok(deleted),
+        }
+    }
+
+    /// One filtered deletion for each.
+    fn delete_filtered(&mut self, stale: &BTreeSet<&StaleFlow>) -> Result<usize, HostError> {
+        const WHAT: &str = "delete connections by filter";
+        let requests: Vec<Request> = (stale.iter())
+            .map(|flow| filtered(CT_DELETE, &flow.filter()))
+            .collect();
+        (self.socket.pipeline(WHAT, &requests)?.into_iter())
+            .collect::<Result<Vec<()>, _>>()
+            .map(|done| done.len())
+            .map_err(|source| HostError::Refused { what: WHAT, source })
+    }
+}
+
+/// The flows that are one of `stale`.
+fn find(stale: &BTreeSet<&StaleFlow>, mut flows: Vec<Flow>) -> Vec<Flow> {
+    let mut by_port: BTreeMap<u16, Vec<&StaleFlow>> = BTreeMap::new();
+    for flow in stale {
+        by_port.entry(flow.original_dport).or_default().push(flow);
+    }
+    flows.retain(|flow| {
+        by_port
+            .get(&flow.original.dport)
+            .is_some_and(|stale| stale.iter().any(|stale| stale.matches(flow)))
+    });
+    flows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_flow_matches_only_what_agrees_in_everything_given() {
+        let tuple = |src: &str, dst: &str, sport, dport| Tuple {
+            src: src.parse().unwrap(),
+            dst: dst.parse().unwrap(),
+            sport,
+            dport,
+        };
+        let flow = Flow {
+            family: Family::Ip,
+            protocol: Protocol::Udp,
+            original: tuple("10.0.0.1", "10.96.0.10", 40_000, 53),
+            reply: tuple("10.1.0.5", "10.0.0.1", 5353, 40_000),
+            status: IPS_DST_NAT,
+            id: 1,
+        };
+        let stale = StaleFlow {
+            family: Family::Ip,
+            protocol: Protocol::Udp,
+            original_dst: None,
+            original_dport: 53,
+            reply_src: "10.1.0.5".parse().ok(),
+            reply_sport: Some(5353),
+        };
+        assert!(stale.matches(&flow));
+        for other in [
+            StaleFlow {
+                original_dport: 54,
+                ..stale.clone()
+            },
+            StaleFlow {
+                original_dst: "10.96.0.11".parse().ok(),
+                ..stale.clone()
+            },
+            StaleFlow {
+                reply_src: "10.1.0.6".parse().ok(),
+                ..stale.clone()
+            },
+            StaleFlow {
+                reply_sport: Some(53),
+                ..stale.clone()
+            },
+            StaleFlow {
+                protocol: Protocol::Sctp,
+                ..stale.clone()
+            },
+        ] {
+            assert!(!other.matches(&flow), "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Which tracked flows are stale once a new plan is in force. Pure; UDP and SCTP only: a TCP
+//! connection to a vanished endpoint ends by itself, and one to a terminating endpoint is to
+//! be finished (kube-proxy-behaviour L6).
+//!
+//! Beyond kube-proxy this covers deleted services, services without endpoints left, host
+//! ports that moved to another pod, and frontends that are new (Z1, Z6); and node ports only
+//! at this node's own addresses (Z2). SCTP is included because its entries outlive an
+//! endpoint for days, and an association cannot move to another one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::conntrack::{Flow, StaleFlow};
+use crate::cluster::{Cluster, Family, Protocol};
+use crate::plan::{
+    Endpoint, FamilyPlan, FrontendKey, ListKey, NodePlan, ServicePortKey, Target, View,
+};
+
+/// Endpoints that serve a service port, whether or not this node would choose them now.
+pub type Serving = BTreeMap<ServicePortKey, BTreeSet<Endpoint>>;
+
+/// What besides the plans decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// This node's own addresses, loopback included: where node ports and host ports answer.
+    pub local_addresses: &'a BTreeSet<IpAddr>,
+    /// From [`serving`]. Flows to these stay: readiness, policy and topology decide about new
+    /// flows only (L4). Endpoints in the plan's lists need not be here.
+    pub serving: &'a Serving,
+}
+
+/// Address, protocol and port, as in the original direction of a flow.
+type DoorKey = (IpAddr, Protocol, u16);
+
+/// All that is behind an address and port of this node or of a service.
+#[derive(Default)]
+struct Door<'a> {
+    /// Endpoints it may lead to, under any policy.
+    endpoints: BTreeSet<Endpoint>,
+    /// Service ports it belongs to.
+    owners: Vec<&'a ServicePortKey>,
+    /// True if it leads somewhere now.
+    open: bool,
+}
+
+impl Door<'_> {
+    fn leads_to(&self, endpoint: &Endpoint, serving: &Serving) -> bool {
+        self.endpoints.contains(endpoint)
+            || self.owners.iter().any(|owner| {
+                let serving = serving.get(*owner);
+                serving.is_some_and(|endpoints| endpoints.contains(endpoint))
+            })
+    }
+}
+
+/// The endpoints of EndpointSlices with the condition `serving`, of UDP and SCTP ports.
+#[must_use]
+pub fn serving(cluster: &Cluster) -> Serving {
+    let mut serving = Serving::new();
+    for (service, slices) in &cluster.slices {
+        for slice in slices.values() {
+            for port in slice.ports.iter().filter(|port| concerns(port.protocol)) {
+                let key = ServicePortKey {
+                    service: service.clone(),
+                    port_name: port.name.clone(),
+                    protocol: port.protocol,
+                };
+                let endpoints = slice.endpoints.iter().filter(|endpoint| endpoint.serving);
+                serving
+                    .entry(key)
+                    .or_default()
+                    .extend(endpoints.map(|endpoint| Endpoint {
+                        addr: endpoint.address,
+                        port: port.port,
+                    }));
+            }
+        }
+    }
+    serving
+}
+
+/// What became stale by going from one plan to another: flows to endpoints that are no more,
+/// and flows that passed a frontend untranslated before it had endpoints.
+///
+/// Both plans may be cut down to the frontends that changed, with their lists.
+#[must_use]
+pub fn stale_after(
+    previous: &NodePlan,
+    desired: &NodePlan,
+    context: &Context<'_>,
+) -> Vec<StaleFlow> {
+    let before = doors(previous, context);
+    let after = doors(desired, context);
+    let closed = Door::default();
+    let mut stale = Vec::new();
+    for (key, old) in &before {
+        let new = after.get(key).unwrap_or(&closed);
+        for endpoint in &old.endpoints {
+            if !new.leads_to(endpoint, context.serving) {
+                stale.push(stale_flow(key, endpoint.addr, endpoint.port.get()));
+            }
+        }
+    }
+    for (key, new) in &after {
+        if new.open && !before.get(key).is_some_and(|old| old.open) {
+            stale.push(stale_flow(key, key.0, key.2));
+        }
+    }
+    stale
+}
+
+/// Which of `flows`, a dump of the table, are stale under a plan when nothing is known of
+/// the one before: at a first sync, or for a one-shot `apply`.
+#[must_use]
+pub fn stale_in(desired: &NodePlan, flows: Vec<Flow>, context: &Context<'_>) -> Vec<Flow> {
+    let doors = doors(desired, context);
+    let in_service_range = |addr: IpAddr| {
+        let mut ranges = desired
+            .families
+            .iter()
+            .flat_map(|plan| &plan.service_ranges);
+        ranges.any(|range| range.contains(&addr))
+    };
+    let is_stale = |flow: &Flow| {
+        let key = (flow.original.dst, flow.protocol, flow.original.dport);
+        let untranslated = (flow.reply.src, flow.reply.sport) == (key.0, key.2);
+        match doors.get(&key) {
+            Some(door) if untranslated => door.open,
+            Some(door) => {
+                !endpoint_of(flow).is_some_and(|endpoint| door.leads_to(&endpoint, context.serving))
+            }
+            // A service that is no more; the range is nobody else's to translate.
+            None => !untranslated && flow.is_dst_nat() && in_service_range(key.0),
+        }
+    };
+    let concerned = flows.into_iter().filter(|flow| concerns(flow.protocol));
+    concerned.filter(is_stale).collect()
+}
+
+/// True for protocols whose flows are cleaned up.
+const fn concerns(protocol: Protocol) -> bool {
+    matches!(protocol, Protocol::Udp | Protocol::Sctp)
+}
+
+fn endpoint_of(flow: &Flow) -> Option<Endpoint> {
+    Some(Endpoint {
+        addr: flow.reply.src,
+        port: flow.reply.sport.try_into().ok()?,
+    })
+}
+
+fn stale_flow(&(addr, protocol, port): &DoorKey, reply_src: IpAddr, reply_sport: u16) -> StaleFlow {
+    StaleFlow {
+        family: Family::of(&addr),
+        protocol,
+        original_dst: Some(addr),
+        original_dport: port,
+        reply_src: Some(reply_src),
+        reply_sport: Some(reply_sport),
+    }
+}
+
+/// Every UDP and SCTP door of a plan. Where a host port and a node port claim the same one,
+/// flows to the endpoints of either are good.
+fn doors<'a>(plan: &'a NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Door<'a>> {
+    let mut doors: BTreeMap<DoorKey, Door<'a>> = BTreeMap::new();
+    for family in &plan.families {
+        for (key, frontend) in &family.frontends {
+            if !concerns(key.protocol()) {
+                continue;
+            }
+            let endpoints = endpoints_of(family, &frontend.owner);
+            for addr in addresses(key, family, context.local_addresses) {
+                let door = doors
+                    .entry((addr, key.protocol(), key.port().get()))
+                    .or_default();
+                door.endpoints.extend(&endpoints);
+                door.owners.push(&frontend.owner);
+                door.open |= leads_somewhere(&frontend.target);
+            }
+        }
+        for (key, host_port) in &family.host_ports {
+            if !concerns(key.protocol) {
+                continue;
+            }
+            let local = local_of(family.family, context.local_addresses);
+            let addresses = key.addr.map_or_else(|| local.collect(), |addr| vec![addr]);
+            for addr in addresses {
+                let door = doors
+                    .entry((addr, key.protocol, key.port.get()))
+                    .or_default();
+                door.endpoints.insert(host_port.endpoint);
+                door.open = true;
+            }
+        }
+    }
+    doors
+}
+
+/// The endpoints of a service port in any list: what a policy would not choose now is still
+/// good for a flow that has it.
+fn endpoints_of(family: &FamilyPlan, owner: &ServicePortKey) -> BTreeSet<Endpoint> {
+    [View::Cluster, View::Local]
+        .into_iter()
+        .filter_map(|view| {
+            let port = owner.clone();
+            family.lists.get(&ListKey { port, view })
+        })
+        .flat_map(|list| list.endpoints.keys().copied())
+        .collect()
+}
+
+const fn leads_somewhere(target: &Target) -> bool {
+    match target {
+        Target::List(_) => true,
+        Target::Split { outside, inside } => outside.is_some() || inside.is_some(),
+        Target::Reject | Target::Drop => false,
+    }
+}
+
+/// The addresses at which a frontend answers on this node.
+fn addresses(key: &FrontendKey, family: &FamilyPlan, local: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    match key {
+        FrontendKey::Address(addr, ..) => vec![*addr],
+        FrontendKey::NodePort(..) => local_of(family.family, local)
+            .filter(|addr| {
+                let prefixes = &family.node_port_addresses;
+                !addr.is_loopback() && prefixes.iter().any(|prefix| prefix.contains(addr))
+            })
+            .collect(),
+    }
+}
+
+fn local_of(family: Family, local: &BTreeSet<IpAddr>) -> impl Iterator<Item = IpAddr> {
+    local
+        .iter()
+        .copied()
+        .filter(move |addr| Family::of(addr) == family)
+}
+
+#[cfg(test)]
+mod tests;
