@@ -17,8 +17,9 @@ use super::socket::{Request, Socket};
 use crate::cluster::{Family, Protocol};
 
 /// Up to so many stale flows are removed by one filtered deletion each. The kernel walks its
-/// whole table for each of them; a dump walks it once, but copies what it finds.
-const MAX_FILTERED: usize = 8;
+/// whole table for each of them, 9 ms for 262,144 buckets; a dump takes 12 ms, 1 µs for each
+/// flow it finds and 7 µs for each that is deleted (60,000 flows on Linux 6.18).
+const MAX_FILTERED: usize = 4;
 
 /// IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h): the destination was translated.
 const IPS_DST_NAT: u32 = 1 << 5;
@@ -210,7 +211,10 @@ impl Conntrack {
             if by_filter {
                 deleted.filtered += self.delete_filtered(&group)?;
             } else {
-                let found = find(&group, self.dump(family, protocol)?);
+                let found = find(
+                    &group,
+                    self.dump_port(family, protocol, common_port(&group))?,
+                );
                 deleted.entries += self.delete_flows(&found)?;
             }
         }
@@ -222,12 +226,22 @@ impl Conntrack {
     /// # Errors
     /// If the kernel cannot be asked.
     pub fn dump(&mut self, family: Family, protocol: Protocol) -> Result<Vec<Flow>, HostError> {
+        self.dump_port(family, protocol, None)
+    }
+
+    /// The same, towards one original destination port only.
+    fn dump_port(
+        &mut self,
+        family: Family,
+        protocol: Protocol,
+        port: Option<u16>,
+    ) -> Result<Vec<Flow>, HostError> {
         // The kernel filters from Linux 5.8 on; an older one sends everything.
         let filter = Filter {
             family,
             protocol: protocol.number(),
             original_dst: None,
-            original_dport: None,
+            original_dport: port,
             reply_src: None,
             reply_sport: None,
         };
@@ -285,6 +299,13 @@ impl Conntrack {
             .map(|done| done.len())
             .map_err(|source| HostError::Refused { what: WHAT, source })
     }
+}
+
+/// The original destination port that all of `stale` share, if they do.
+fn common_port(stale: &BTreeSet<&StaleFlow>) -> Option<u16> {
+    let first = stale.first()?.original_dport;
+    let same = stale.iter().all(|flow| flow.original_dport == first);
+    same.then_some(first)
 }
 
 /// The flows that are one of `stale`.
