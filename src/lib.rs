@@ -11,8 +11,8 @@
 //! `docs/architecture.md` is the map with the invariants of each room.
 
 pub mod apply;
+pub mod cli;
 pub mod cluster;
-//pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod diff;
@@ -22,3 +22,5 @@ pub mod plan;
 pub mod print;
 pub mod problem;
 pub mod ruleset;
+pub mod source;
+pub mod walk;

@@ -1,3 +1,7 @@
-//! The svcnat binary.
+//! The svcnat binary: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    svcnat::cli::main()
+}

@@ -1,8 +1,9 @@
 //! Bringing the kernel to the desired state, and keeping it there against other writers.
 
-use crate::diff::{Delta, diff};
+use crate::compile::layout::names;
+use crate::diff::{Delta, Operation, TableDelta, diff};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
-use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
 
 /// Times a commit is tried again after another program's came first.
 const TRIES: usize = 100;
@@ -76,4 +77,76 @@ pub fn reconcile(
         });
     }
     Err(NetlinkError::Raced)
+}
+
+/// Forgets the clients of endpoints that the commit removed: their handles lead nowhere
+/// any more, and must not lead to whoever is given the same handle later. Returns how many.
+/// O(remembered clients), and only when a sticky endpoint went.
+///
+/// # Errors
+/// If the kernel cannot be read or refuses.
+pub fn purge_affinity(kernel: &mut Nfnetlink, outcome: &Outcome) -> Result<usize, NetlinkError> {
+    let mut purged = 0;
+    for table in &outcome.delta.tables {
+        let gone = gone_handles(table, outcome);
+        let Some(set) = outcome
+            .desired
+            .tables
+            .get(&table.family)
+            .and_then(|t| t.sets.get(names::AFFINITY))
+        else {
+            continue;
+        };
+        if gone.is_empty() {
+            continue;
+        }
+        let found = kernel.elements(table.family, set.clone())?;
+        let clients: Vec<(Value, Element)> = found
+            .elements
+            .into_iter()
+            .filter(|(_, element)| gone.contains(&element.data))
+            .collect();
+        if clients.is_empty() {
+            continue;
+        }
+        purged += clients.len();
+        let delta = Delta {
+            tables: vec![TableDelta {
+                family: table.family,
+                sets: [(set.name.clone(), set.clone())].into(),
+                operations: vec![Operation::DeleteElements(set.name.clone(), clients)],
+                skeleton: None,
+            }],
+        };
+        match kernel.commit(&delta, 0) {
+            // A client that expired in between took the batch with it; the rest expire too.
+            Err(NetlinkError::Refused {
+                errno: nix::errno::Errno::ENOENT,
+                ..
+            }) => purged -= 1,
+            result => drop(result?),
+        }
+    }
+    Ok(purged)
+}
+
+/// Handles that the delta deletes and that nothing has now.
+fn gone_handles(table: &TableDelta, outcome: &Outcome) -> Vec<ElementData> {
+    let deleted = table.operations.iter().filter_map(|o| match o {
+        Operation::DeleteElements(set, elements) if set == names::STICKY_HANDLES => Some(elements),
+        _ => None,
+    });
+    let now = outcome
+        .desired
+        .tables
+        .get(&table.family)
+        .and_then(|t| t.sets.get(names::STICKY_HANDLES));
+    deleted
+        .flatten()
+        .filter(|(key, element)| {
+            now.and_then(|set| set.elements.get(key))
+                .is_none_or(|e| e.data != element.data)
+        })
+        .map(|(_, element)| element.data.clone())
+        .collect()
 }

@@ -35,7 +35,10 @@ impl Inputs {
     pub fn resolve(args: &InputArgs) -> Result<Self, CliError> {
         let (inputs, problems) = Self::collect(args)?;
         report(&problems);
-        let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
+        let errors = problems
+            .iter()
+            .filter(|p| p.severity == Severity::Error)
+            .count();
         if errors > 0 && !args.skip_invalid {
             let noun = if errors == 1 { "error" } else { "errors" };
             return Err(CliError::Invalid(format!("{errors} {noun} in the input")));
@@ -125,7 +128,11 @@ fn addresses(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
         config.node_ips.clone_from(&args.node_ip);
     }
     let lists = [
-        ("cluster-cidr", &args.cluster_cidr, &mut config.cluster_cidrs),
+        (
+            "cluster-cidr",
+            &args.cluster_cidr,
+            &mut config.cluster_cidrs,
+        ),
         ("pod-cidr", &args.pod_cidr, &mut config.pod_cidrs),
         (
             "service-cluster-ip-range",
@@ -212,10 +219,9 @@ fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
     config.detect_local = match mode.as_str() {
         "ClusterCIDR" => DetectLocal::ClusterCidr,
         "NodeCIDR" => DetectLocal::NodeCidr,
-        "BridgeInterface" => DetectLocal::BridgeInterface(name(
-            &args.pod_bridge_interface,
-            "pod-bridge-interface",
-        )?),
+        "BridgeInterface" => {
+            DetectLocal::BridgeInterface(name(&args.pod_bridge_interface, "pod-bridge-interface")?)
+        }
         "InterfaceNamePrefix" => DetectLocal::InterfaceNamePrefix(name(
             &args.pod_interface_name_prefix,
             "pod-interface-name-prefix",

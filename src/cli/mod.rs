@@ -6,6 +6,7 @@ mod check;
 mod delete;
 mod diff;
 mod error;
+mod explain;
 mod get;
 mod inputs;
 mod render;
@@ -53,6 +54,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
         Verb::Delete(args) => delete::run(args, out),
         Verb::Check(args) => check::run(args, out),
         Verb::Get(args) => get::run(args, out),
+        Verb::Explain(args) => explain::run(args, out),
         Verb::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "svcnat", out);
             Ok(0)

@@ -2,6 +2,9 @@
 //!
 //! Names are those of kube-proxy and ip-masq-agent where they have one.
 
+pub mod file;
+mod validate;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;

@@ -1,5 +1,9 @@
 //! What several test binaries share.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses its own part"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;

@@ -1,0 +1,36 @@
+//! `svcnat delete`: remove everything that is ours.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::args::{DeleteArgs, Output};
+use super::error::CliError;
+use crate::apply::reconcile;
+use crate::host::routes;
+use crate::netlink::Nfnetlink;
+use crate::ruleset::Ruleset;
+
+pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
+    let mut kernel = Nfnetlink::open()?;
+    let outcome = reconcile(&mut kernel, |_| Ruleset::default())?;
+    let live = routes::list_ours().map_err(|e| CliError::Host(e.to_string()))?;
+    let delta = routes::plan(&BTreeSet::new(), &live);
+    let report = routes::apply(&delta).map_err(|e| CliError::Host(e.to_string()))?;
+    let tables = outcome.before.tables.len();
+    match args.output {
+        Output::Text if tables + report.deleted == 0 => writeln!(out, "nothing to delete")?,
+        Output::Text => writeln!(out, "deleted {tables} tables and {} routes", report.deleted)?,
+        Output::Json => writeln!(
+            out,
+            "{}",
+            json!({"tables": tables, "routes": report.deleted})
+        )?,
+    }
+    if report.errors.is_empty() {
+        return Ok(0);
+    }
+    let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+    Err(CliError::Host(errors.join("\nerror: ")))
+}

@@ -1,0 +1,329 @@
+//! `svcnat get`: tables that read like kubectl's.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use serde_json::{Value as Json, json};
+
+use super::args::{GetArgs, Resource, TableFormat};
+use super::error::CliError;
+use super::inputs::Inputs;
+use crate::cluster::Service;
+use crate::plan::{Endpoint, FrontendKey, ListKey, ServicePortKey, Target};
+
+/// Column names and rows; each row also as JSON.
+struct Table {
+    columns: Vec<&'static str>,
+    rows: Vec<Vec<String>>,
+}
+
+pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
+    let inputs = Inputs::resolve(&args.inputs)?;
+    let wide = args.output == TableFormat::Wide;
+    let table = match args.resource {
+        Resource::Services => services(&inputs, wide),
+        Resource::Endpoints => endpoints(&inputs),
+        Resource::Routes => routes(&inputs),
+        Resource::Hostports => host_ports(&inputs),
+    };
+    match args.output {
+        TableFormat::Json => {
+            let items: Vec<Json> = table
+                .rows
+                .iter()
+                .map(|row| {
+                    let fields = table.columns.iter().zip(row);
+                    fields.map(|(c, v)| (camel(c), json!(v))).collect()
+                })
+                .collect();
+            writeln!(out, "{}", json!({ "items": items }))?;
+        }
+        TableFormat::Table | TableFormat::Wide => print(out, &table)?,
+    }
+    Ok(0)
+}
+
+fn print(out: &mut impl Write, table: &Table) -> std::io::Result<()> {
+    if table.rows.is_empty() {
+        eprintln!("No resources found");
+        return Ok(());
+    }
+    let width = |i: usize| {
+        let cells = table.rows.iter().map(|row| row[i].chars().count());
+        cells.chain([table.columns[i].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..table.columns.len()).map(width).collect();
+    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
+        let padded: Vec<String> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
+        writeln!(out, "{}", padded.join("   ").trim_end())
+    };
+    line(&mut table.columns.iter().copied())?;
+    table
+        .rows
+        .iter()
+        .try_for_each(|row| line(&mut row.iter().map(String::as_str)))
+}
+
+/// `CLUSTER-IP` as `clusterIp`, `PORT(S)` as `ports`.
+fn camel(column: &str) -> String {
+    let mut out = String::new();
+    for (i, word) in column.to_lowercase().split('-').enumerate() {
+        let word = word.replace(['(', ')'], "");
+        let mut chars = word.chars();
+        match chars.next() {
+            Some(first) if i > 0 => out.extend(first.to_uppercase()),
+            first => out.extend(first),
+        }
+        out.push_str(chars.as_str());
+    }
+    out
+}
+
+fn or_none(items: &[String]) -> String {
+    if items.is_empty() {
+        "<none>".to_owned()
+    } else {
+        items.join(",")
+    }
+}
+
+fn services(inputs: &Inputs, wide: bool) -> Table {
+    let mut columns = vec![
+        "NAMESPACE",
+        "NAME",
+        "TYPE",
+        "CLUSTER-IP",
+        "EXTERNAL-IP",
+        "PORT(S)",
+        "AGE",
+        "ENDPOINTS",
+    ];
+    if wide {
+        columns.push("SELECTOR");
+    }
+    let rows = inputs
+        .cluster
+        .services
+        .values()
+        .map(|service| {
+            let ips: Vec<String> = service
+                .cluster_ips
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let external: Vec<String> = service
+                .external_ips
+                .iter()
+                .chain(&service.load_balancer_ips)
+                .map(ToString::to_string)
+                .collect();
+            let cluster_ip = if service.headless {
+                "None".to_owned()
+            } else {
+                or_none(&ips)
+            };
+            let mut row = vec![
+                service.name.namespace.clone(),
+                service.name.name.clone(),
+                service.service_type.to_string(),
+                cluster_ip,
+                or_none(&external),
+                ports(service),
+                age(service.created.as_deref()),
+                count(inputs, service).to_string(),
+            ];
+            if wide {
+                let selector: Vec<String> = service
+                    .selector
+                    .iter()
+                    .map(|(k, v)| format!("{k}={v}"))
+                    .collect();
+                row.push(or_none(&selector));
+            }
+            row
+        })
+        .collect();
+    Table { columns, rows }
+}
+
+fn ports(service: &Service) -> String {
+    let ports: Vec<String> = service
+        .ports
+        .iter()
+        .map(|p| match p.node_port {
+            Some(node_port) => format!("{}:{node_port}/{}", p.port, p.protocol),
+            None => format!("{}/{}", p.port, p.protocol),
+        })
+        .collect();
+    or_none(&ports)
+}
+
+/// Endpoints this node uses for the service, over all its ports.
+fn count(inputs: &Inputs, service: &Service) -> usize {
+    let mut found: BTreeSet<Endpoint> = BTreeSet::new();
+    for family in &inputs.plan.families {
+        let lists = family
+            .lists
+            .iter()
+            .filter(|(key, _)| key.port.service == service.name);
+        found.extend(lists.flat_map(|(_, list)| list.endpoints.keys().copied()));
+    }
+    found.len()
+}
+
+/// Time since creation as kubectl shows it, from an RFC 3339 timestamp in UTC.
+fn age(created: Option<&str>) -> String {
+    let seconds = created.and_then(unix_seconds).and_then(|then| {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .ok()?;
+        now.as_secs().checked_sub(then)
+    });
+    match seconds {
+        None => "<unknown>".to_owned(),
+        Some(s) if s < 120 => format!("{s}s"),
+        Some(s) if s < 7200 => format!("{}m", s / 60),
+        Some(s) if s < 172_800 => format!("{}h", s / 3600),
+        Some(s) => format!("{}d", s / 86_400),
+    }
+}
+
+/// Seconds since 1970 of `YYYY-MM-DDTHH:MM:SSZ`.
+fn unix_seconds(text: &str) -> Option<u64> {
+    let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<u64>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    // Days from civil: years that begin in March end with the leap day.
+    let (y, m) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year.checked_sub(1)?, month + 9)
+    };
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day;
+    let epoch = 719_469;
+    Some(days.checked_sub(epoch)? * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+fn endpoints(inputs: &Inputs) -> Table {
+    let columns = vec!["SERVICE", "PORT", "KIND", "FRONTEND", "POLICY", "ENDPOINTS"];
+    let mut rows = Vec::new();
+    for family in &inputs.plan.families {
+        let list = |key: &ListKey| {
+            let found = family.lists.get(key).map(|l| l.endpoints.iter());
+            let shown: Vec<String> = found
+                .into_iter()
+                .flatten()
+                .map(|(e, weight)| match weight {
+                    1 => at(e.addr, e.port.get()),
+                    _ => format!("{}*{weight}", at(e.addr, e.port.get())),
+                })
+                .collect();
+            or_none(&shown)
+        };
+        for (key, frontend) in &family.frontends {
+            let mut push = |policy: &str, endpoints: String| {
+                rows.push(vec![
+                    frontend.owner.service.to_string(),
+                    port_name(&frontend.owner),
+                    format!("{:?}", frontend.kind),
+                    frontend_name(key),
+                    policy.to_owned(),
+                    endpoints,
+                ]);
+            };
+            match &frontend.target {
+                Target::List(key) => push(&format!("{:?}", key.view), list(key)),
+                Target::Split { outside, inside } => {
+                    push(
+                        "Local",
+                        outside.as_ref().map_or_else(|| "<dropped>".into(), list),
+                    );
+                    push(
+                        "Local (from inside)",
+                        inside.as_ref().map_or_else(|| "<none>".into(), list),
+                    );
+                }
+                Target::Reject => push("-", "<refused>".into()),
+                Target::Drop => push("Local", "<dropped>".into()),
+            }
+        }
+    }
+    rows.sort();
+    Table { columns, rows }
+}
+
+fn port_name(port: &ServicePortKey) -> String {
+    match port.port_name.as_str() {
+        "" => "<unnamed>".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// `ADDRESS:PORT`, IPv6 in brackets.
+fn at(addr: std::net::IpAddr, port: u16) -> String {
+    std::net::SocketAddr::from((addr, port)).to_string()
+}
+
+fn frontend_name(key: &FrontendKey) -> String {
+    match key {
+        FrontendKey::Address(addr, protocol, port) => {
+            format!("{}/{protocol}", at(*addr, port.get()))
+        }
+        FrontendKey::NodePort(protocol, port) => format!("node:{port}/{protocol}"),
+    }
+}
+
+fn routes(inputs: &Inputs) -> Table {
+    let rows = inputs
+        .plan
+        .routes
+        .iter()
+        .map(|r| vec![r.destination.to_string(), r.via.to_string(), r.node.clone()])
+        .collect();
+    Table {
+        columns: vec!["DESTINATION", "VIA", "NODE"],
+        rows,
+    }
+}
+
+fn host_ports(inputs: &Inputs) -> Table {
+    let rows = inputs
+        .plan
+        .families
+        .iter()
+        .flat_map(|family| &family.host_ports)
+        .map(|(key, port)| {
+            vec![
+                key.addr.map_or_else(|| "*".to_owned(), |a| a.to_string()),
+                format!("{}/{}", key.port, key.protocol),
+                at(port.endpoint.addr, port.endpoint.port.get()),
+                port.owner.to_string(),
+            ]
+        })
+        .collect();
+    Table {
+        columns: vec!["HOST-IP", "HOST-PORT", "ENDPOINT", "POD"],
+        rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_seconds_since_1970() {
+        assert_eq!(unix_seconds("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(unix_seconds("2026-11-24T10:28:00Z"), Some(1_795_516_080));
+        assert_eq!(unix_seconds("yesterday"), None);
+    }
+
+    #[test]
+    fn columns_become_json_names() {
+        assert_eq!(camel("CLUSTER-IP"), "clusterIp");
+        assert_eq!(camel("PORT(S)"), "ports");
+    }
+}

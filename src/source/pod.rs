@@ -1,0 +1,162 @@
+//! Pods, Nodes and the workloads whose templates are checked.
+
+use std::collections::BTreeMap;
+
+use super::fields::{Checker, address};
+use super::raw;
+use crate::cluster::{ContainerPort, Node, ObjectName, Pod, Workload};
+
+const ZONE: &str = "topology.kubernetes.io/zone";
+/// The taint by which the autoscaler announces that it will delete a node.
+const AUTOSCALER: &str = "ToBeDeletedByClusterAutoscaler";
+
+pub fn pod(name: ObjectName, raw: raw::Pod, c: &mut Checker<'_>) -> Option<Pod> {
+    let status = raw.status;
+    let texts: Vec<String> = match status.pod_ips {
+        Some(ips) if !ips.is_empty() => ips.into_iter().map(|ip| ip.ip).collect(),
+        _ => status.pod_ip.into_iter().collect(),
+    };
+    let addresses = texts
+        .iter()
+        .filter(|t| !t.is_empty())
+        .filter_map(|t| c.address("status.podIPs", t))
+        .collect();
+    let ready = status
+        .conditions
+        .and_then(|list| list.into_iter().find(|x| x.r#type == "Ready"))
+        .is_none_or(|ready| ready.status == "True");
+    let ports = container_ports("spec", raw.spec.containers, raw.spec.init_containers, c);
+    (!c.failed).then(|| Pod {
+        name,
+        origin: c.origin.clone(),
+        labels: raw.metadata.labels.unwrap_or_default(),
+        node_name: raw.spec.node_name.filter(|n| !n.is_empty()),
+        addresses,
+        ports,
+        ready,
+        finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        terminating: raw.metadata.deletion_timestamp.is_some(),
+        host_network: raw.spec.host_network.unwrap_or(false),
+    })
+}
+
+/// Ports of containers, and of init containers that keep running beside them.
+fn container_ports(
+    path: &str,
+    containers: Option<Vec<raw::Container>>,
+    init: Option<Vec<raw::Container>>,
+    c: &mut Checker<'_>,
+) -> Vec<ContainerPort> {
+    let sidecars = init
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|i| i.restart_policy.as_deref() == Some("Always"));
+    let all = containers.unwrap_or_default().into_iter().chain(sidecars);
+    let mut out = Vec::new();
+    for (n, container) in all.enumerate() {
+        let name = container.name.unwrap_or_default();
+        for (i, raw) in container.ports.unwrap_or_default().into_iter().enumerate() {
+            let field = |what: &str| format!("{path}.containers[{n}].ports[{i}].{what}");
+            let protocol = c.protocol(&field("protocol"), raw.protocol.as_deref());
+            let port = match raw.container_port {
+                Some(number) => c.port(&field("containerPort"), number),
+                None => {
+                    c.error(&field("containerPort"), "is absent");
+                    None
+                }
+            };
+            let host_port = c.optional_port(&field("hostPort"), raw.host_port);
+            let host_ip = match raw.host_ip.as_deref() {
+                None | Some("" | "0.0.0.0" | "::") => None,
+                Some(text) => c.address(&field("hostIP"), text),
+            };
+            if let (Some(protocol), Some(port)) = (protocol, port) {
+                out.push(ContainerPort {
+                    container: name.clone(),
+                    name: raw.name.unwrap_or_default(),
+                    protocol,
+                    port,
+                    host_port,
+                    host_ip,
+                });
+            }
+        }
+    }
+    out
+}
+
+pub fn node(name: String, raw: raw::Node, c: &mut Checker<'_>) -> Option<Node> {
+    let listed = raw.status.addresses.unwrap_or_default();
+    let mut addresses = Vec::new();
+    for kind in ["InternalIP", "ExternalIP"] {
+        for found in listed.iter().filter(|a| a.r#type == kind) {
+            match address(&found.address) {
+                Some(addr) => addresses.push(addr),
+                None => c.error(
+                    "status.addresses",
+                    format!("{:?} is not an IP address", found.address),
+                ),
+            }
+        }
+    }
+    let cidrs = match raw.spec.pod_cidrs {
+        Some(list) if !list.is_empty() => list,
+        _ => raw.spec.pod_cidr.into_iter().collect(),
+    };
+    let pod_cidrs = cidrs
+        .iter()
+        .filter(|t| !t.is_empty())
+        .filter_map(|t| c.network("spec.podCIDRs", t))
+        .collect();
+    let taints = raw.spec.taints.unwrap_or_default();
+    (!c.failed).then(|| Node {
+        name,
+        origin: c.origin.clone(),
+        addresses,
+        pod_cidrs,
+        zone: raw.metadata.label(ZONE).map(str::to_owned),
+        deleting: raw.metadata.deletion_timestamp.is_some(),
+        autoscaler_taint: taints.iter().any(|t| t.key == AUTOSCALER),
+    })
+}
+
+pub fn workload(
+    kind: &str,
+    name: ObjectName,
+    raw: raw::Workload,
+    c: &mut Checker<'_>,
+) -> Option<Workload> {
+    let spec = raw.spec;
+    let template = spec.template;
+    let labels = template.metadata.labels.unwrap_or_default();
+    let ports = container_ports(
+        "spec.template.spec",
+        template.spec.containers,
+        template.spec.init_containers,
+        c,
+    );
+    let replicas = u32::try_from(spec.replicas.unwrap_or(1)).ok();
+    if replicas.is_none() {
+        c.error("spec.replicas", "is not a count");
+    }
+    // Without a selector a ReplicationController takes its template's labels.
+    let selector = selector(spec.selector.as_ref()).unwrap_or_else(|| labels.clone());
+    (!c.failed).then(|| Workload {
+        kind: kind.to_owned(),
+        name,
+        origin: c.origin.clone(),
+        replicas: replicas.unwrap_or(1),
+        selector,
+        labels,
+        ports,
+    })
+}
+
+fn selector(value: Option<&serde_json::Value>) -> Option<BTreeMap<String, String>> {
+    let value = value?;
+    let labels = value.get("matchLabels").unwrap_or(value).as_object()?;
+    labels
+        .iter()
+        .map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+        .collect()
+}

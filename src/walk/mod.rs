@@ -1,0 +1,169 @@
+//! Sends a made-up packet through a ruleset: the first packet of a new connection, hook by
+//! hook, as the kernel would. Nothing is sent; the only inputs are the ruleset and which
+//! addresses are this node's.
+//!
+//! Random draws are not drawn: every slot is followed, so the result is the distribution.
+
+mod rule;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::plan::Endpoint;
+use crate::ruleset::{Family, Protocol, Table};
+use rule::{Flow, State};
+
+/// The first packet of a connection.
+#[derive(Clone, Debug)]
+pub struct Packet {
+    /// Client.
+    pub source: IpAddr,
+    /// What it asked for.
+    pub destination: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port it asked for.
+    pub port: u16,
+    /// Interface it came in by; `None` if unknown or if this node sends it.
+    pub iif: Option<String>,
+    /// True if this node itself sends it.
+    pub from_node: bool,
+}
+
+/// How it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It goes on, translated or not.
+    Accepted,
+    /// Dropped without a word.
+    Dropped,
+    /// Refused: TCP reset, or ICMP port unreachable.
+    Refused,
+}
+
+/// One place a new connection may go to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// How likely, 0 to 1.
+    pub probability: f64,
+    /// True if the endpoint sees this node's address instead of the client's.
+    pub masqueraded: bool,
+}
+
+/// One rule that did something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Chain.
+    pub chain: String,
+    /// The rule, as nft writes it.
+    pub rule: String,
+    /// The element that decided, if it has a comment.
+    pub element: Option<String>,
+}
+
+/// What became of a packet.
+#[derive(Clone, Debug)]
+pub struct Trace {
+    /// Rules that matched, in order.
+    pub steps: Vec<Step>,
+    /// How it ends.
+    pub fate: Fate,
+    /// Where it may go; empty if no rule translates it.
+    pub candidates: Vec<Candidate>,
+    /// True if an untranslated packet is masqueraded on its way out.
+    pub masqueraded: bool,
+}
+
+/// Walks `packet` through `table`; `is_local` says which addresses are this node's.
+#[must_use]
+pub fn walk(table: &Table, packet: &Packet, is_local: &dyn Fn(IpAddr) -> bool) -> Trace {
+    let mut state = State::new(table, packet, is_local);
+    let (guard, nat, filters): (_, _, &[&str]) = if packet.from_node {
+        ("guard-output", "nat-output", &["filter-output"])
+    } else {
+        (
+            "guard-prerouting",
+            "nat-prerouting",
+            &["filter-input", "filter-forward"],
+        )
+    };
+    let mut fate = fate_of(state.chain(guard));
+    if fate == Fate::Accepted {
+        state.chain(nat);
+    }
+    let translated = std::mem::take(&mut state.candidates);
+    let mut candidates = Vec::new();
+    let mut masqueraded = false;
+    if fate == Fate::Accepted && translated.is_empty() {
+        let local = is_local(packet.destination);
+        for chain in filters {
+            let here = match *chain {
+                "filter-input" => local,
+                "filter-forward" => !local,
+                _ => true,
+            };
+            if here && fate == Fate::Accepted {
+                fate = fate_of(state.chain(chain));
+            }
+        }
+        if fate == Fate::Accepted && (packet.from_node || !local) {
+            masqueraded = postrouting(&mut state, packet.destination, false);
+        }
+    } else if fate == Fate::Accepted {
+        for (endpoint, probability) in translated {
+            // A packet to this node itself does not leave: postrouting never sees it.
+            let leaves = packet.from_node || !is_local(endpoint.addr);
+            let mut after = state.clone();
+            after.steps.clear();
+            let masqueraded = leaves && postrouting(&mut after, endpoint.addr, true);
+            if candidates.is_empty() {
+                state.steps.extend(after.steps);
+            }
+            candidates.push(Candidate {
+                endpoint,
+                probability,
+                masqueraded,
+            });
+        }
+    }
+    Trace {
+        steps: state.steps,
+        fate,
+        candidates,
+        masqueraded,
+    }
+}
+
+const fn fate_of(flow: Flow) -> Fate {
+    match flow {
+        Flow::Drop => Fate::Dropped,
+        Flow::Reject => Fate::Refused,
+        Flow::Next | Flow::Return | Flow::Accept => Fate::Accepted,
+    }
+}
+
+fn postrouting(state: &mut State<'_>, destination: IpAddr, translated: bool) -> bool {
+    state.destination = destination;
+    state.translated = translated;
+    state.masqueraded = false;
+    state.chain("nat-postrouting");
+    state.masqueraded
+}
+
+/// The family a packet is of.
+#[must_use]
+pub const fn family(packet: &Packet) -> Family {
+    Family::of(&packet.destination)
+}
+
+/// Candidates by endpoint, as a map for tests and sums.
+#[must_use]
+pub fn shares(trace: &Trace) -> BTreeMap<Endpoint, f64> {
+    trace
+        .candidates
+        .iter()
+        .map(|c| (c.endpoint, c.probability))
+        .collect()
+}
