@@ -28,6 +28,9 @@ const AFFINITY_SIZE: u32 = 1 << 20;
 /// Default life of an affinity entry: the API's default for `timeoutSeconds`.
 const DEFAULT_TIMEOUT: u32 = 10_800;
 
+/// Values of the hash of an IPv6 client. nft's JSON shows more as a negative number.
+const CLIENT_HASHES: u32 = 0x7fff_ffff;
+
 /// nft's `dstnat` for the nat hooks before routing.
 const DSTNAT: i32 = -100;
 /// Just before: source ranges are checked on the address the client asked for.
@@ -58,7 +61,7 @@ pub fn table(outline: &Outline<'_>) -> Table {
         table.sets.insert(set.name.clone(), set);
     }
     let mut chains = pick_chains();
-    chains.extend(sticky_chains());
+    chains.extend(sticky_chains(outline.family));
     chains.extend(service_chains(outline));
     chains.extend(remember_chains(outline));
     chains.extend(filter_chains(outline));
@@ -101,7 +104,7 @@ fn sets(outline: &Outline<'_>) -> Vec<Set> {
         Set::exact(names::SOURCE_RANGES, &[addr, InetProto, InetService, addr]).interval(),
         Set::exact(names::EGRESS_SOURCES, &[addr]).interval(),
         Set::exact(names::NON_MASQUERADE, &[addr]).interval(),
-        Set::exact(names::AFFINITY, &[ClassId, addr])
+        Set::exact(names::AFFINITY, &[ClassId, client_type(outline.family)])
             .mapping(&[ClassId])
             .dynamic(AFFINITY_SIZE, DEFAULT_TIMEOUT),
         Set::exact(names::STICKY_GROUPS, &[ClassId]).mapping(&[ClassId]),
@@ -240,9 +243,30 @@ fn pick_chains() -> Vec<Chain> {
     chains
 }
 
+/// How a client is remembered: by its address in IPv4, by a 32-bit hash of it in IPv6. An
+/// update statement keeps its data right behind the first 16 bytes of the key, so with an
+/// IPv6 address in a longer key nft 1.0.6 would have the one overwrite the other. Two
+/// clients that hash alike, one pair in two billion, stay with the same endpoint.
+fn client(family: Family, address: Selector) -> Selector {
+    match family {
+        Family::Ip => address,
+        Family::Ip6 => Selector::SourceHash {
+            modulus: CLIENT_HASHES,
+            seed: SOURCE_SEED,
+        },
+    }
+}
+
+const fn client_type(family: Family) -> DataType {
+    match family {
+        Family::Ip => DataType::Ipv4Addr,
+        Family::Ip6 => Slot,
+    }
+}
+
 /// Session affinity: a remembered client goes to its endpoint if that is still in the
 /// list; anybody else gets the list's own value back and is balanced.
-fn sticky_chains() -> Vec<Chain> {
+fn sticky_chains(family: Family) -> Vec<Chain> {
     let views = [
         ("sticky", names::STICKY_LISTS, names::STICKY_ENDPOINTS),
         (
@@ -267,7 +291,10 @@ fn sticky_chains() -> Vec<Chain> {
                     name,
                     vec![
                         rule([load([list()], names::STICKY_GROUPS)]),
-                        rule([load([group(), Saddr], names::AFFINITY), goto(&known)]),
+                        rule([
+                            load([group(), client(family, Saddr)], names::AFFINITY),
+                            goto(&known),
+                        ]),
                         rule([load([group()], lists)]),
                     ],
                 ),
@@ -394,7 +421,7 @@ fn remember_chains(outline: &Outline<'_>) -> Vec<Chain> {
                 .into(),
                 Action::Remember {
                     map: names::AFFINITY,
-                    key: vec![group(), CtOriginalSaddr],
+                    key: vec![group(), client(outline.family, CtOriginalSaddr)],
                     timeout: *timeout,
                 }
                 .into(),

@@ -10,9 +10,9 @@ use crate::ruleset::{
     BaseChain, ChainType, Element, ElementData, Hook, Set, SetData, SetKind, TABLE, Value,
 };
 
-/// True if a table message is about our table.
+/// True if a message is about our table: its name is the first attribute of all kinds.
 #[must_use]
-pub fn is_our_table(message: &Message<'_>) -> bool {
+pub fn is_of_our_table(message: &Message<'_>) -> bool {
     message.attrs().string(table::NAME) == Some(TABLE)
 }
 

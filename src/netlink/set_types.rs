@@ -81,6 +81,10 @@ const ENDPOINTS_KEY: &str = "00040d000000013c000e0004090000000106000402000000010
 const ENDPOINTS_DATA: &str = "00040d000000012c0014000407000000010c00040c00000001040c0000000114000407000000010c00040b000000010402000000";
 const ENDPOINTS_DATA_6: &str = "00040d000000012c0014000407000000010c00040d0000000104090000000114000407000000010c00040b000000010402000000";
 
+/// Typeof of `meta priority . numgen random mod 2` and of `meta priority`.
+const HASHED_CLIENT_KEY: &str = "00040d000000012c000e0004090000000106000402000000011a0004170000000112000401000000010402000000020400000000";
+const PRIORITY: &str = "0004090000000106000402000000";
+
 fn unhex(text: &str) -> Vec<u8> {
     (0..text.len() / 2)
         .filter_map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok())
@@ -107,14 +111,13 @@ pub fn userdata(set: &Set, family: Family) -> Vec<u8> {
         put(DATA_BYTEORDER, &word(byteorder(data)));
     }
     if set.needs_typeof() {
-        put(KEY_TYPEOF, &unhex(ENDPOINTS_KEY));
-        put(
-            DATA_TYPEOF,
-            &unhex(match family {
-                Family::Ip => ENDPOINTS_DATA,
-                Family::Ip6 => ENDPOINTS_DATA_6,
-            }),
-        );
+        let (key, value) = match (set.key.len(), family) {
+            (2, _) => (HASHED_CLIENT_KEY, PRIORITY),
+            (_, Family::Ip) => (ENDPOINTS_KEY, ENDPOINTS_DATA),
+            (_, Family::Ip6) => (ENDPOINTS_KEY, ENDPOINTS_DATA_6),
+        };
+        put(KEY_TYPEOF, &unhex(key));
+        put(DATA_TYPEOF, &unhex(value));
     } else {
         if set.key.len() > 1 {
             put(KEY_TYPEOF, &CONCAT);

@@ -210,10 +210,16 @@ impl Nfnetlink {
         kind: u8,
         family: Family,
         set: Option<&str>,
-        each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
+        mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
     ) -> Result<(), NetlinkError> {
         let seq = self.next_seq();
-        let result = self.request(&dump(kind, family, set, seq), each);
+        // The kernel dumps the chains of all tables, whichever the request names.
+        let result = self.request(&dump(kind, family, set, seq), |message| {
+            if decode::is_of_our_table(message) {
+                each(message)?;
+            }
+            Ok(())
+        });
         match result {
             Ok(false) => Ok(()),
             // A table or set that goes while we read is a change like any other.
@@ -227,7 +233,7 @@ impl Nfnetlink {
     fn table(&mut self, family: Family) -> Result<Option<LiveTable>, NetlinkError> {
         let mut exists = false;
         self.dump(msg::GETTABLE, family, None, |message| {
-            exists |= decode::is_our_table(message);
+            exists |= decode::is_of_our_table(message);
             Ok(())
         })?;
         if !exists {

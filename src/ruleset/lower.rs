@@ -10,8 +10,9 @@ use super::{Action, DataType, Family, Match, Rule, Selector, SetKind, Statement,
 const STATE_NEW: u32 = 8;
 /// IPS_DST_NAT.
 const STATUS_DNAT: u32 = 0x20;
-/// 32-bit slot nft loads the input of a hash into while the first ones hold the key.
-const HASH_INPUT: usize = 7;
+/// 32-bit slot from which nft takes room for the input of a hash; a lookup's key counts
+/// towards it, an update's does not.
+const SPARE: usize = 4;
 /// 32-bit slot of dynset data: the second 16-byte register.
 const UPDATE_DATA: usize = 4;
 /// IFNAMSIZ.
@@ -88,8 +89,9 @@ impl Code<'_> {
         });
     }
 
-    /// Loads a selector at `slot`; says how many slots it takes.
-    fn select(&mut self, selector: &Selector, slot: usize) -> usize {
+    /// Loads a selector at `slot`, the input of a hash at `spare`; says how many slots it
+    /// takes.
+    fn select(&mut self, selector: &Selector, slot: usize, spare: usize) -> usize {
         let dreg = register(slot);
         let (v4, address) = (self.v4(), self.words(DataType::addr(self.table.family)));
         let length = if v4 { 4 } else { 16 };
@@ -130,9 +132,9 @@ impl Code<'_> {
                 dreg,
             }),
             Selector::SourceHash { modulus, seed } => {
-                self.select(&Selector::Saddr, HASH_INPUT);
+                self.select(&Selector::Saddr, spare, spare);
                 self.push(Instr::Jhash {
-                    sreg: register(HASH_INPUT),
+                    sreg: register(spare),
                     len: length,
                     dreg,
                     modulus: *modulus,
@@ -140,6 +142,10 @@ impl Code<'_> {
                 });
             }
         }
+        self.width(selector, address)
+    }
+
+    fn width(&self, selector: &Selector, address: usize) -> usize {
         match selector {
             Selector::Saddr
             | Selector::Daddr
@@ -150,11 +156,17 @@ impl Code<'_> {
         }
     }
 
-    /// Loads a key from slot 0 on.
+    /// Loads a lookup's key from slot 0 on.
     fn key(&mut self, key: &[Selector], interval: bool) {
+        let address = self.words(DataType::addr(self.table.family));
+        let words: usize = key.iter().map(|s| self.width(s, address)).sum();
+        self.fields(key, interval, SPARE + words);
+    }
+
+    fn fields(&mut self, key: &[Selector], interval: bool, spare: usize) {
         let mut slot = 0;
         for selector in key {
-            let width = self.select(selector, slot);
+            let width = self.select(selector, slot, spare);
             if interval && key.len() > 1 && *selector == Selector::L4Proto {
                 // nft turns host-order fields of interval keys around; of one byte there
                 // is nothing to turn, but the instruction is there.
@@ -215,12 +227,12 @@ impl Code<'_> {
                     self.payload(base::NETWORK, 16, 1, 0);
                     self.cmp(*negated, &[127]);
                 } else {
-                    self.select(&Selector::Daddr, 0);
+                    self.select(&Selector::Daddr, 0, SPARE);
                     self.cmp(*negated, &std::net::Ipv6Addr::LOCALHOST.octets());
                 }
             }
             Match::Daddr(addr) => {
-                self.select(&Selector::Daddr, 0);
+                self.select(&Selector::Daddr, 0, SPARE);
                 match addr {
                     std::net::IpAddr::V4(v4) => self.cmp(false, &v4.octets()),
                     std::net::IpAddr::V6(v6) => self.cmp(false, &v6.octets()),
@@ -287,7 +299,7 @@ impl Code<'_> {
                 self.set_meta(meta::MARK);
             }
             Action::DispatchPriority { mask, map } => {
-                self.select(&Selector::PriorityMasked { mask: *mask }, 0);
+                self.select(&Selector::PriorityMasked { mask: *mask }, 0, SPARE);
                 self.lookup(map, Some(0), false);
             }
             Action::Dnat { key, map } => {
@@ -300,8 +312,8 @@ impl Code<'_> {
                 });
             }
             Action::Remember { map, key, timeout } => {
-                self.key(key, false);
-                self.select(&Selector::Priority, UPDATE_DATA);
+                self.fields(key, false, SPARE);
+                self.select(&Selector::Priority, UPDATE_DATA, SPARE);
                 self.push(Instr::Update {
                     set: (*map).to_owned(),
                     key: 1,

@@ -11,6 +11,9 @@ use crate::ruleset::{
     Statement, Table, Value,
 };
 
+/// The most slots a list can have; see `compile::layout`.
+const MAX_SLOTS: u32 = 1 << 20;
+
 /// What a chain or rule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
@@ -138,6 +141,10 @@ impl<'a> State<'a> {
         let mut value = Value::new();
         for selector in key {
             match selector {
+                // The hash of a client: what the kernel remembers is not ours to know.
+                Selector::SourceHash { modulus, .. } if *modulus > MAX_SLOTS => {
+                    return Key::Slots(Vec::new());
+                }
                 Selector::Random { modulus } | Selector::SourceHash { modulus, .. } => {
                     return Key::Slots((0..*modulus).map(|slot| value.u32(slot)).collect());
                 }

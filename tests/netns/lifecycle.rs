@@ -1,0 +1,216 @@
+//! Installing, installing again, comparing, removing: and nothing of anybody else's touched.
+
+use serde_json::json;
+
+use crate::support::{Cluster, Lab, Netns, Plan, Service, cluster_ip, generation, row, run_svcnat};
+
+fn cluster() -> Cluster {
+    Cluster::with([Service::new("web", cluster_ip(10))
+        .port(80, 8080)
+        .node_port(30_080)
+        .endpoints(&["a0", "b0"])])
+}
+
+/// All that `apply` can leave in a namespace.
+fn state(netns: &Netns) -> [String; 3] {
+    [
+        netns.ruleset(),
+        netns.must("ip", &["-4", "route", "show", "table", "all"], ""),
+        netns.must("ip", &["-6", "route", "show", "table", "all"], ""),
+    ]
+}
+
+/// Things of other programs that look much like ours.
+fn foreign(netns: &Netns) {
+    netns.nft(
+        "table ip filter {
+           set svcnat { type ipv4_addr; elements = { 10.254.0.10 }; }
+           chain svcnat { type filter hook forward priority 10; policy accept; counter
+           }
+         }
+         table inet svcnat-not { comment \"somebody else's\"; }
+         table ip6 kube { map m { type inet_service : verdict; }; }",
+    );
+    netns.ip("route add 10.99.0.0/24 via 192.168.50.2\n\
+         route add 172.17.9.0/24 via 192.168.50.2 proto static\n\
+         route add fd00:99::/64 via fd00:50::2\n");
+}
+
+#[test]
+fn a_second_apply_sends_nothing_and_the_generation_stays() {
+    let lab = Lab::running(&cluster());
+    let (before, number) = (state(lab.at("a")), generation(lab.at("a")));
+    let again = lab.svcnat("a", &["apply"], &cluster()).expect(0);
+    assert_eq!(generation(lab.at("a")), number);
+    assert_eq!(state(lab.at("a")), before);
+    assert!(again.stdout.contains("0 bytes"), "{}", again.stdout);
+}
+
+#[test]
+fn delete_leaves_the_namespace_as_it_was_and_others_untouched() {
+    let lab = Lab::start();
+    let node = lab.at("a");
+    foreign(node);
+    let before = state(node);
+    lab.apply(&cluster());
+    assert_ne!(state(node), before);
+    run_svcnat(node, &["delete"], "").expect(0);
+    assert_eq!(state(node), before);
+    // Nothing left to delete is no error.
+    run_svcnat(node, &["delete"], "").expect(0);
+    assert_eq!(state(node), before);
+}
+
+#[test]
+fn other_tables_and_routes_survive_apply_and_apply_again() {
+    let lab = Lab::start();
+    foreign(lab.at("a"));
+    lab.apply(&cluster());
+    lab.apply(&Cluster::with([]));
+    let now = state(lab.at("a"));
+    for table in ["table ip filter", "table inet svcnat-not", "table ip6 kube"] {
+        assert!(now[0].contains(table), "{table} is gone:\n{}", now[0]);
+    }
+    assert!(
+        now[1].contains("10.99.0.0/24 via 192.168.50.2"),
+        "{}",
+        now[1]
+    );
+    assert!(
+        now[1].contains("172.17.9.0/24 via 192.168.50.2"),
+        "{}",
+        now[1]
+    );
+    assert!(now[2].contains("fd00:99::/64 via fd00:50::2"), "{}", now[2]);
+}
+
+#[test]
+fn diff_tells_installed_from_not_and_names_what_was_tampered_with() {
+    let lab = Lab::start();
+    lab.svcnat("a", &["diff"], &cluster()).expect(1);
+    lab.apply(&cluster());
+    lab.svcnat("a", &["diff"], &cluster()).expect(0);
+    let node = lab.at("a");
+    node.nft("flush table ip svcnat");
+    lab.svcnat("a", &["diff"], &cluster()).expect(1);
+    lab.apply(&cluster());
+    lab.svcnat("a", &["diff"], &cluster()).expect(0);
+    node.ip("route del 172.17.1.0/24 via 192.168.50.2\n");
+    lab.svcnat("a", &["diff"], &cluster()).expect(1);
+    lab.apply(&cluster());
+    lab.svcnat("a", &["diff"], &cluster()).expect(0);
+    node.nft("flush ruleset");
+    lab.svcnat("a", &["diff"], &cluster()).expect(1);
+    lab.apply(&cluster());
+    lab.check(&[row("works again")
+        .from("a1")
+        .to(cluster_ip(10), 80)
+        .answers(&["a0", "b0"])]);
+}
+
+#[test]
+fn dry_runs_change_nothing() {
+    let lab = Lab::start();
+    let before = state(lab.at("a"));
+    for mode in ["client", "server"] {
+        let dry = format!("--dry-run={mode}");
+        lab.svcnat("a", &["apply", &dry], &cluster()).expect(0);
+        assert_eq!(state(lab.at("a")), before, "{mode}");
+    }
+    lab.apply(&cluster());
+    let (before, number) = (state(lab.at("a")), generation(lab.at("a")));
+    lab.svcnat("a", &["apply", "--dry-run=client"], &Cluster::with([]))
+        .expect(0);
+    assert_eq!(
+        (state(lab.at("a")), generation(lab.at("a"))),
+        (before, number)
+    );
+}
+
+#[test]
+fn bad_input_changes_nothing() {
+    let lab = Lab::running(&cluster());
+    let before = state(lab.at("a"));
+    let bad = cluster().object(json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "bad"},
+        "spec": {"clusterIP": "10.254.0.77", "ports": [{"port": 70_000}]},
+    }));
+    let run = lab.svcnat("a", &["apply"], &bad).expect(2);
+    assert!(
+        run.stderr.contains("bad") && run.stderr.contains("70000"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(state(lab.at("a")), before);
+}
+
+#[test]
+fn without_privilege_apply_says_which_capability_it_lacks() {
+    let lab = Lab::start();
+    let before = state(lab.at("a"));
+    let args = [
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+        env!("CARGO_BIN_EXE_svcnat"),
+        "apply",
+    ];
+    let inputs = [
+        "-f",
+        "-",
+        "--node-name",
+        "a",
+        "--service-cluster-ip-range",
+        "10.254.0.0/16",
+    ];
+    let args: Vec<&str> = args.into_iter().chain(inputs).collect();
+    let output = lab
+        .at("a")
+        .run("setpriv", &args, cluster().json().as_bytes());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("CAP_NET_ADMIN"), "{stderr}");
+    assert_eq!(state(lab.at("a")), before);
+}
+
+#[test]
+fn sysctls_are_set_when_told_and_only_then() {
+    let mut lab = Lab::from_plan(Plan {
+        forward: false,
+        ..Plan::default()
+    });
+    let settings = |lab: &Lab| {
+        let names = [
+            "ipv4/ip_forward",
+            "ipv6/conf/all/forwarding",
+            "bridge/bridge-nf-call-iptables",
+            "bridge/bridge-nf-call-ip6tables",
+        ];
+        names.map(|name| lab.at("a").read_sysctl(name))
+    };
+    lab.apply(&cluster());
+    assert_eq!(settings(&lab), ["0"; 4], "only checked by default");
+    lab.args.push("--sysctls=apply".to_owned());
+    lab.apply(&cluster());
+    assert_eq!(settings(&lab), ["1"; 4]);
+    lab.check(&[
+        row("through the bridge")
+            .from("a1")
+            .to(cluster_ip(10), 80)
+            .answers(&["a0", "b0"]),
+        row("forwarded")
+            .from("out")
+            .to(cluster_ip(10), 80)
+            .answers(&["a0", "b0"]),
+    ]);
+}
+
+#[test]
+fn text_loaded_by_nft_and_apply_list_the_same() {
+    let lab = Lab::running(&cluster());
+    let text = lab.svcnat("a", &["render"], &cluster()).expect(0).stdout;
+    let other = Netns::new("nft");
+    other.nft(&text);
+    assert_eq!(other.ruleset(), lab.at("a").ruleset());
+}

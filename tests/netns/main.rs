@@ -1,0 +1,20 @@
+//! Real packets through real namespaces: what svcnat promises, seen by clients and servers.
+//!
+//! Needs root, `ip` and `nft`; fails where it cannot run, and never skips.
+
+mod support;
+
+mod absent;
+mod affinity;
+mod cluster_ips;
+mod egress;
+mod external;
+mod flows;
+mod harness;
+mod host_ports;
+mod lifecycle;
+mod node_ports;
+mod policies;
+mod spread;
+mod standalone;
+mod topology;

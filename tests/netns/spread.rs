@@ -1,0 +1,78 @@
+//! Is the spread even? Thousands of connections over a known number of endpoints.
+
+use std::net::{IpAddr, SocketAddr};
+
+use svcnat::cluster::{Family, Protocol};
+
+use crate::support::{Cluster, Endpoint, Lab, Service, assert_spread, cluster_ip, count, pod_net};
+
+/// Addresses that pod `b0` has besides its own, each an endpoint.
+const FIRST_HOST: u8 = 100;
+const SIZES: [u8; 7] = [1, 2, 3, 7, 16, 33, 100];
+const CONNECTIONS: usize = 20_000;
+
+fn service(endpoints: u8) -> Service {
+    let bare =
+        Service::new(&format!("of-{endpoints}"), cluster_ip(endpoints.into())).port(80, 8080);
+    (0..endpoints).fold(bare, |service, n| {
+        service.endpoint(Endpoint::at(pod_net(1, FIRST_HOST + n), "b"))
+    })
+}
+
+/// A lab with a service of each size.
+fn lab() -> Lab {
+    let lab = Lab::running(&Cluster::with(SIZES.map(service)));
+    let mut batch = String::new();
+    let hosts = (0..100).map(|n| pod_net(1, FIRST_HOST + n));
+    for addr in hosts.clone() {
+        batch += &format!(
+            "addr add {}/24 dev eth0\naddr add {}/64 dev eth0 nodad\n",
+            addr.v4, addr.v6
+        );
+    }
+    lab.at("b0").ip(&batch);
+    let mut lab = lab;
+    lab.stop("b0");
+    for addr in hosts {
+        for (addr, protocol) in addr.both().into_iter().zip([Protocol::Udp, Protocol::Tcp]) {
+            lab.serve("b0", protocol, (addr, 8080).into());
+        }
+    }
+    lab
+}
+
+fn assert_even(lab: &Lab, family: Family, protocol: Protocol, size: u8) {
+    let to = SocketAddr::new(cluster_ip(size.into()).of(family), 80);
+    let outcomes = lab.from("a1").ask_many(protocol, to, CONNECTIONS);
+    let counts = count(&outcomes);
+    let name = |n| SocketAddr::new(pod_net(1, FIRST_HOST + n).of(family), 8080).to_string();
+    let per_endpoint: Vec<u64> = (0..size)
+        .map(|n| counts.get(name(n).as_str()).copied().unwrap_or(0))
+        .collect();
+    let answered: u64 = per_endpoint.iter().sum();
+    assert_eq!(
+        answered, CONNECTIONS as u64,
+        "{family} {protocol:?} {size}: {counts:?}"
+    );
+    assert_spread(&per_endpoint, &vec![1; size.into()]);
+    // Twenty thousand flows of each size would fill the table of a small machine.
+    let flush: IpAddr = to.ip();
+    let family = if flush.is_ipv4() { "ipv4" } else { "ipv6" };
+    lab.at("a").must("conntrack", &["-F", "-f", family], "");
+}
+
+#[test]
+fn udp_flows_spread_evenly_over_any_number_of_endpoints() {
+    let lab = lab();
+    for size in SIZES {
+        assert_even(&lab, Family::Ip, Protocol::Udp, size);
+    }
+}
+
+#[test]
+fn tcp_connections_spread_evenly_over_any_number_of_endpoints() {
+    let lab = lab();
+    for size in SIZES {
+        assert_even(&lab, Family::Ip6, Protocol::Tcp, size);
+    }
+}
