@@ -1,0 +1,132 @@
+//! Every folder of `rulesets/` is documentation, golden and fixture at once: what its input
+//! renders to, where packets go in it, and that nft and netlink install the same of it.
+//!
+//! `scripts/update-goldens` rewrites the expected files; review the difference.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use support::{in_namespace, listing, run};
+
+fn folders() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("rulesets");
+    let mut found: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    found.sort();
+    assert!(found.len() >= 7);
+    found
+}
+
+fn svcnat(verb: &[&str], folder: &Path) -> String {
+    let input = folder.join("input.yaml").display().to_string();
+    let config = folder.join("config.yaml").display().to_string();
+    let args: Vec<&str> = verb
+        .iter()
+        .copied()
+        .chain(["-f", &input, "--config", &config])
+        .collect();
+    run(env!("CARGO_BIN_EXE_svcnat"), &args, "")
+}
+
+/// Compares with the golden, or rewrites it if asked to.
+fn golden(path: &Path, actual: &str) {
+    if std::env::var_os("SVCNAT_UPDATE_GOLDENS").is_some() {
+        fs::write(path, actual).unwrap();
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(
+        actual,
+        expected,
+        "{}: see scripts/update-goldens",
+        path.display()
+    );
+}
+
+#[test]
+fn inputs_render_to_the_expected_elements() {
+    for folder in folders() {
+        golden(
+            &folder.join("expected.elements"),
+            &svcnat(&["render", "--elements"], &folder),
+        );
+    }
+}
+
+#[test]
+fn the_lab_renders_to_the_expected_ruleset() {
+    let folder = &folders()[0];
+    golden(&folder.join("expected.nft"), &svcnat(&["render"], folder));
+    golden(
+        &folder.join("expected.json"),
+        &svcnat(&["render", "-o", "json"], folder),
+    );
+}
+
+/// One line for where a packet goes.
+fn fate(packet: &str, folder: &Path) -> String {
+    let mut words = packet.split_whitespace();
+    let (source, destination) = (words.next().unwrap(), words.next().unwrap());
+    let text = svcnat(&["explain", source, destination, "-o", "json"], folder);
+    let trace: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let candidates: Vec<String> = trace["candidates"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| {
+            let share = c["probability"].as_f64().unwrap() * 100.0;
+            let seen = if c["masqueraded"] == true {
+                " masqueraded"
+            } else {
+                ""
+            };
+            format!(
+                "{} {} {share:.2}%{seen}",
+                c["address"].as_str().unwrap(),
+                c["port"]
+            )
+        })
+        .collect();
+    let end = match (trace["fate"].as_str().unwrap(), candidates.is_empty()) {
+        ("accepted", true) if trace["masqueraded"] == true => {
+            "untranslated, masqueraded".to_owned()
+        }
+        ("accepted", true) => "untranslated".to_owned(),
+        ("accepted", false) => candidates.join(", "),
+        (other, _) => other.to_owned(),
+    };
+    format!("{source} {destination} -> {end}\n")
+}
+
+#[test]
+fn packets_go_where_they_should() {
+    for folder in folders() {
+        let path = folder.join("packets.txt");
+        let packets = fs::read_to_string(&path).unwrap();
+        let actual: String = packets.lines().map(|line| fate(line, &folder)).collect();
+        golden(&path, &actual);
+    }
+}
+
+#[test]
+fn rendered_text_and_apply_install_the_same_and_a_second_apply_nothing() {
+    for folder in folders() {
+        let by_nft = in_namespace(|| {
+            run("nft", &["-f", "-"], &svcnat(&["render"], &folder));
+            listing()
+        });
+        let by_netlink = in_namespace(|| {
+            let apply = ["apply", "--manage-routes=false", "--sysctls=ignore"];
+            let first = svcnat(&apply, &folder);
+            assert!(first.contains("applied in one transaction"), "{first}");
+            let second = svcnat(&apply, &folder);
+            assert!(second.contains("0 bytes sent"), "{second}");
+            listing()
+        });
+        assert_eq!(by_nft, by_netlink, "{}", folder.display());
+    }
+}
