@@ -32,7 +32,7 @@ fn ranges(text: &str) -> Result<Vec<IpNet>, String> {
     let separators = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '[' | ']');
     let mut words = text
         .split(separators)
-        .filter(|w| !w.is_empty() && *w != "-");
+        .filter(|w| !matches!(*w, "" | "-" | ","));
     let value = words
         .find_map(|word| {
             let word = word.trim_end_matches(',');
