@@ -215,6 +215,9 @@ pub struct ExplainArgs {
     /// The packet is sent by this node itself, not forwarded
     #[arg(long)]
     pub from_node: bool,
+    /// Look the packet up in what the kernel holds now (needs CAP_NET_ADMIN)
+    #[arg(long)]
+    pub live: bool,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,

@@ -11,7 +11,10 @@ use super::error::CliError;
 use super::inputs::Inputs;
 use crate::cluster::{Family, Protocol};
 use crate::compile::compile;
+use crate::diff::diff;
+use crate::netlink::Nfnetlink;
 use crate::plan::{FrontendKey, Target};
+use crate::ruleset::Ruleset;
 use crate::walk::{Fate, Packet, Trace, walk};
 
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
@@ -30,7 +33,10 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         iif: args.iif.clone(),
         from_node: args.from_node || inputs.node.addresses.contains(&args.source),
     };
-    let ruleset = compile(&inputs.plan, &BTreeMap::new());
+    let mut ruleset = compile(&inputs.plan, &BTreeMap::new());
+    if args.live {
+        ruleset = installed(&inputs)?;
+    }
     let Some(table) = ruleset.tables.get(&Family::of(&destination)) else {
         return Err(CliError::Usage("no table for this family".to_owned()));
     };
@@ -41,6 +47,30 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         Output::Json => json(out, &trace)?,
     }
     Ok(0)
+}
+
+/// The rules of this configuration with the elements the kernel holds. Rules are constant,
+/// so this is what is installed unless somebody changed them, which is said.
+fn installed(inputs: &Inputs) -> Result<Ruleset, CliError> {
+    let live = Nfnetlink::open()?.read()?;
+    let mut ruleset = compile(&inputs.plan, &live.sets());
+    let other_rules = diff(&ruleset, &live).counts();
+    if other_rules.rules_added > 0 || other_rules.objects > 0 {
+        eprintln!(
+            "warning: the installed rules are not those of this configuration (see svcnat diff); \
+             the packet is walked through these rules with the installed elements"
+        );
+    }
+    for (family, table) in &mut ruleset.tables {
+        let found = live.tables.get(family);
+        for (name, set) in &mut table.sets {
+            let elements = found
+                .and_then(|t| t.sets.get(name))
+                .map(|s| s.elements.clone());
+            set.elements = elements.unwrap_or_default();
+        }
+    }
+    Ok(ruleset)
 }
 
 fn parse(text: &str) -> Option<(IpAddr, u16, Protocol)> {

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use serde_json::json;
+
 use svcnat::cluster::{Family, Protocol};
 
 use crate::support::{Cluster, Endpoint, Lab, Service, assert_spread, cluster_ip, count, pod_net};
@@ -78,5 +80,40 @@ fn tcp_connections_spread_evenly_over_any_number_of_endpoints() {
     let lab = lab();
     for size in SIZES {
         assert_even(&lab, Family::Ip6, Protocol::Tcp, size);
+    }
+}
+
+#[test]
+fn weights_are_shares() {
+    let weighed = Service::new("weighed", cluster_ip(10))
+        .port(80, 8080)
+        .endpoint(Endpoint::of("a0").set(json!({"zone": "big"})))
+        .endpoint(Endpoint::of("b0").set(json!({"zone": "small"})))
+        .set(
+            json!({"metadata": {"annotations": {"svcnat.io/weights": "zone/big=3,zone/small=1"}}}),
+        );
+    let lab = Lab::running(&Cluster::with([weighed]));
+    for family in Family::ALL {
+        let to = SocketAddr::new(cluster_ip(10).of(family), 80);
+        let outcomes = lab.from("a1").ask_many(Protocol::Tcp, to, 4000);
+        let counts = count(&outcomes);
+        let of = |pod: &str| counts.get(pod).copied().unwrap_or(0);
+        assert_eq!(of("a0") + of("b0"), 4000, "{counts:?}");
+        assert_spread(&[of("a0"), of("b0")], &[3, 1]);
+    }
+}
+
+#[test]
+fn a_client_hashed_by_its_address_meets_one_endpoint() {
+    let hashed = Service::new("hashed", cluster_ip(10))
+        .port(80, 8080)
+        .endpoints(&["a0", "a1", "b0", "b1"])
+        .set(json!({"metadata": {"annotations": {"svcnat.io/balancing": "source-ip"}}}));
+    let lab = Lab::running(&Cluster::with([hashed]));
+    for family in Family::ALL {
+        let to = SocketAddr::new(cluster_ip(10).of(family), 80);
+        let outcomes = lab.from("a1").ask_many(Protocol::Udp, to, 100);
+        let counts = count(&outcomes);
+        assert_eq!(counts.len(), 1, "{family}: {counts:?}");
     }
 }
