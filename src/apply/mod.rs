@@ -43,6 +43,8 @@ pub struct Outcome {
     pub before: LiveRuleset,
     /// The state wanted, and now in force.
     pub desired: Ruleset,
+    /// Generation of the state in force: our own commit's, not what others did since.
+    pub generation: u32,
     /// How often another writer came first.
     pub races: usize,
 }
@@ -68,7 +70,14 @@ pub fn reconcile(
                 result => Some(result?),
             }
         };
+        // A commit counts one up, and 0 means "any", so it is passed over. Bound to the
+        // generation before, ours is exactly the next.
+        let generation = match committed {
+            Some(_) => before.generation.checked_add(1).unwrap_or(1),
+            None => before.generation,
+        };
         return Ok(Outcome {
+            generation,
             delta,
             committed,
             before,

@@ -15,14 +15,20 @@ use crate::diff;
 use crate::host::{self, conntrack, conntrack_plan, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
 
-/// What one apply did, for both output formats.
-struct Done {
-    outcome: Outcome,
-    generation: u32,
-    routes: routes::RouteReport,
-    sysctls: Vec<sysctl::Changed>,
-    flows: usize,
-    clients: usize,
+/// What one installation did.
+pub(super) struct Done {
+    /// What became of the ruleset.
+    pub outcome: Outcome,
+    /// Generation now in force.
+    pub generation: u32,
+    /// What became of the routes.
+    pub routes: routes::RouteReport,
+    /// Kernel settings that were changed.
+    pub sysctls: Vec<sysctl::Changed>,
+    /// Stale flows removed.
+    pub flows: usize,
+    /// Clients of lost endpoints forgotten.
+    pub clients: usize,
 }
 
 pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
@@ -30,25 +36,8 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
     if args.dry_run != DryRun::None {
         return dry_run(args, &inputs, out);
     }
-    reachable(&inputs)?;
-    let sysctls = settings(&inputs)?;
-    // Routes before rules: what a service leads to should be reachable when it starts to.
-    let live = routes::list_ours().map_err(host_error)?;
-    let delta = routes::plan(&inputs.plan.routes, &live);
-    let routes = routes::apply(&delta).map_err(host_error)?;
-    let mut kernel = Nfnetlink::open()?;
-    let outcome = reconcile(&mut kernel, |live| compile(&inputs.plan, &live.sets()))?;
-    let clients = purge_affinity(&mut kernel, &outcome)?;
-    let flows = stale_flows(&inputs)?;
-    let failed: Vec<String> = routes.errors.iter().map(ToString::to_string).collect();
-    let done = Done {
-        generation: kernel.generation()?.id,
-        outcome,
-        routes,
-        sysctls,
-        flows,
-        clients,
-    };
+    let done = install(&mut Nfnetlink::open()?, &inputs)?;
+    let failed: Vec<String> = done.routes.errors.iter().map(ToString::to_string).collect();
     match args.output {
         Output::Text => text(out, &done)?,
         Output::Json => json(out, &done)?,
@@ -59,6 +48,27 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
         out.flush()?;
         Err(CliError::Host(failed.join("\nerror: ")))
     }
+}
+
+/// Brings the host to what the inputs say: settings, routes, rules, then flows and clients
+/// that lead nowhere any more.
+pub(super) fn install(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Done, CliError> {
+    reachable(inputs)?;
+    let sysctls = settings(inputs)?;
+    // Routes before rules: what a service leads to should be reachable when it starts to.
+    let live = routes::list_ours().map_err(host_error)?;
+    let delta = routes::plan(&inputs.plan.routes, &live);
+    let routes = routes::apply(&delta).map_err(host_error)?;
+    let outcome = reconcile(kernel, |live| compile(&inputs.plan, &live.sets()))?;
+    let clients = purge_affinity(kernel, &outcome)?;
+    Ok(Done {
+        flows: stale_flows(inputs)?,
+        generation: outcome.generation,
+        outcome,
+        routes,
+        sysctls,
+        clients,
+    })
 }
 
 fn host_error(error: host::HostError) -> CliError {

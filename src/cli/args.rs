@@ -49,6 +49,12 @@ pub enum Verb {
   svcnat apply -f lab/ --dry-run=server     the kernel checks the very batch and drops it
   svcnat apply -f lab/                      a second run sends nothing")]
     Apply(ApplyArgs),
+    /// Keep it installed: follow the input files, repair what others change
+    #[command(after_help = "Examples:
+  svcnat run -f /etc/svcnat/manifests --config /etc/svcnat/config.yaml
+
+Stops on SIGTERM or SIGINT and leaves the rules in place; SIGHUP reads the inputs again.")]
+    Run(RunArgs),
     /// Remove everything that is ours: tables and routes
     Delete(DeleteArgs),
     /// Validate the inputs and this host: overlapping ranges, sysctls, next hops, conflicts
@@ -138,6 +144,32 @@ pub struct ApplyArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+/// What `run` does when others change our tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Drift {
+    /// Put them right at once.
+    #[default]
+    Repair,
+    /// Say so.
+    Report,
+    /// Do not look.
+    Ignore,
+}
+
+/// `svcnat run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+    /// What to do when others change our tables
+    #[arg(long, value_enum, default_value_t)]
+    pub drift: Drift,
+    /// Remove everything that is ours when stopped
+    #[arg(long)]
+    pub cleanup_on_exit: bool,
 }
 
 /// `svcnat delete`.

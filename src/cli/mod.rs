@@ -10,6 +10,9 @@ mod explain;
 mod get;
 mod inputs;
 mod render;
+mod run;
+mod service_manager;
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -51,6 +54,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
         Verb::Render(args) => render::run(args, out),
         Verb::Diff(args) => diff::run(args, out),
         Verb::Apply(args) => apply::run(args, out),
+        Verb::Run(args) => run::run(args),
         Verb::Delete(args) => delete::run(args, out),
         Verb::Check(args) => check::run(args, out),
         Verb::Get(args) => get::run(args, out),
