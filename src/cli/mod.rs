@@ -64,8 +64,14 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
             Ok(0)
         }
         Verb::Man => {
-            clap_mangen::Man::new(Cli::command()).render(out)?;
-            for verb in Cli::command().get_subcommands() {
+            let mut command = Cli::command();
+            command.build();
+            clap_mangen::Man::new(command.clone())
+                .section("8")
+                .render(out)?;
+            for verb in command.get_subcommands() {
+                writeln!(out, ".SH \"SVCNAT {}\"", verb.get_name().to_uppercase())?;
+                clap_mangen::Man::new(verb.clone()).render_description_section(out)?;
                 clap_mangen::Man::new(verb.clone()).render_options_section(out)?;
             }
             Ok(0)
