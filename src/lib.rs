@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod compile;
 pub mod config;
 pub mod diff;
+pub mod engine;
 pub mod host;
 pub mod netlink;
 pub mod plan;

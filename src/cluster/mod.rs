@@ -339,3 +339,15 @@ pub struct Cluster {
     /// Workloads, in the order read.
     pub workloads: Vec<Workload>,
 }
+
+impl Cluster {
+    /// The slices of a service, in name order.
+    #[must_use]
+    pub fn slices_of(&self, service: &ObjectName) -> Vec<&EndpointSlice> {
+        self.slices
+            .get(service)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+            .collect()
+    }
+}

@@ -87,6 +87,32 @@ impl Pool {
     }
 }
 
+/// The numbers in use in one family.
+#[derive(Clone, Debug, Default)]
+pub struct Numbers {
+    /// Of lists.
+    pub(super) lists: Pool,
+    /// Of sticky groups.
+    pub(super) groups: Pool,
+    /// Of sticky endpoints.
+    pub(super) handles: Pool,
+}
+
+impl Numbers {
+    /// Gives up `others`. O(others).
+    pub fn release(&mut self, others: &Self) {
+        for (pool, gone) in [
+            (&mut self.lists, &others.lists),
+            (&mut self.groups, &others.groups),
+            (&mut self.handles, &others.handles),
+        ] {
+            for number in &gone.taken {
+                pool.taken.remove(number);
+            }
+        }
+    }
+}
+
 /// A number for a list: [`MARKER`] set, within [`LIST_MASK`].
 pub fn list_number(pool: &mut Pool, key: &ListKey, wanted: Option<u32>) -> Option<u32> {
     pool.take(hash(key), 21, |n| n | MARKER, wanted)

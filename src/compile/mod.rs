@@ -10,20 +10,20 @@ pub mod layout;
 mod maglev;
 mod skeleton;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
-pub use allocate::Sets;
-pub use elements::Sink;
+pub use allocate::{Numbers, Sets};
+pub use elements::{Sink, cluster_ip, hairpin};
 
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape};
 use crate::ruleset::{Element, Family, Ruleset, Table, Value};
-use allocate::{Memory, Pool};
+use allocate::Memory;
 use elements::Numbered;
 use layout::{Class, names};
 
 /// Affinity timeout that always has its set and rule: the API's default. Other timeouts
 /// cost one set and one rule each while in use.
-const DEFAULT_TIMEOUT: u32 = 10_800;
+pub const DEFAULT_TIMEOUT: u32 = 10_800;
 
 /// The ruleset that carries out `plan`.
 ///
@@ -31,16 +31,29 @@ const DEFAULT_TIMEOUT: u32 = 10_800;
 /// means, only which of several equal numbers and slots are used. O(plan).
 #[must_use]
 pub fn compile(plan: &NodePlan, previous: &BTreeMap<Family, &Sets>) -> Ruleset {
+    compile_numbered(plan, previous).0
+}
+
+/// The same, with the numbers it took: what [`services`] needs to go on from here.
+#[must_use]
+pub fn compile_numbered(
+    plan: &NodePlan,
+    previous: &BTreeMap<Family, &Sets>,
+) -> (Ruleset, BTreeMap<Family, Numbers>) {
     let none = Sets::new();
-    let tables = plan
-        .families
-        .iter()
-        .map(|family| {
-            let sets = previous.get(&family.family).copied().unwrap_or(&none);
-            (family.family, compile_family(family, &plan.shape, sets))
-        })
-        .collect();
-    Ruleset { tables }
+    let mut ruleset = Ruleset::default();
+    let mut all = BTreeMap::new();
+    for family in &plan.families {
+        let sets = previous.get(&family.family).copied().unwrap_or(&none);
+        let mut table = skeleton(family, &plan.shape);
+        let mut numbers = Numbers::default();
+        services(&mut table, family, sets, &mut numbers);
+        addresses(&mut table, family);
+        node_level(&mut table, family);
+        ruleset.tables.insert(family.family, table);
+        all.insert(family.family, numbers);
+    }
+    (ruleset, all)
 }
 
 impl Sink for Table {
@@ -53,32 +66,46 @@ impl Sink for Table {
     }
 }
 
-fn compile_family(plan: &FamilyPlan, shape: &Shape, previous: &Sets) -> Table {
-    let timeouts: BTreeSet<u32> = plan
-        .lists
-        .values()
-        .filter_map(|list| list.affinity_timeout)
-        .chain([DEFAULT_TIMEOUT])
-        .collect();
-    let mut table = skeleton::table(&skeleton::Outline {
+/// The table without elements. Of all that services bring only the affinity timeouts shape it.
+fn skeleton(plan: &FamilyPlan, shape: &Shape) -> Table {
+    skeleton::table(&skeleton::Outline {
         family: plan.family,
         shape,
         pods_by_address: !plan.pod_sources.is_empty(),
-        timeouts,
-    });
+        timeouts: plan
+            .lists
+            .values()
+            .filter_map(|list| list.affinity_timeout)
+            .chain([DEFAULT_TIMEOUT])
+            .collect(),
+    })
+}
+
+/// The elements of the plan's lists and frontends. `numbers` has those of all other lists,
+/// and is given these. O(these).
+pub fn services(sink: &mut impl Sink, plan: &FamilyPlan, previous: &Sets, numbers: &mut Numbers) {
     let memory = Memory::new(previous, plan);
-    let numbered = lists(&mut table, plan, &memory);
+    let numbered = lists(sink, plan, &memory, numbers);
     for (key, frontend) in &plan.frontends {
-        elements::frontend(&mut table, key, frontend, |list| numbered.get(list));
+        elements::frontend(sink, key, frontend, |list| numbered.get(list));
     }
-    for (key, port) in &plan.host_ports {
-        elements::host_port(&mut table, key, port);
-    }
+}
+
+/// The elements that several services may share: one per address.
+fn addresses(sink: &mut impl Sink, plan: &FamilyPlan) {
     for addr in &plan.local_endpoints {
-        elements::hairpin(&mut table, *addr);
+        elements::hairpin(sink, *addr);
     }
     for (addr, comment) in &plan.cluster_ips {
-        elements::cluster_ip(&mut table, *addr, comment);
+        elements::cluster_ip(sink, *addr, comment);
+    }
+}
+
+/// The elements that no service brings: host ports, and the prefixes of this node and of
+/// the cluster. O(these).
+pub fn node_level(sink: &mut impl Sink, plan: &FamilyPlan) {
+    for (key, port) in &plan.host_ports {
+        elements::host_port(sink, key, port);
     }
     for (set, prefixes) in [
         (names::NODE_PORT_ADDRESSES, &plan.node_port_addresses),
@@ -87,32 +114,29 @@ fn compile_family(plan: &FamilyPlan, shape: &Shape, previous: &Sets) -> Table {
         (names::EGRESS_SOURCES, &plan.egress_sources),
         (names::NON_MASQUERADE, &plan.non_masquerade),
     ] {
-        elements::prefixes(&mut table, set, prefixes);
+        elements::prefixes(sink, set, prefixes);
     }
-    table
 }
 
 /// Numbers every list and writes its slots and its affinity. Lists that have a number in
 /// the kernel choose first.
 fn lists<'p>(
-    table: &mut Table,
+    sink: &mut impl Sink,
     plan: &'p FamilyPlan,
     memory: &Memory<'_>,
+    pools: &mut Numbers,
 ) -> HashMap<&'p ListKey, Numbered> {
-    let mut pool = Pool::default();
     let mut numbers: HashMap<&ListKey, u32> = HashMap::with_capacity(plan.lists.len());
     for known in [true, false] {
         for key in plan.lists.keys() {
             let wanted = memory.list(key);
             if wanted.is_some() == known
-                && let Some(number) = allocate::list_number(&mut pool, key, wanted)
+                && let Some(number) = allocate::list_number(&mut pools.lists, key, wanted)
             {
                 numbers.insert(key, number);
             }
         }
     }
-    let mut groups = Pool::default();
-    let mut handles = Pool::default();
     let mut group_of = HashMap::new();
     let mut handle_of: HashMap<(u32, Endpoint), u32> = HashMap::new();
     let mut out = HashMap::with_capacity(plan.lists.len());
@@ -122,7 +146,7 @@ fn lists<'p>(
         };
         let group = list.affinity_timeout.and_then(|_| {
             *group_of.entry(&key.port).or_insert_with(|| {
-                allocate::group_number(&mut groups, &key.port, memory.group(number))
+                allocate::group_number(&mut pools.groups, &key.port, memory.group(number))
             })
         });
         let class = elements::class_of(list);
@@ -130,19 +154,19 @@ fn lists<'p>(
             Class::BySource => elements::source_slots(list),
             _ => allocate::slots(&memory.slots(number, key.port.protocol), &list.endpoints),
         };
-        elements::slots(table, number, key.port.protocol, &slots, &list.comment);
+        elements::slots(sink, number, key.port.protocol, &slots, &list.comment);
         let numbered = Numbered {
             number,
             class,
             group,
             view: key.view,
         };
-        elements::sticky(table, key, list, &numbered, |group, endpoint| {
+        elements::sticky(sink, key, list, &numbered, |group, endpoint| {
             if let Some(handle) = handle_of.get(&(group, *endpoint)) {
                 return Some(*handle);
             }
             let wanted = memory.handle(group, endpoint);
-            let handle = allocate::handle(&mut handles, group, endpoint, wanted)?;
+            let handle = allocate::handle(&mut pools.handles, group, endpoint, wanted)?;
             handle_of.insert((group, *endpoint), handle);
             Some(handle)
         });

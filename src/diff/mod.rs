@@ -287,10 +287,45 @@ fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
     })
 }
 
-type Elements = Vec<(Value, Element)>;
+/// Elements with their keys.
+pub type Elements = Vec<(Value, Element)>;
+
+/// A table of which only elements change. `changes` is what to remove and what to add, by
+/// set; `table` has the sets' declarations. `None` if nothing changes. O(changes).
+#[must_use]
+pub fn elements_only(
+    table: &Table,
+    changes: BTreeMap<String, (Elements, Elements)>,
+) -> Option<TableDelta> {
+    let mut sets = BTreeMap::new();
+    let mut operations = Vec::new();
+    for (name, (removed, added)) in changes {
+        let Some(set) = table.sets.get(&name) else {
+            debug_assert!(false, "the table has no set {name}");
+            continue;
+        };
+        if removed.is_empty() && added.is_empty() {
+            continue;
+        }
+        if !removed.is_empty() {
+            operations.push(Operation::DeleteElements(name.clone(), removed));
+        }
+        if !added.is_empty() {
+            operations.push(Operation::AddElements(name.clone(), added));
+        }
+        sets.insert(name, declaration(set));
+    }
+    (!operations.is_empty()).then_some(TableDelta {
+        family: table.family,
+        sets,
+        operations,
+        skeleton: None,
+    })
+}
 
 /// What to remove and what to add, by walking both in key order. A changed element is both.
-fn elements(
+#[must_use]
+pub fn elements(
     before: &BTreeMap<Value, Element>,
     after: &BTreeMap<Value, Element>,
 ) -> (Elements, Elements) {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, EndpointSlice, Family};
+use crate::cluster::{Cluster, Family};
 use crate::config::{Config, DetectLocal, NodePortAddresses};
 use crate::problem::Problem;
 
@@ -43,31 +43,26 @@ pub fn plan(cluster: &Cluster, config: &Config, node: &NodeContext) -> (NodePlan
         .iter()
         .map(|family| plan_family(cluster, config, node, *family, &mut problems))
         .collect();
-    let routes = if config.manage_routes {
-        routes(cluster, config, node, &mut problems)
-    } else {
-        BTreeSet::new()
-    };
+    let (routes, found) = plan_routes(cluster, config, node);
+    problems.extend(found);
     let plan = NodePlan {
-        shape: Shape {
-            masquerade_bit: config.masquerade_bit,
-            masquerade_all: config.masquerade_all,
-            detect_local: config.detect_local.clone(),
-            unallocated: config.unallocated,
-        },
+        shape: Shape::of(config),
         families,
         routes,
     };
     (plan, problems)
 }
 
-fn plan_family(
+/// What no Service brings to one family: host ports, and the prefixes of this node and of
+/// the cluster. O(pods of this node + nodes · log).
+#[must_use]
+pub fn plan_node_level(
     cluster: &Cluster,
     config: &Config,
     node: &NodeContext,
     family: Family,
-    problems: &mut Vec<Problem>,
-) -> FamilyPlan {
+) -> (FamilyPlan, Vec<Problem>) {
+    let mut problems = Vec::new();
     let (host_ports, found) = host_ports::plan(cluster, node, family);
     problems.extend(found);
     let of_family = |prefixes: &[IpNet]| NodeContext::of_family(prefixes, family);
@@ -76,7 +71,7 @@ fn plan_family(
         DetectLocal::NodeCidr => of_family(&node.pod_cidrs),
         DetectLocal::BridgeInterface(_) | DetectLocal::InterfaceNamePrefix(_) => Vec::new(),
     };
-    let mut out = FamilyPlan {
+    let out = FamilyPlan {
         family,
         lists: BTreeMap::new(),
         frontends: BTreeMap::new(),
@@ -93,20 +88,21 @@ fn plan_family(
         },
         non_masquerade: of_family(&non_masquerade(cluster, config, node)),
     };
+    (out, problems)
+}
+
+fn plan_family(
+    cluster: &Cluster,
+    config: &Config,
+    node: &NodeContext,
+    family: Family,
+    problems: &mut Vec<Problem>,
+) -> FamilyPlan {
+    let (mut out, found) = plan_node_level(cluster, config, node, family);
+    problems.extend(found);
     for service in cluster.services.values() {
-        let slices: Vec<&EndpointSlice> = cluster
-            .slices
-            .get(&service.name)
-            .into_iter()
-            .flat_map(BTreeMap::values)
-            .collect();
-        let part = plan_service(service, &slices, family, node);
-        out.lists.extend(part.lists);
-        for (key, frontend) in part.frontends {
-            out.frontends.entry(key).or_insert(frontend);
-        }
-        out.cluster_ips.extend(part.cluster_ips);
-        out.local_endpoints.extend(part.local_endpoints);
+        let part = plan_service(service, &cluster.slices_of(&service.name), family, node);
+        out.add(part);
     }
     for (key, port) in &out.host_ports {
         let node_port = FrontendKey::NodePort(key.protocol, key.port);
@@ -179,12 +175,17 @@ fn non_masquerade(cluster: &Cluster, config: &Config, node: &NodeContext) -> Vec
 }
 
 /// A route to every other node's pods by its address of the same family.
-fn routes(
+/// None if routes are not ours to manage.
+#[must_use]
+pub fn plan_routes(
     cluster: &Cluster,
     config: &Config,
     node: &NodeContext,
-    problems: &mut Vec<Problem>,
-) -> BTreeSet<Route> {
+) -> (BTreeSet<Route>, Vec<Problem>) {
+    let mut problems = Vec::new();
+    if !config.manage_routes {
+        return (BTreeSet::new(), problems);
+    }
     let objects = cluster
         .nodes
         .values()
@@ -217,5 +218,5 @@ fn routes(
             }
         }
     }
-    out
+    (out, problems)
 }

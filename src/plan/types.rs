@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::ServicePlan;
 use crate::cluster::{Balancing, Family, ObjectName, Protocol};
-use crate::config::{DetectLocal, Unallocated};
+use crate::config::{Config, DetectLocal, Unallocated};
 
 /// A port of a service in one family: the unit of load balancing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +123,18 @@ pub enum Target {
     Drop,
 }
 
+impl Target {
+    /// The lists it leads to.
+    pub fn lists(&self) -> impl Iterator<Item = &ListKey> {
+        let (first, second) = match self {
+            Self::List(list) => (Some(list), None),
+            Self::Split { outside, inside } => (outside.as_ref(), inside.as_ref()),
+            Self::Reject | Self::Drop => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
 /// A front door and what is behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontend {
@@ -187,6 +200,43 @@ pub struct FamilyPlan {
     pub non_masquerade: Vec<IpNet>,
 }
 
+impl FamilyPlan {
+    /// A plan of nothing.
+    #[must_use]
+    pub const fn empty(family: Family) -> Self {
+        Self {
+            family,
+            lists: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            host_ports: BTreeMap::new(),
+            local_endpoints: BTreeSet::new(),
+            cluster_ips: BTreeMap::new(),
+            service_ranges: Vec::new(),
+            node_port_addresses: Vec::new(),
+            pod_sources: Vec::new(),
+            egress_sources: Vec::new(),
+            non_masquerade: Vec::new(),
+        }
+    }
+
+    /// Adds what a service brings. A frontend that is taken stays whose it is; a list that
+    /// no frontend leads to is not kept: nothing would find it. O(the service's).
+    pub fn add(&mut self, part: ServicePlan) {
+        let mut lists = part.lists;
+        let mut mine = part.frontends;
+        let before = mine.len();
+        mine.retain(|key, _| !self.frontends.contains_key(key));
+        if mine.len() < before {
+            let used: BTreeSet<&ListKey> = mine.values().flat_map(|f| f.target.lists()).collect();
+            lists.retain(|key, _| used.contains(key));
+        }
+        self.lists.extend(lists);
+        self.frontends.extend(mine);
+        self.cluster_ips.extend(part.cluster_ips);
+        self.local_endpoints.extend(part.local_endpoints);
+    }
+}
+
 /// Settings that shape rules rather than elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -198,6 +248,19 @@ pub struct Shape {
     pub detect_local: DetectLocal,
     /// What unallocated service addresses answer.
     pub unallocated: Unallocated,
+}
+
+impl Shape {
+    /// What the configuration says.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            masquerade_bit: config.masquerade_bit,
+            masquerade_all: config.masquerade_all,
+            detect_local: config.detect_local.clone(),
+            unallocated: config.unallocated,
+        }
+    }
 }
 
 /// A route to another node's pods.

@@ -1,0 +1,596 @@
+//! The desired state of this node held in memory and changed object by object.
+//!
+//! Full and incremental are one mechanism. A change is planned twice for the services it
+//! concerns: as they were and as they are. Both plans are compiled by the same code as a
+//! whole plan, with the numbers and slots that are in force, and the difference between the
+//! two sets of elements is what the kernel is told. Nothing else is looked at, so the work is
+//! O(the changed services), however many there are.
+//!
+//! Pure: objects in, [`Step`] out. Who commits a step to the kernel and fails calls
+//! [`Engine::distrust`]; the next step then starts from what the kernel really holds.
+
+mod claims;
+mod shared;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cluster::{Cluster, EndpointSlice, Family, Node, ObjectName, Pod, Service, ServiceCidr};
+use crate::compile::{Numbers, Sink, compile_numbered, node_level, services};
+use crate::config::Config;
+use crate::diff::{Delta, diff, elements, elements_only};
+use crate::plan::{
+    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Shape, plan, plan_node_level,
+    plan_routes, plan_service,
+};
+use crate::problem::Problem;
+use crate::ruleset::{Element, LiveRuleset, Ruleset, Value};
+use claims::Claims;
+use shared::Shared;
+
+/// One changed object: what it is now, or that it is gone.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A Service.
+    Service(ObjectName, Option<Box<Service>>),
+    /// An EndpointSlice, by its own name.
+    Slice(ObjectName, Option<Box<EndpointSlice>>),
+    /// A Pod.
+    Pod(ObjectName, Option<Box<Pod>>),
+    /// A Node.
+    Node(String, Option<Box<Node>>),
+    /// A ServiceCIDR.
+    ServiceCidr(String, Option<Box<ServiceCidr>>),
+}
+
+/// What a step leads to besides the ruleset, for who cleans up after it.
+#[derive(Debug)]
+pub struct Step {
+    /// Operations for the kernel; empty if the objects' change changes nothing here.
+    pub delta: Delta,
+    /// The changed frontends as they were, and their lists.
+    pub before: NodePlan,
+    /// The same as they are.
+    pub after: NodePlan,
+    /// Services that were planned anew.
+    pub services: Vec<ObjectName>,
+    /// What was found wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Next {
+    /// This much changed.
+    Step(Box<Step>),
+    /// Start over from the kernel's state: [`Engine::rebuild`].
+    Rebuild,
+}
+
+/// Both families' share of one service.
+type Parts = Vec<ServicePlan>;
+
+/// Cluster, plan and ruleset of this node, and what changed since the last step.
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    interface_addresses: Vec<std::net::IpAddr>,
+    node: NodeContext,
+    cluster: Cluster,
+    /// Which service a slice belongs to.
+    slice_service: BTreeMap<ObjectName, ObjectName>,
+    endpoints: usize,
+    families: Vec<FamilyState>,
+    routes: BTreeSet<Route>,
+    ruleset: Ruleset,
+    changed: BTreeMap<ObjectName, Parts>,
+    node_level_changed: bool,
+    rebuild: bool,
+}
+
+/// What is kept per family besides the ruleset.
+#[derive(Debug)]
+struct FamilyState {
+    /// The plan without services.
+    frame: FamilyPlan,
+    numbers: Numbers,
+    claims: Claims,
+    shared: Shared,
+}
+
+/// Elements by set.
+#[derive(Default)]
+struct Elements(BTreeMap<String, BTreeMap<Value, Element>>);
+
+impl Sink for Elements {
+    fn put(&mut self, set: &str, key: Value, element: Element) {
+        if let Some(elements) = self.0.get_mut(set) {
+            elements.insert(key, element);
+        } else {
+            self.0.insert(set.to_owned(), [(key, element)].into());
+        }
+    }
+}
+
+impl Engine {
+    /// An engine that knows nothing yet. `interface_addresses` are this node's addresses if
+    /// neither the configuration nor a Node object names any.
+    #[must_use]
+    pub fn new(config: Config, interface_addresses: Vec<std::net::IpAddr>) -> Self {
+        Self::with_cluster(config, interface_addresses, Cluster::default())
+    }
+
+    /// An engine that knows these objects; its first step is a rebuild.
+    #[must_use]
+    pub fn with_cluster(
+        config: Config,
+        interface_addresses: Vec<std::net::IpAddr>,
+        cluster: Cluster,
+    ) -> Self {
+        let (node, _) = NodeContext::resolve(&cluster, &config, &interface_addresses);
+        let mut engine = Self {
+            config,
+            interface_addresses,
+            node,
+            cluster: Cluster::default(),
+            slice_service: BTreeMap::new(),
+            endpoints: 0,
+            families: Vec::new(),
+            routes: BTreeSet::new(),
+            ruleset: Ruleset::default(),
+            changed: BTreeMap::new(),
+            node_level_changed: false,
+            rebuild: true,
+        };
+        engine.set_cluster(cluster);
+        engine
+    }
+
+    fn set_cluster(&mut self, cluster: Cluster) {
+        self.slice_service = cluster
+            .slices
+            .iter()
+            .flat_map(|(service, slices)| slices.keys().map(|name| (name.clone(), service.clone())))
+            .collect();
+        self.endpoints = count_endpoints(&cluster);
+        self.cluster = cluster;
+        self.rebuild = true;
+        self.changed.clear();
+    }
+
+    /// Settings in force.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// This node.
+    #[must_use]
+    pub const fn node(&self) -> &NodeContext {
+        &self.node
+    }
+
+    /// The objects.
+    #[must_use]
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What the kernel holds, as far as every step so far was committed.
+    #[must_use]
+    pub const fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    /// Routes to other nodes' pods.
+    #[must_use]
+    pub const fn routes(&self) -> &BTreeSet<Route> {
+        &self.routes
+    }
+
+    /// Endpoints of all slices, in every state.
+    #[must_use]
+    pub const fn endpoint_count(&self) -> usize {
+        self.endpoints
+    }
+
+    /// True if objects changed since the last step.
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.rebuild || self.node_level_changed || !self.changed.is_empty()
+    }
+
+    /// Prefixes whose local addresses take node ports, by family.
+    pub fn node_port_addresses(&self) -> impl Iterator<Item = &ipnet::IpNet> {
+        self.families
+            .iter()
+            .flat_map(|family| &family.frame.node_port_addresses)
+    }
+
+    /// The next step starts from what the kernel holds: a commit failed, or somebody meddled.
+    pub const fn distrust(&mut self) {
+        self.rebuild = true;
+    }
+
+    /// Other settings or interface addresses. A rebuild, unless nothing differs.
+    pub fn reconfigure(&mut self, config: Config, interface_addresses: Vec<std::net::IpAddr>) {
+        if config != self.config || interface_addresses != self.interface_addresses {
+            self.config = config;
+            self.interface_addresses = interface_addresses;
+            self.rebuild = true;
+        }
+    }
+
+    /// Other objects altogether, as when files were read again. Only what differs is planned
+    /// anew. O(objects) to compare.
+    pub fn replace(&mut self, mut cluster: Cluster) {
+        if self.rebuild
+            || cluster.nodes != self.cluster.nodes
+            || cluster.service_cidrs != self.cluster.service_cidrs
+        {
+            self.set_cluster(cluster);
+            return;
+        }
+        let names: BTreeSet<ObjectName> = self
+            .cluster
+            .services
+            .keys()
+            .chain(self.cluster.slices.keys())
+            .chain(cluster.services.keys())
+            .chain(cluster.slices.keys())
+            .cloned()
+            .collect();
+        for name in names {
+            let same = same_service(
+                self.cluster.services.get(&name),
+                cluster.services.get(&name),
+            ) && same_slices(self.cluster.slices.get(&name), cluster.slices.get(&name));
+            if !same {
+                self.touch(&name);
+            }
+        }
+        self.node_level_changed |= self.cluster.pods != cluster.pods;
+        std::mem::swap(&mut self.cluster, &mut cluster);
+        self.slice_service = self
+            .cluster
+            .slices
+            .iter()
+            .flat_map(|(service, slices)| slices.keys().map(|name| (name.clone(), service.clone())))
+            .collect();
+        self.endpoints = count_endpoints(&self.cluster);
+    }
+
+    /// Takes in one changed object. O(its service) the first time since the last step.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Service(name, object) => {
+                if same_service(self.cluster.services.get(&name), object.as_deref()) {
+                    return;
+                }
+                self.touch(&name);
+                put(&mut self.cluster.services, name, object);
+            }
+            Change::Slice(name, object) => self.slice(name, object),
+            Change::Pod(name, object) => {
+                if self.cluster.pods.get(&name) != object.as_deref() {
+                    self.node_level_changed = true;
+                    put(&mut self.cluster.pods, name, object);
+                }
+            }
+            Change::Node(name, object) => {
+                if self.cluster.nodes.get(&name) != object.as_deref() {
+                    self.node_level_changed = true;
+                    put(&mut self.cluster.nodes, name, object);
+                }
+            }
+            Change::ServiceCidr(name, object) => {
+                if self.cluster.service_cidrs.get(&name) != object.as_deref() {
+                    self.node_level_changed = true;
+                    put(&mut self.cluster.service_cidrs, name, object);
+                }
+            }
+        }
+    }
+
+    fn slice(&mut self, name: ObjectName, object: Option<Box<EndpointSlice>>) {
+        let old = self.slice_service.get(&name).cloned();
+        if let (Some(service), Some(new)) = (&old, &object)
+            && *service == new.service
+            && let Some(known) = self.cluster.slices.get(service).and_then(|s| s.get(&name))
+            && same_slice(known, new)
+        {
+            return;
+        }
+        if let Some(service) = old {
+            self.touch(&service);
+            if let Some(slices) = self.cluster.slices.get_mut(&service) {
+                let gone = slices.remove(&name);
+                self.endpoints -= gone.map_or(0, |slice| slice.endpoints.len());
+                if slices.is_empty() {
+                    self.cluster.slices.remove(&service);
+                }
+            }
+            self.slice_service.remove(&name);
+        }
+        if let Some(slice) = object {
+            self.touch(&slice.service);
+            self.endpoints += slice.endpoints.len();
+            self.slice_service
+                .insert(name.clone(), slice.service.clone());
+            let slices = self
+                .cluster
+                .slices
+                .entry(slice.service.clone())
+                .or_default();
+            slices.insert(name, *slice);
+        }
+    }
+
+    /// Remembers how a service was before it changes.
+    fn touch(&mut self, name: &ObjectName) {
+        if !self.rebuild && !self.changed.contains_key(name) {
+            let parts = self.parts(name);
+            self.changed.insert(name.clone(), parts);
+        }
+    }
+
+    /// What a service brings now. O(its endpoints · log).
+    fn parts(&self, name: &ObjectName) -> Parts {
+        let slices = self.cluster.slices_of(name);
+        Family::ALL
+            .iter()
+            .map(|family| match self.cluster.services.get(name) {
+                Some(service) => plan_service(service, &slices, *family, &self.node),
+                None => ServicePlan::default(),
+            })
+            .collect()
+    }
+
+    /// What to do about all changes since the last step.
+    pub fn advance(&mut self) -> Next {
+        if self.rebuild {
+            return Next::Rebuild;
+        }
+        let mut frames = None;
+        let mut problems = Vec::new();
+        if self.node_level_changed {
+            let (node, _) =
+                NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
+            if node != self.node {
+                self.rebuild = true;
+                return Next::Rebuild;
+            }
+            let mut made = Vec::new();
+            for family in Family::ALL {
+                let (frame, found) =
+                    plan_node_level(&self.cluster, &self.config, &self.node, family);
+                problems.extend(found);
+                made.push(frame);
+            }
+            let (routes, found) = plan_routes(&self.cluster, &self.config, &self.node);
+            problems.extend(found);
+            self.routes = routes;
+            frames = Some(made);
+        }
+        self.node_level_changed = false;
+        let units = self.units();
+        let mut step = Step {
+            delta: Delta::default(),
+            before: self.empty_plan(),
+            after: self.empty_plan(),
+            services: units.keys().cloned().collect(),
+            problems,
+        };
+        for (i, family) in Family::ALL.into_iter().enumerate() {
+            let frame = frames
+                .as_mut()
+                .map(|frames| std::mem::replace(&mut frames[i], FamilyPlan::empty(family)));
+            if !self.family_step(i, family, &units, frame, &mut step) {
+                // Another affinity timeout came or went: that is a rule.
+                self.rebuild = true;
+                return Next::Rebuild;
+            }
+        }
+        Next::Step(Box::new(step))
+    }
+
+    fn empty_plan(&self) -> NodePlan {
+        NodePlan {
+            shape: Shape::of(&self.config),
+            families: Vec::new(),
+            routes: BTreeSet::new(),
+        }
+    }
+
+    /// Changed services, as they were and as they are, and those that lay claim to a
+    /// frontend of theirs.
+    fn units(&mut self) -> BTreeMap<ObjectName, (Parts, Parts)> {
+        let mut units = BTreeMap::new();
+        for (name, before) in std::mem::take(&mut self.changed) {
+            let after = self.parts(&name);
+            if before != after {
+                units.insert(name, (before, after));
+            }
+        }
+        let mut rivals = BTreeSet::new();
+        for (name, (before, after)) in &units {
+            for (state, (before, after)) in self.families.iter().zip(before.iter().zip(after)) {
+                for key in before.frontends.keys().chain(after.frontends.keys()) {
+                    rivals.extend(state.claims.others(key, name).cloned());
+                }
+            }
+        }
+        for name in rivals {
+            let parts = self.parts(&name);
+            units.entry(name).or_insert_with(|| (parts.clone(), parts));
+        }
+        units
+    }
+
+    /// One family's share of a step; false if only a rebuild will do.
+    fn family_step(
+        &mut self,
+        i: usize,
+        family: Family,
+        units: &BTreeMap<ObjectName, (Parts, Parts)>,
+        frame: Option<FamilyPlan>,
+        step: &mut Step,
+    ) -> bool {
+        let (Some(state), Some(table)) = (
+            self.families.get_mut(i),
+            self.ruleset.tables.get_mut(&family),
+        ) else {
+            return false;
+        };
+        let mut befores = FamilyPlan::empty(family);
+        befores
+            .node_port_addresses
+            .clone_from(&state.frame.node_port_addresses);
+        let mut afters = befores.clone();
+        for (name, (before, _)) in units {
+            befores.add(before[i].clone());
+        }
+        for (name, (before, after)) in units {
+            state
+                .claims
+                .change(name, &before[i].frontends, &after[i].frontends);
+            if !state.shared.change_timeouts(&before[i], &after[i]) {
+                return false;
+            }
+        }
+        for (name, (_, after)) in units {
+            afters.add(after[i].clone());
+        }
+        let (mut old, mut new) = (Elements::default(), Elements::default());
+        let mut released = Numbers::default();
+        services(&mut old, &befores, &table.sets, &mut released);
+        state.numbers.release(&released);
+        services(&mut new, &afters, &table.sets, &mut state.numbers);
+        for (before, after) in units.values() {
+            state.shared.change(&before[i], &after[i]);
+        }
+        if let Some(frame) = frame {
+            if frame.pod_sources.is_empty() != state.frame.pod_sources.is_empty() {
+                return false;
+            }
+            node_level(&mut old, &state.frame);
+            node_level(&mut new, &frame);
+            state.shared.change_hosts(&state.frame, &frame);
+            befores.host_ports = std::mem::take(&mut state.frame.host_ports);
+            afters.host_ports.clone_from(&frame.host_ports);
+            afters
+                .node_port_addresses
+                .clone_from(&frame.node_port_addresses);
+            state.frame = frame;
+        }
+        state.shared.settle(&mut old, &mut new);
+        let mut changes = BTreeMap::new();
+        let empty = BTreeMap::new();
+        let names: BTreeSet<&String> = old.0.keys().chain(new.0.keys()).collect();
+        for name in names {
+            let (removed, added) = elements(
+                old.0.get(name).unwrap_or(&empty),
+                new.0.get(name).unwrap_or(&empty),
+            );
+            if let Some(set) = table.sets.get_mut(name) {
+                for (key, _) in &removed {
+                    set.elements.remove(key);
+                }
+                set.elements.extend(added.iter().cloned());
+            }
+            changes.insert(name.clone(), (removed, added));
+        }
+        step.delta.tables.extend(elements_only(table, changes));
+        step.before.families.push(befores);
+        step.after.families.push(afters);
+        true
+    }
+
+    /// Plans and compiles everything, with the numbers and slots `live` has. Returns what
+    /// leads from there to here. O(cluster).
+    pub fn rebuild(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
+        let (node, mut problems) =
+            NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
+        self.node = node;
+        let (plan, found) = plan(&self.cluster, &self.config, &self.node);
+        problems.extend(found);
+        let (ruleset, mut numbers) = compile_numbered(&plan, &live.sets());
+        self.families = Vec::new();
+        for family in Family::ALL {
+            let (frame, _) = plan_node_level(&self.cluster, &self.config, &self.node, family);
+            let mut state = FamilyState {
+                shared: Shared::new(&frame),
+                frame,
+                numbers: numbers.remove(&family).unwrap_or_default(),
+                claims: Claims::default(),
+            };
+            let nothing = ServicePlan::default();
+            for service in self.cluster.services.values() {
+                let slices = self.cluster.slices_of(&service.name);
+                let part = plan_service(service, &slices, family, &self.node);
+                state
+                    .claims
+                    .change(&service.name, &nothing.frontends, &part.frontends);
+                state.shared.count(&part);
+            }
+            self.families.push(state);
+        }
+        self.routes.clone_from(&plan.routes);
+        self.ruleset = ruleset;
+        self.changed.clear();
+        self.node_level_changed = false;
+        self.rebuild = false;
+        (diff(&self.ruleset, live), plan, problems)
+    }
+}
+
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, object: Option<Box<V>>) {
+    match object {
+        Some(object) => drop(map.insert(key, *object)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn count_endpoints(cluster: &Cluster) -> usize {
+    let slices = cluster.slices.values().flat_map(BTreeMap::values);
+    slices.map(|slice| slice.endpoints.len()).sum()
+}
+
+/// True if nothing differs that decides anything: where an object was read does not.
+fn same_service(old: Option<&Service>, new: Option<&Service>) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            let same_but_for_origin = Service {
+                origin: old.origin.clone(),
+                ..new.clone()
+            };
+            *old == same_but_for_origin
+        }
+        (old, new) => old.is_none() && new.is_none(),
+    }
+}
+
+fn same_slice(old: &EndpointSlice, new: &EndpointSlice) -> bool {
+    old.family == new.family
+        && old.service == new.service
+        && old.ports == new.ports
+        && old.endpoints == new.endpoints
+}
+
+fn same_slices(
+    old: Option<&BTreeMap<ObjectName, EndpointSlice>>,
+    new: Option<&BTreeMap<ObjectName, EndpointSlice>>,
+) -> bool {
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            old.len() == new.len()
+                && old
+                    .iter()
+                    .zip(new)
+                    .all(|((a, old), (b, new))| a == b && same_slice(old, new))
+        }
+        (old, new) => old.is_none() && new.is_none(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

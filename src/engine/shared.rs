@@ -1,0 +1,150 @@
+//! Elements that several services may want: the hairpin of a local pod, a clusterIP's entry,
+//! the set of an affinity timeout. Counted, so that the last one to go takes it along.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Elements;
+use crate::compile::{cluster_ip, hairpin};
+use crate::plan::{FamilyPlan, ServicePlan};
+
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    hairpins: HashMap<IpAddr, u32>,
+    cluster_ips: HashMap<IpAddr, (u32, Arc<str>)>,
+    /// Lists by affinity timeout: a timeout in use has a set and a rule of its own.
+    timeouts: HashMap<u32, u32>,
+    /// What the running step touched, with what it was before.
+    touched_hairpins: BTreeMap<IpAddr, bool>,
+    touched_ips: BTreeMap<IpAddr, Option<Arc<str>>>,
+}
+
+impl Shared {
+    /// With the host ports' pods of a node-level plan.
+    pub(super) fn new(frame: &FamilyPlan) -> Self {
+        let mut shared = Self::default();
+        for addr in &frame.local_endpoints {
+            *shared.hairpins.entry(*addr).or_default() += 1;
+        }
+        shared
+    }
+
+    /// Counts a service in, as part of a rebuild.
+    pub(super) fn count(&mut self, part: &ServicePlan) {
+        for addr in &part.local_endpoints {
+            *self.hairpins.entry(*addr).or_default() += 1;
+        }
+        for (addr, comment) in &part.cluster_ips {
+            let entry = self.cluster_ips.entry(*addr);
+            let (count, text) = entry.or_insert_with(|| (0, Arc::clone(comment)));
+            *count += 1;
+            *text = Arc::clone(comment);
+        }
+        for timeout in part.lists.values().filter_map(|l| l.affinity_timeout) {
+            *self.timeouts.entry(timeout).or_default() += 1;
+        }
+    }
+
+    /// Moves a service's lists from its old affinity timeouts to its new ones. False if a
+    /// timeout comes into use or falls out of it: the skeleton changes.
+    pub(super) fn change_timeouts(&mut self, before: &ServicePlan, after: &ServicePlan) -> bool {
+        let used = |part: &ServicePlan| -> Vec<u32> {
+            let lists = part.lists.values();
+            lists.filter_map(|l| l.affinity_timeout).collect()
+        };
+        let (before, after) = (used(before), used(after));
+        let known = after.iter().all(|timeout| {
+            *timeout == crate::compile::DEFAULT_TIMEOUT || self.timeouts.contains_key(timeout)
+        });
+        for timeout in after {
+            *self.timeouts.entry(timeout).or_default() += 1;
+        }
+        let mut stays = true;
+        for timeout in before {
+            if let Some(count) = self.timeouts.get_mut(&timeout) {
+                *count -= 1;
+                if *count == 0 {
+                    self.timeouts.remove(&timeout);
+                    stays &= timeout == crate::compile::DEFAULT_TIMEOUT;
+                }
+            }
+        }
+        known && stays
+    }
+
+    /// A service is not what it was.
+    pub(super) fn change(&mut self, before: &ServicePlan, after: &ServicePlan) {
+        for addr in &after.local_endpoints {
+            self.add_hairpin(*addr);
+        }
+        for addr in &before.local_endpoints {
+            self.drop_hairpin(*addr);
+        }
+        for (addr, comment) in &after.cluster_ips {
+            let was = self.cluster_ips.get(addr).map(|(_, text)| Arc::clone(text));
+            self.touched_ips.entry(*addr).or_insert(was);
+            let entry = self.cluster_ips.entry(*addr);
+            let (count, text) = entry.or_insert_with(|| (0, Arc::clone(comment)));
+            *count += 1;
+            *text = Arc::clone(comment);
+        }
+        for addr in before.cluster_ips.keys() {
+            let Some((count, text)) = self.cluster_ips.get_mut(addr) else {
+                continue;
+            };
+            let was = Some(Arc::clone(text));
+            self.touched_ips.entry(*addr).or_insert(was);
+            *count -= 1;
+            if *count == 0 {
+                self.cluster_ips.remove(addr);
+            }
+        }
+    }
+
+    /// The pods with host ports are not what they were.
+    pub(super) fn change_hosts(&mut self, before: &FamilyPlan, after: &FamilyPlan) {
+        for addr in &after.local_endpoints {
+            self.add_hairpin(*addr);
+        }
+        for addr in &before.local_endpoints {
+            self.drop_hairpin(*addr);
+        }
+    }
+
+    fn add_hairpin(&mut self, addr: IpAddr) {
+        let count = self.hairpins.entry(addr).or_default();
+        self.touched_hairpins.entry(addr).or_insert(*count > 0);
+        *count += 1;
+    }
+
+    fn drop_hairpin(&mut self, addr: IpAddr) {
+        if let Some(count) = self.hairpins.get_mut(&addr) {
+            self.touched_hairpins.entry(addr).or_insert(*count > 0);
+            *count -= 1;
+            if *count == 0 {
+                self.hairpins.remove(&addr);
+            }
+        }
+    }
+
+    /// Writes what the step touched, as it was and as it is. O(touched).
+    pub(super) fn settle(&mut self, old: &mut Elements, new: &mut Elements) {
+        for (addr, was) in std::mem::take(&mut self.touched_hairpins) {
+            if was {
+                hairpin(old, addr);
+            }
+            if self.hairpins.contains_key(&addr) {
+                hairpin(new, addr);
+            }
+        }
+        for (addr, was) in std::mem::take(&mut self.touched_ips) {
+            if let Some(comment) = was {
+                cluster_ip(old, addr, &comment);
+            }
+            if let Some((_, comment)) = self.cluster_ips.get(&addr) {
+                cluster_ip(new, addr, comment);
+            }
+        }
+    }
+}

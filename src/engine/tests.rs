@@ -1,0 +1,361 @@
+//! Random histories: whatever came in whatever order, the increments add up to what a plan
+//! from scratch gives.
+
+use std::num::NonZeroU16;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
+use crate::diff::Operation;
+use crate::ruleset::{LiveTable, Set};
+use crate::source::{Loaded, load_str};
+
+fn config() -> Config {
+    Config {
+        node_name: "n1".into(),
+        node_ips: vec![
+            "192.168.50.11".parse().unwrap(),
+            "fd00::11".parse().unwrap(),
+        ],
+        cluster_cidrs: vec!["172.17.0.0/16".parse().unwrap()],
+        service_cidrs: vec!["10.254.0.0/16".parse().unwrap()],
+        ..Config::default()
+    }
+}
+
+/// A change of one object among few, so that histories meet themselves.
+#[derive(Clone, Debug)]
+enum Action {
+    Service {
+        n: u8,
+        external: u8,
+        affinity: u8,
+        local: bool,
+        node_port: bool,
+        ranges: bool,
+        weights: bool,
+    },
+    NoService(u8),
+    Slice {
+        n: u8,
+        slice: u8,
+        endpoints: Vec<(u8, bool, bool)>,
+    },
+    NoSlice(u8, u8),
+    Pod(u8, u8),
+    NoPod(u8),
+    Node(u8),
+    Step,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let n = 0..5_u8;
+    prop_oneof![
+        3 => (n.clone(), 0..4_u8, 0..4_u8, any::<[bool; 4]>()).prop_map(
+            |(n, external, affinity, [local, node_port, ranges, weights])| Action::Service {
+                n, external, affinity, local, node_port, ranges, weights
+            }
+        ),
+        1 => n.clone().prop_map(Action::NoService),
+        5 => (n.clone(), 0..2_u8, prop::collection::vec((0..12_u8, any::<bool>(), any::<bool>()), 0..40))
+            .prop_map(|(n, slice, endpoints)| Action::Slice { n, slice, endpoints }),
+        1 => (n.clone(), 0..2_u8).prop_map(|(n, s)| Action::NoSlice(n, s)),
+        1 => (0..3_u8, 0..3_u8).prop_map(|(a, b)| Action::Pod(a, b)),
+        1 => (0..3_u8).prop_map(Action::NoPod),
+        1 => (0..3_u8).prop_map(Action::Node),
+        3 => Just(Action::Step),
+    ]
+}
+
+fn read(text: &str) -> Cluster {
+    let mut loaded = Loaded::default();
+    load_str(text, "test", &mut loaded);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    loaded.cluster
+}
+
+fn service(action: &Action) -> Option<Change> {
+    let Action::Service {
+        n,
+        external,
+        affinity,
+        local,
+        node_port,
+        ranges,
+        weights,
+    } = action
+    else {
+        return None;
+    };
+    let externals = match external {
+        0 => String::new(),
+        x => format!(", \"externalIPs\": [\"203.0.113.{x}\"]"),
+    };
+    let affinity = match affinity {
+        0 => String::new(),
+        1 => ", \"sessionAffinity\": \"ClientIP\"".to_owned(),
+        x => format!(
+            ", \"sessionAffinity\": \"ClientIP\", \"sessionAffinityConfig\": {{\"clientIP\": {{\"timeoutSeconds\": {x}}}}}"
+        ),
+    };
+    let policy = if *local { "Local" } else { "Cluster" };
+    let node_port = if *node_port {
+        format!(", \"nodePort\": {}", 30000 + u16::from(*n))
+    } else {
+        String::new()
+    };
+    let ranges = if *ranges {
+        ", \"loadBalancerSourceRanges\": [\"198.51.100.0/24\"]"
+    } else {
+        ""
+    };
+    let weights = if *weights {
+        ", \"annotations\": {\"svcnat.io/weights\": \"pod/p1=3\"}"
+    } else {
+        ""
+    };
+    let text = format!(
+        r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"s{n}"{weights}}},
+        "spec":{{"type":"LoadBalancer","clusterIP":"10.254.0.{}","externalTrafficPolicy":"{policy}","internalTrafficPolicy":"{policy}"
+        {externals}{affinity}{ranges},"ports":[{{"port":80{node_port}}}]}},
+        "status":{{"loadBalancer":{{"ingress":[{{"ip":"203.0.113.5{n}"}}]}}}}}}"#,
+        n + 2
+    );
+    let (name, service) = read(&text).services.pop_first()?;
+    Some(Change::Service(name, Some(Box::new(service))))
+}
+
+fn change(action: &Action) -> Option<Change> {
+    let named = |prefix: &str, n: u8| ObjectName::new("default", format!("{prefix}{n}"));
+    let slice_name = |n: u8, slice: u8| ObjectName::new("default", format!("s{n}-{slice}"));
+    Some(match action {
+        Action::Service { .. } => service(action)?,
+        Action::NoService(n) => Change::Service(named("s", *n), None),
+        Action::NoSlice(n, slice) => Change::Slice(slice_name(*n, *slice), None),
+        Action::Slice {
+            n,
+            slice,
+            endpoints,
+        } => {
+            let endpoint = |(octet, ready, here): &(u8, bool, bool)| SliceEndpoint {
+                address: [172, 17, 0, *octet + 2].into(),
+                ready: *ready,
+                serving: true,
+                terminating: !ready,
+                node_name: Some(if *here { "n1" } else { "n2" }.to_owned()),
+                zone: None,
+                pod: Some(format!("p{octet}")),
+                for_zones: BTreeSet::new(),
+                for_nodes: BTreeSet::new(),
+            };
+            let name = slice_name(*n, *slice);
+            let slice = EndpointSlice {
+                name: name.clone(),
+                origin: crate::cluster::Origin::default(),
+                service: named("s", *n),
+                family: Family::Ip,
+                endpoints: endpoints.iter().map(endpoint).collect(),
+                ports: vec![SlicePort {
+                    name: String::new(),
+                    protocol: Protocol::Tcp,
+                    port: NonZeroU16::new(8080)?,
+                }],
+                trigger_time: None,
+            };
+            Change::Slice(name, Some(Box::new(slice)))
+        }
+        Action::Pod(n, port) => {
+            let text = format!(
+                r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p{n}"}},
+                "spec":{{"nodeName":"n1","containers":[{{"name":"c","ports":[{{"containerPort":80,"hostPort":{}}}]}}]}},
+                "status":{{"podIP":"172.17.0.{}"}}}}"#,
+                8000 + u16::from(*port),
+                n + 2
+            );
+            let (name, pod) = read(&text).pods.pop_first()?;
+            Change::Pod(name, Some(Box::new(pod)))
+        }
+        Action::NoPod(n) => Change::Pod(named("p", *n), None),
+        Action::Node(n) => {
+            let text = format!(
+                r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"n{}"}},
+                "spec":{{"podCIDRs":["172.18.{n}.0/24"]}},
+                "status":{{"addresses":[{{"type":"InternalIP","address":"192.168.50.{}"}}]}}}}"#,
+                n + 2,
+                n + 12
+            );
+            let (name, node) = read(&text).nodes.pop_first()?;
+            Change::Node(name, Some(Box::new(node)))
+        }
+        Action::Step => return None,
+    })
+}
+
+/// The elements of a kernel that was told only deltas.
+type Kernel = BTreeMap<(Family, String), BTreeMap<Value, Element>>;
+
+fn carry_out(kernel: &mut Kernel, delta: &Delta) {
+    for table in &delta.tables {
+        for operation in &table.operations {
+            match operation {
+                Operation::DeleteElements(set, elements) => {
+                    let held = kernel.entry((table.family, set.clone())).or_default();
+                    for (key, _) in elements {
+                        assert!(held.remove(key).is_some(), "{set} has no {key:?}");
+                    }
+                }
+                Operation::AddElements(set, elements) => {
+                    let held = kernel.entry((table.family, set.clone())).or_default();
+                    for (key, element) in elements {
+                        let before = held.insert(*key, element.clone());
+                        assert_eq!(before, None, "{set} already has {key:?}");
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn held(ruleset: &Ruleset) -> Kernel {
+    let mut out = Kernel::new();
+    for (family, table) in &ruleset.tables {
+        for (name, set) in &table.sets {
+            out.insert((*family, name.clone()), set.elements.clone());
+        }
+    }
+    out
+}
+
+fn live(ruleset: &Ruleset) -> LiveRuleset {
+    let table = |sets: &BTreeMap<String, Set>| LiveTable {
+        sets: sets.clone(),
+        ..LiveTable::default()
+    };
+    LiveRuleset {
+        generation: 1,
+        tables: ruleset
+            .tables
+            .iter()
+            .map(|(f, t)| (*f, table(&t.sets)))
+            .collect(),
+    }
+}
+
+/// Commits all changes so far; the kernel that hears only of them must end up the same.
+fn step(engine: &mut Engine, kernel: &mut Kernel) {
+    match engine.advance() {
+        Next::Step(step) => carry_out(kernel, &step.delta),
+        Next::Rebuild => {
+            let found = live(engine.ruleset());
+            engine.rebuild(&found);
+            *kernel = held(engine.ruleset());
+        }
+    }
+    kernel.retain(|_, elements| !elements.is_empty());
+    let mut wanted = held(engine.ruleset());
+    wanted.retain(|_, elements| !elements.is_empty());
+    assert_eq!(
+        *kernel, wanted,
+        "the deltas do not lead to what the engine believes"
+    );
+    let (from_scratch, _) = plan(&engine.cluster, &engine.config, &engine.node);
+    let sets = live(engine.ruleset());
+    let compiled = crate::compile::compile(&from_scratch, &sets.sets());
+    for (family, table) in &compiled.tables {
+        for (name, set) in &table.sets {
+            assert_eq!(
+                set.elements, engine.ruleset.tables[family].sets[name].elements,
+                "set {name}"
+            );
+        }
+    }
+    assert_eq!(compiled, *engine.ruleset());
+    assert_eq!(from_scratch.routes, *engine.routes());
+    assert_eq!(engine.endpoint_count(), count_endpoints(engine.cluster()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn increments_add_up_to_a_plan_from_scratch(actions in prop::collection::vec(action(), 1..60)) {
+        let mut engine = Engine::new(config(), Vec::new());
+        let mut kernel = Kernel::new();
+        step(&mut engine, &mut kernel);
+        for action in &actions {
+            match change(action) {
+                Some(change) => engine.apply(change),
+                None => step(&mut engine, &mut kernel),
+            }
+        }
+        step(&mut engine, &mut kernel);
+    }
+
+    #[test]
+    fn replacing_everything_is_the_same_as_its_changes(
+        first in prop::collection::vec(action(), 1..30),
+        second in prop::collection::vec(action(), 1..30),
+    ) {
+        let mut engine = Engine::new(config(), Vec::new());
+        let mut kernel = Kernel::new();
+        first.iter().filter_map(change).for_each(|c| engine.apply(c));
+        step(&mut engine, &mut kernel);
+        let mut other = Engine::new(config(), Vec::new());
+        second.iter().filter_map(change).for_each(|c| other.apply(c));
+        engine.replace(other.cluster);
+        step(&mut engine, &mut kernel);
+    }
+}
+
+#[test]
+fn an_unchanged_object_is_no_change() {
+    let mut engine = Engine::new(config(), Vec::new());
+    let made = change(&Action::Slice {
+        n: 1,
+        slice: 0,
+        endpoints: vec![(1, true, true)],
+    })
+    .unwrap();
+    engine.apply(made.clone());
+    engine.rebuild(&LiveRuleset::default());
+    engine.apply(made);
+    assert!(!engine.is_dirty());
+}
+
+#[test]
+fn one_endpoint_of_one_service_is_two_elements() {
+    let mut engine = Engine::new(config(), Vec::new());
+    for n in 0..5 {
+        let plain = Action::Service {
+            n,
+            external: 0,
+            affinity: 0,
+            local: false,
+            node_port: false,
+            ranges: false,
+            weights: false,
+        };
+        engine.apply(change(&plain).unwrap());
+        let slice = Action::Slice {
+            n,
+            slice: 0,
+            endpoints: vec![(1, true, false)],
+        };
+        engine.apply(change(&slice).unwrap());
+    }
+    engine.rebuild(&LiveRuleset::default());
+    let more = Action::Slice {
+        n: 3,
+        slice: 0,
+        endpoints: vec![(1, true, false), (2, true, false)],
+    };
+    engine.apply(change(&more).unwrap());
+    let Next::Step(step) = engine.advance() else {
+        panic!("a step was expected");
+    };
+    // The new slot, and three frontends (clusterIP and load balancer) of another class.
+    let counts = step.delta.counts();
+    assert_eq!((counts.elements_added, counts.elements_deleted), (3, 2));
+}
