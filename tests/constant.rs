@@ -90,6 +90,7 @@ fn installed(ruleset: Ruleset) -> LiveRuleset {
                 })
                 .collect();
             let live = LiveTable {
+                counts: BTreeMap::new(),
                 chains,
                 sets: table.sets,
                 foreign: Vec::new(),

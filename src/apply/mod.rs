@@ -94,12 +94,15 @@ pub fn reconcile(
 ///
 /// # Errors
 /// If the kernel cannot be read or refuses.
-pub fn purge_affinity(kernel: &mut Nfnetlink, outcome: &Outcome) -> Result<usize, NetlinkError> {
+pub fn purge_affinity(
+    kernel: &mut Nfnetlink,
+    committed: &Delta,
+    desired: &Ruleset,
+) -> Result<usize, NetlinkError> {
     let mut purged = 0;
-    for table in &outcome.delta.tables {
-        let gone = gone_handles(table, outcome);
-        let Some(set) = outcome
-            .desired
+    for table in &committed.tables {
+        let gone = gone_handles(table, desired);
+        let Some(set) = desired
             .tables
             .get(&table.family)
             .and_then(|t| t.sets.get(names::AFFINITY))
@@ -140,13 +143,12 @@ pub fn purge_affinity(kernel: &mut Nfnetlink, outcome: &Outcome) -> Result<usize
 }
 
 /// Handles that the delta deletes and that nothing has now.
-fn gone_handles(table: &TableDelta, outcome: &Outcome) -> Vec<ElementData> {
+fn gone_handles(table: &TableDelta, desired: &Ruleset) -> Vec<ElementData> {
     let deleted = table.operations.iter().filter_map(|o| match o {
         Operation::DeleteElements(set, elements) if set == names::STICKY_HANDLES => Some(elements),
         _ => None,
     });
-    let now = outcome
-        .desired
+    let now = desired
         .tables
         .get(&table.family)
         .and_then(|t| t.sets.get(names::STICKY_HANDLES));

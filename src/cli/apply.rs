@@ -17,7 +17,7 @@ use crate::netlink::Nfnetlink;
 use crate::problem::Severity;
 
 /// What one installation did.
-pub(super) struct Done {
+pub struct Done {
     /// What became of the ruleset.
     pub outcome: Outcome,
     /// Generation now in force.
@@ -53,7 +53,7 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
 
 /// Brings the host to what the inputs say: settings, routes, rules, then flows and clients
 /// that lead nowhere any more.
-pub(super) fn install(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Done, CliError> {
+pub fn install(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Done, CliError> {
     reachable(inputs)?;
     let sysctls = settings(inputs)?;
     // Routes before rules: what a service leads to should be reachable when it starts to.
@@ -61,7 +61,7 @@ pub(super) fn install(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Done, C
     let delta = routes::plan(&inputs.plan.routes, &live);
     let routes = routes::apply(&delta).map_err(host_error)?;
     let outcome = reconcile(kernel, |live| compile(&inputs.plan, &live.sets()))?;
-    let clients = purge_affinity(kernel, &outcome)?;
+    let clients = purge_affinity(kernel, &outcome.delta, &outcome.desired)?;
     Ok(Done {
         flows: stale_flows(inputs)?,
         generation: outcome.generation,

@@ -3,7 +3,9 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use crate::observe::LogFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Kubernetes service NAT for Linux: manifests in, working service network out.
@@ -146,9 +148,43 @@ pub struct ApplyArgs {
     pub output: Output,
 }
 
+/// A duration as Go and systemd write them: `500ms`, `5s`, `1m30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration such as 500ms, 5s or 1m30s");
+    let mut rest = text;
+    let mut sum = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, tail) = rest.split_at(digits);
+        let number: u32 = number.parse().map_err(|_| wrong())?;
+        let unit = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit);
+        let one = match unit {
+            "us" => Duration::from_micros(1),
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            _ => return Err(wrong()),
+        };
+        sum = one
+            .checked_mul(number)
+            .and_then(|d| sum.checked_add(d))
+            .ok_or_else(wrong)?;
+        rest = tail;
+    }
+    if text.is_empty() {
+        Err(wrong())
+    } else {
+        Ok(sum)
+    }
+}
+
 /// What `run` does when others change our tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Drift {
+pub enum DriftArg {
     /// Put them right at once.
     #[default]
     Repair,
@@ -166,10 +202,52 @@ pub struct RunArgs {
     pub inputs: InputArgs,
     /// What to do when others change our tables
     #[arg(long, value_enum, default_value_t)]
-    pub drift: Drift,
+    pub drift: DriftArg,
     /// Remove everything that is ours when stopped
     #[arg(long)]
     pub cleanup_on_exit: bool,
+    /// Follow the Kubernetes API with the service account of this pod
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// Follow the Kubernetes API with this kubeconfig
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Address of an API server, instead of the kubeconfig's; several are tried in turn
+    #[arg(long, value_name = "URL", alias = "master", value_delimiter = ',')]
+    pub apiserver: Vec<String>,
+    /// Objects per page of a list
+    #[arg(long, value_name = "N", default_value_t = 500, hide_short_help = true)]
+    pub api_page_size: u32,
+    /// Least time between two commits; a lone change never waits
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5ms")]
+    pub min_sync_period: Duration,
+    /// How often everything is read back from the kernel and compared
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
+    pub verify_period: Duration,
+    /// Share of all endpoints that may go at once without asking the source again
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    pub max_endpoint_loss: f64,
+    /// Keep the last good state here, and install it while the API does not answer
+    #[arg(long, value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
+    /// Where /healthz, /livez, /readyz and /state answer; "none" for nowhere
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10256")]
+    pub healthz_bind_address: String,
+    /// Where /metrics answers; "none" for nowhere
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10249")]
+    pub metrics_bind_address: String,
+    /// Show metrics under kube-proxy's names as well
+    #[arg(long)]
+    pub kube_proxy_metric_names: bool,
+    /// Form of the log
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+    /// Log more: -v debug, -vv trace
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Remove kube-proxy's nftables tables in the transaction that installs ours
+    #[arg(long)]
+    pub take_over_kube_proxy: bool,
 }
 
 /// `svcnat delete`.

@@ -51,6 +51,38 @@ impl Inputs {
     /// # Errors
     /// If a flag or a file cannot be used at all.
     pub fn collect(args: &InputArgs) -> Result<(Self, Vec<Problem>), CliError> {
+        let Objects {
+            config,
+            cluster,
+            node,
+            mut problems,
+        } = Self::objects(args)?;
+        let (plan, found) = plan(&cluster, &config, &node);
+        problems.extend(found);
+        let inputs = Self {
+            config,
+            cluster,
+            node,
+            plan,
+        };
+        Ok((inputs, problems))
+    }
+
+    /// Settings alone: flags over file over defaults.
+    ///
+    /// # Errors
+    /// If a flag or the file cannot be used.
+    pub fn config(args: &InputArgs) -> Result<Config, CliError> {
+        let config = config(args)?;
+        report(&config.validate());
+        Ok(config)
+    }
+
+    /// Settings and objects, without a plan.
+    ///
+    /// # Errors
+    /// If a flag or a file cannot be used at all.
+    pub fn objects(args: &InputArgs) -> Result<Objects, CliError> {
         let config = config(args)?;
         let mut problems = config.validate();
         let sources: Vec<Input> = args
@@ -74,16 +106,26 @@ impl Inputs {
         let (node, found) = NodeContext::resolve(&cluster, &config, &addresses);
         problems.extend(found);
         problems.extend(complete(&mut cluster, &config, &node));
-        let (plan, found) = plan(&cluster, &config, &node);
-        problems.extend(found);
-        let inputs = Self {
+        Ok(Objects {
             config,
             cluster,
             node,
-            plan,
-        };
-        Ok((inputs, problems))
+            problems,
+        })
     }
+}
+
+/// What was typed and read, before anything is planned.
+#[derive(Debug)]
+pub struct Objects {
+    /// Settings.
+    pub config: Config,
+    /// Objects, completed.
+    pub cluster: Cluster,
+    /// This node.
+    pub node: NodeContext,
+    /// What was found wrong or odd.
+    pub problems: Vec<Problem>,
 }
 
 /// Prints problems on standard error, the worst last.

@@ -11,8 +11,6 @@ mod get;
 mod inputs;
 mod render;
 mod run;
-mod service_manager;
-mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;

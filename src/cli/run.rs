@@ -1,79 +1,63 @@
-//! `svcnat run`: keep it installed. Follows the input files by inotify and the kernel's
-//! ruleset by its generation; one thread, one socket.
+//! `svcnat run`: keep it installed. Puts the sources and the agent together.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
 
-use super::apply::{Done, install};
-use super::args::{DeleteArgs, Drift, Output, RunArgs};
+use super::args::{DeleteArgs, DriftArg, Output, RunArgs};
 use super::error::CliError;
-use super::inputs::{Inputs, report};
-use super::service_manager::notify;
-use super::watch::Watch;
-use crate::compile::compile;
-use crate::diff::diff;
-use crate::netlink::Nfnetlink;
-use crate::problem::Severity;
-
-/// How often the generation is looked at: one small request.
-const CHECK: Duration = Duration::from_secs(1);
+use super::inputs::Inputs;
+use crate::follow::{
+    Agent, Drift, Options, Reading, Signals, Sources, SyncError, Waker, Watch, notify,
+};
+use crate::observe::{Binds, Capability, Shared, drop_all_but, init_log, serve};
+use crate::source::api;
 
 pub fn run(args: &RunArgs) -> Result<u8, CliError> {
-    if args
-        .inputs
-        .filename
-        .iter()
-        .any(|path| path.as_os_str() == "-")
-    {
-        return Err(CliError::Usage(
-            "run follows files and folders; standard input has only one reading".to_owned(),
-        ));
-    }
-    let flag = |signal| {
-        let flag = Arc::new(AtomicBool::new(false));
-        signal_hook::flag::register(signal, Arc::clone(&flag))
-            .map(|_| flag)
-            .map_err(|e| CliError::Host(format!("cannot handle signals: {e}")))
+    let from_api = args.kubernetes || args.kubeconfig.is_some() || !args.apiserver.is_empty();
+    check(args, from_api)?;
+    init_log(args.log_format, args.verbose);
+    privileges(from_api);
+    let signals = signals()?;
+    let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
+    let config = Inputs::config(&args.inputs)?;
+    let sources = if from_api {
+        let settings = api::Settings {
+            kubeconfig: args.kubeconfig.clone(),
+            servers: args.apiserver.clone(),
+            node_name: config.node_name.clone(),
+            page_size: args.api_page_size,
+        };
+        let wake = waker.clone();
+        let follower = api::follow(&settings, move || wake.wake())
+            .map_err(|e| CliError::Usage(e.to_string()))?;
+        Sources::Api(follower)
+    } else {
+        files(args)?
     };
-    let stop = [
-        flag(signal_hook::consts::SIGTERM)?,
-        flag(signal_hook::consts::SIGINT)?,
-    ];
-    let reload = flag(signal_hook::consts::SIGHUP)?;
-    let watched: Vec<_> = args
-        .inputs
-        .filename
-        .iter()
-        .chain(&args.inputs.config)
-        .cloned()
-        .collect();
-    // Watch before reading: a change in between is seen.
-    let watch = Watch::new(&watched)
-        .map_err(|e| CliError::Host(format!("cannot watch the inputs: {e}")))?;
-    let mut daemon = Daemon {
-        args,
-        inputs: Inputs::resolve(&args.inputs)?,
-        kernel: Nfnetlink::open()?,
-        generation: 0,
+    let options = Options {
+        drift: match args.drift {
+            DriftArg::Repair => Drift::Repair,
+            DriftArg::Report => Drift::Report,
+            DriftArg::Ignore => Drift::Ignore,
+        },
+        min_sync_period: args.min_sync_period,
+        verify_period: args.verify_period,
+        max_endpoint_loss: args.max_endpoint_loss,
+        state_dir: args.state_dir.clone(),
+        take_over: args.take_over_kube_proxy,
+        skip_invalid: args.inputs.skip_invalid,
     };
-    daemon.sync("start")?;
-    notify("READY=1");
-    while !stop.iter().any(|s| s.load(Ordering::Relaxed)) {
-        let changed = watch
-            .wait(CHECK)
-            .map_err(|e| CliError::Host(format!("cannot wait for changes: {e}")))?;
-        if changed || reload.swap(false, Ordering::Relaxed) {
-            daemon.reread();
-        }
-        if let Err(e) = daemon.check() {
-            eprintln!(
-                "level=error msg=\"cannot check the ruleset\" error={:?}",
-                e.to_string()
-            );
-        }
-        notify("WATCHDOG=1");
-    }
+    let observed = Shared::new(args.kube_proxy_metric_names);
+    let binds = Binds {
+        healthz: bind("healthz-bind-address", &args.healthz_bind_address)?,
+        metrics: bind("metrics-bind-address", &args.metrics_bind_address)?,
+    };
+    serve(&observed, binds)
+        .map_err(|e| CliError::Host(format!("cannot start the health server: {e}")))?;
+    let mut agent = Agent::new(options, config, sources, waker, observed).map_err(host)?;
+    agent.run(&signals).map_err(CliError::Host)?;
     notify("STOPPING=1");
     if args.cleanup_on_exit {
         let delete = DeleteArgs {
@@ -84,96 +68,93 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-struct Daemon<'a> {
-    args: &'a RunArgs,
-    /// The last good inputs.
-    inputs: Inputs,
-    kernel: Nfnetlink,
-    /// Generation after our last look.
-    generation: u32,
-}
-
-impl Daemon<'_> {
-    fn sync(&mut self, cause: &str) -> Result<(), CliError> {
-        let start = Instant::now();
-        let done = install(&mut self.kernel, &self.inputs)?;
-        self.generation = done.generation;
-        log(cause, &done, start.elapsed());
-        Ok(())
+/// Gives up what is not needed. Files of others may only be readable to root.
+fn privileges(from_api: bool) {
+    let mut wanted = vec![Capability::CAP_NET_ADMIN];
+    if !from_api {
+        wanted.push(Capability::CAP_DAC_READ_SEARCH);
     }
-
-    /// Reads the inputs again. What cannot be used changes nothing: a half-written file is
-    /// followed by a whole one, and the last good state stays until then.
-    fn reread(&mut self) {
-        let result = Inputs::collect(&self.args.inputs).and_then(|(inputs, problems)| {
-            report(&problems);
-            let errors = problems
-                .iter()
-                .filter(|p| p.severity == Severity::Error)
-                .count();
-            if errors > 0 && !self.args.inputs.skip_invalid {
-                return Err(CliError::Invalid(format!("{errors} errors in the input")));
-            }
-            self.inputs = inputs;
-            self.sync("inputs")
-        });
-        if let Err(e) = result {
-            eprintln!(
-                "level=error msg=\"the last good state stays\" error={:?}",
-                e.to_string()
-            );
-        }
-    }
-
-    /// Looks whether somebody changed the ruleset, and whether that concerns us.
-    fn check(&mut self) -> Result<(), CliError> {
-        let now = self.kernel.generation()?.id;
-        if now == self.generation || self.args.drift == Drift::Ignore {
-            return Ok(());
-        }
-        if self.args.drift == Drift::Repair {
-            return self.sync("drift");
-        }
-        let live = self.kernel.read()?;
-        self.generation = live.generation;
-        let delta = diff(&compile(&self.inputs.plan, &live.sets()), &live);
-        if !delta.is_empty() {
-            let counts = delta.counts();
-            eprintln!(
-                "level=warning msg=\"others changed our tables\" missing={} foreign={} rules={}",
-                counts.elements_added, counts.elements_deleted, counts.rules_added
-            );
-        }
-        Ok(())
+    match drop_all_but(&wanted) {
+        Ok(held) => tracing::info!(held = held.join(","), "capabilities"),
+        Err(error) => tracing::warn!(%error, "cannot give up capabilities"),
     }
 }
 
-/// One line per commit; nothing for a look that found nothing to do.
-fn log(cause: &str, done: &Done, took: Duration) {
-    let routes = done.routes.added + done.routes.replaced + done.routes.deleted;
-    for error in &done.routes.errors {
-        eprintln!("level=error msg=\"route\" error={:?}", error.to_string());
+/// An address, `0`-port for any, or nothing for `none`.
+fn bind(flag: &str, text: &str) -> Result<Option<SocketAddr>, CliError> {
+    if text.is_empty() || text == "none" {
+        return Ok(None);
     }
-    if done.outcome.committed.is_none() && routes == 0 && cause != "start" {
-        return;
+    text.parse().map(Some).map_err(|_| {
+        CliError::Usage(format!(
+            "--{flag}: {text:?} is not ADDRESS:PORT, nor \"none\""
+        ))
+    })
+}
+
+fn host(error: SyncError) -> CliError {
+    match error {
+        SyncError::Kernel(error) => CliError::Kernel(error),
+        SyncError::Host(error) => CliError::Host(error.to_string()),
     }
-    let counts = done.outcome.delta.counts();
-    let committed = done.outcome.committed.unwrap_or_default();
-    eprintln!(
-        "level=info msg=committed cause={cause} added={} deleted={} rules={} routes={routes} bytes={} \
-         commit_us={} total_us={} generation={} flows={}",
-        counts.elements_added,
-        counts.elements_deleted,
-        counts.rules_added,
-        committed.bytes,
-        committed.micros,
-        took.as_micros(),
-        done.generation,
-        done.flows
-    );
-    notify(&format!(
-        "STATUS=generation {}, {} elements",
-        done.generation,
-        done.outcome.desired.element_count()
-    ));
+}
+
+fn check(args: &RunArgs, from_api: bool) -> Result<(), CliError> {
+    let files = &args.inputs.filename;
+    if files.iter().any(|path| path == Path::new("-")) {
+        return Err(CliError::Usage(
+            "run follows files and folders; standard input has only one reading".to_owned(),
+        ));
+    }
+    if from_api && !files.is_empty() {
+        return Err(CliError::Usage(
+            "objects come from the API or from files (-f), not from both".to_owned(),
+        ));
+    }
+    if !(0.0..=1.0).contains(&args.max_endpoint_loss) {
+        return Err(CliError::Usage(format!(
+            "--max-endpoint-loss: {} is not a share between 0 and 1",
+            args.max_endpoint_loss
+        )));
+    }
+    Ok(())
+}
+
+fn signals() -> Result<Signals, CliError> {
+    let signals = Signals::default();
+    let register = |signal, flag: &Arc<AtomicBool>| {
+        signal_hook::flag::register(signal, Arc::clone(flag))
+            .map(drop)
+            .map_err(|e| CliError::Host(format!("cannot handle signals: {e}")))
+    };
+    register(signal_hook::consts::SIGTERM, &signals.stop)?;
+    register(signal_hook::consts::SIGINT, &signals.stop)?;
+    register(signal_hook::consts::SIGHUP, &signals.reload)?;
+    Ok(signals)
+}
+
+fn files(args: &RunArgs) -> Result<Sources<'_>, CliError> {
+    let paths: Vec<PathBuf> = args
+        .inputs
+        .filename
+        .iter()
+        .chain(&args.inputs.config)
+        .cloned()
+        .collect();
+    // Watch before reading: a change in between is seen.
+    let watch =
+        Watch::new(&paths).map_err(|e| CliError::Host(format!("cannot watch the inputs: {e}")))?;
+    let read = || {
+        Inputs::objects(&args.inputs)
+            .map(|found| Reading {
+                config: found.config,
+                cluster: found.cluster,
+                problems: found.problems,
+            })
+            .map_err(|e| e.to_string())
+    };
+    Ok(Sources::Files {
+        watch,
+        read: Box::new(read),
+    })
 }

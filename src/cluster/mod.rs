@@ -9,11 +9,12 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 pub use crate::ruleset::{Family, Protocol};
 
 /// `namespace/name` of a namespaced object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace; `default` where a manifest leaves it out.
     pub namespace: String,
@@ -39,7 +40,7 @@ impl fmt::Display for ObjectName {
 }
 
 /// Where an object came from, for messages: a file and the document in it, or the API.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Origin {
     /// File name, `<stdin>`, or the API server's address.
     pub source: String,
@@ -63,7 +64,7 @@ impl fmt::Display for Origin {
 }
 
 /// `spec.type` of a Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ServiceType {
     /// The default.
     #[default]
@@ -88,7 +89,7 @@ impl fmt::Display for ServiceType {
 }
 
 /// `internalTrafficPolicy` and `externalTrafficPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     /// All endpoints.
     #[default]
@@ -98,7 +99,7 @@ pub enum TrafficPolicy {
 }
 
 /// `targetPort` of a Service port; used only to derive endpoints from Pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
     /// A number.
     Number(NonZeroU16),
@@ -107,7 +108,7 @@ pub enum TargetPort {
 }
 
 /// One entry of `spec.ports`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Name, empty if unnamed.
     pub name: String,
@@ -122,7 +123,7 @@ pub struct ServicePort {
 }
 
 /// How an endpoint is chosen for a new connection (annotation, beyond Kubernetes).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Balancing {
     /// Uniform random.
     #[default]
@@ -132,7 +133,7 @@ pub enum Balancing {
 }
 
 /// A Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Name.
     pub name: ObjectName,
@@ -179,7 +180,7 @@ pub struct Service {
 }
 
 /// One address of an EndpointSlice (or of an Endpoints subset, or of a Pod).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SliceEndpoint {
     /// The first entry of `addresses`; kube-proxy ignores the others.
     pub address: IpAddr,
@@ -202,7 +203,7 @@ pub struct SliceEndpoint {
 }
 
 /// One port of an EndpointSlice that has a number.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SlicePort {
     /// Name, empty if unnamed.
     pub name: String,
@@ -213,7 +214,7 @@ pub struct SlicePort {
 }
 
 /// An EndpointSlice of one service and family.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Its own name.
     pub name: ObjectName,
@@ -232,7 +233,7 @@ pub struct EndpointSlice {
 }
 
 /// A container port of a Pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// The container that declares it, for messages.
     pub container: String,
@@ -249,7 +250,7 @@ pub struct ContainerPort {
 }
 
 /// A Pod. All its containers share its addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// Name.
     pub name: ObjectName,
@@ -274,7 +275,7 @@ pub struct Pod {
 }
 
 /// A Node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Name.
     pub name: String,
@@ -293,7 +294,7 @@ pub struct Node {
 }
 
 /// A workload whose pod template we check (ReplicationController, ReplicaSet, Deployment).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// Kind.
     pub kind: String,
@@ -312,7 +313,7 @@ pub struct Workload {
 }
 
 /// A ServiceCIDR object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceCidr {
     /// Name.
     pub name: String,

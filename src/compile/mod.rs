@@ -12,7 +12,7 @@ mod skeleton;
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use allocate::{Numbers, Sets};
+pub use allocate::{Numbers, Sets, frontend_value_key};
 pub use elements::{Sink, cluster_ip, hairpin};
 
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape};

@@ -17,6 +17,8 @@ use crate::ruleset::{
 pub enum Operation {
     /// Removes the whole table.
     DeleteTable,
+    /// Removes another program's table, which was asked for by name.
+    DeleteOtherTable(String),
     /// Adds the table.
     AddTable,
     /// Removes a chain that is empty and that nothing leads to any more.
@@ -108,6 +110,46 @@ pub fn diff(desired: &Ruleset, live: &LiveRuleset) -> Delta {
         tables.extend(delta);
     }
     Delta { tables }
+}
+
+/// Whether `live`, read without elements, looks like `desired`: the same sets, chains and
+/// rules, and as many elements in the exact sets. O(1): neither depends on the cluster.
+#[must_use]
+pub fn resembles(desired: &Ruleset, live: &LiveRuleset) -> bool {
+    desired.tables.len() == live.tables.len()
+        && desired.tables.iter().all(|(family, table)| {
+            live.tables.get(family).is_some_and(|live| {
+                table.sets.len() == live.sets.len()
+                    && !must_recreate(table, live)
+                    && table.sets.values().all(|set| count_agrees(set, live))
+                    && table.chains.len() == live.chains.len()
+                    && table
+                        .chains
+                        .iter()
+                        .all(|chain| rules_agree(table, chain, live))
+            })
+        })
+}
+
+/// Ranges are kept as bounds, and dynamic sets fill themselves: only exact sets count.
+fn count_agrees(set: &Set, live: &LiveTable) -> bool {
+    live.sets.contains_key(&set.name)
+        && (set.kind != SetKind::Exact
+            || live
+                .counts
+                .get(&set.name)
+                .is_none_or(|count| *count as usize == set.elements.len()))
+}
+
+fn rules_agree(table: &Table, chain: &crate::ruleset::Chain, live: &LiveTable) -> bool {
+    live.chains.get(&chain.name).is_some_and(|live| {
+        live.rules.len() == chain.rules.len()
+            && chain
+                .rules
+                .iter()
+                .zip(&live.rules)
+                .all(|(rule, live)| lower(rule, table) == *live)
+    })
 }
 
 fn removal(family: Family) -> TableDelta {
@@ -207,7 +249,8 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
     }
 }
 
-fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
+fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
+    let live = live_table;
     let mut first = Vec::new();
     let mut last = Vec::new();
     let mut sets = BTreeMap::new();
@@ -238,14 +281,7 @@ fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
         if live.is_none() {
             first.push(Operation::AddChain(chain.name.clone(), chain.base));
         }
-        let same = live.is_some_and(|live| {
-            live.rules.len() == chain.rules.len()
-                && chain
-                    .rules
-                    .iter()
-                    .zip(&live.rules)
-                    .all(|(rule, live)| lower(rule, table) == *live)
-        });
+        let same = rules_agree(table, chain, live_table);
         if same || (live.is_none() && chain.rules.is_empty()) {
             continue;
         }

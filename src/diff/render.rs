@@ -23,6 +23,7 @@ fn operation(out: &mut impl Write, table: &TableDelta, operation: &Operation) ->
     let family = table.family.nft_name();
     match operation {
         Operation::DeleteTable => writeln!(out, "- table {family} {TABLE}"),
+        Operation::DeleteOtherTable(name) => writeln!(out, "- table {family} {name}"),
         Operation::AddTable => writeln!(out, "+ table {family} {TABLE}"),
         Operation::DeleteChain(name) => writeln!(out, "- chain {family} {TABLE} {name}"),
         Operation::AddChain(name, _) => writeln!(out, "+ chain {family} {TABLE} {name}"),

@@ -193,6 +193,13 @@ impl Engine {
         self.endpoints
     }
 
+    /// A slice by its own name.
+    #[must_use]
+    pub fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
+        let service = self.slice_service.get(name)?;
+        self.cluster.slices.get(service)?.get(name)
+    }
+
     /// True if objects changed since the last step.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
@@ -213,10 +220,16 @@ impl Engine {
 
     /// Other settings or interface addresses. A rebuild, unless nothing differs.
     pub fn reconfigure(&mut self, config: Config, interface_addresses: Vec<std::net::IpAddr>) {
-        if config != self.config || interface_addresses != self.interface_addresses {
-            self.config = config;
-            self.interface_addresses = interface_addresses;
-            self.rebuild = true;
+        self.rebuild |= config != self.config;
+        self.config = config;
+        self.set_interface_addresses(interface_addresses);
+    }
+
+    /// Other addresses of this node; they matter only where nothing else names any.
+    pub fn set_interface_addresses(&mut self, addresses: Vec<std::net::IpAddr>) {
+        if addresses != self.interface_addresses {
+            self.interface_addresses = addresses;
+            self.node_level_changed = true;
         }
     }
 
@@ -269,7 +282,7 @@ impl Engine {
                 self.touch(&name);
                 put(&mut self.cluster.services, name, object);
             }
-            Change::Slice(name, object) => self.slice(name, object),
+            Change::Slice(name, object) => self.apply_slice(name, object),
             Change::Pod(name, object) => {
                 if self.cluster.pods.get(&name) != object.as_deref() {
                     self.node_level_changed = true;
@@ -291,7 +304,7 @@ impl Engine {
         }
     }
 
-    fn slice(&mut self, name: ObjectName, object: Option<Box<EndpointSlice>>) {
+    fn apply_slice(&mut self, name: ObjectName, object: Option<Box<EndpointSlice>>) {
         let old = self.slice_service.get(&name).cloned();
         if let (Some(service), Some(new)) = (&old, &object)
             && *service == new.service
@@ -446,7 +459,7 @@ impl Engine {
             .node_port_addresses
             .clone_from(&state.frame.node_port_addresses);
         let mut afters = befores.clone();
-        for (name, (before, _)) in units {
+        for (before, _) in units.values() {
             befores.add(before[i].clone());
         }
         for (name, (before, after)) in units {
@@ -457,7 +470,7 @@ impl Engine {
                 return false;
             }
         }
-        for (name, (_, after)) in units {
+        for (_, after) in units.values() {
             afters.add(after[i].clone());
         }
         let (mut old, mut new) = (Elements::default(), Elements::default());

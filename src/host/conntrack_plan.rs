@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::conntrack::{Flow, StaleFlow};
-use crate::cluster::{Cluster, Family, Protocol};
+use crate::cluster::{Cluster, Family, ObjectName, Protocol};
 use crate::plan::{
     Endpoint, FamilyPlan, FrontendKey, ListKey, NodePlan, ServicePortKey, Target, View,
 };
@@ -56,8 +56,19 @@ impl Door<'_> {
 /// The endpoints of EndpointSlices with the condition `serving`, of UDP and SCTP ports.
 #[must_use]
 pub fn serving(cluster: &Cluster) -> Serving {
+    serving_of(cluster, cluster.slices.keys())
+}
+
+/// The same of some services. O(their endpoints).
+pub fn serving_of<'a>(
+    cluster: &'a Cluster,
+    services: impl IntoIterator<Item = &'a ObjectName>,
+) -> Serving {
     let mut serving = Serving::new();
-    for (service, slices) in &cluster.slices {
+    for service in services {
+        let Some(slices) = cluster.slices.get(service) else {
+            continue;
+        };
         for slice in slices.values() {
             for port in slice.ports.iter().filter(|port| concerns(port.protocol)) {
                 let key = ServicePortKey {

@@ -12,6 +12,7 @@ pub mod conntrack_plan;
 mod ct_attributes;
 mod error;
 pub mod interfaces;
+pub mod monitor;
 mod process;
 mod route_messages;
 mod route_plan;

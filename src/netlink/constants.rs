@@ -7,6 +7,7 @@ pub const SUBSYS: u16 = 10;
 /// Message types (NFT_MSG_*).
 pub mod msg {
     pub const GETTABLE: u8 = 1;
+    pub const DELTABLE: u8 = 2;
     pub const GETCHAIN: u8 = 4;
     pub const GETRULE: u8 = 7;
     pub const DELRULE: u8 = 8;
@@ -72,6 +73,8 @@ pub mod set {
     pub const ID: u16 = 10;
     pub const TIMEOUT: u16 = 11;
     pub const USERDATA: u16 = 13;
+    /// NFTA_SET_COUNT, in answers of newer kernels only.
+    pub const COUNT: u16 = 20;
     pub const DESC_SIZE: u16 = 1;
     pub const DESC_CONCAT: u16 = 2;
     pub const FIELD_LEN: u16 = 1;

@@ -32,6 +32,12 @@ pub fn set(message: &Message<'_>) -> Result<Set, String> {
     declaration(&name, a).ok_or(name)
 }
 
+/// How many elements a set message says its set has, if the kernel tells.
+#[must_use]
+pub fn element_count(message: &Message<'_>) -> Option<u32> {
+    message.attrs().u32(set::COUNT)
+}
+
 fn declaration(name: &str, a: Attrs<'_>) -> Option<Set> {
     let flags = a.u32(set::FLAGS).unwrap_or(0);
     let key = set_types::fields(a.u32(set::KEY_TYPE)?)?;

@@ -120,6 +120,11 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
             let add = *operation == Operation::AddTable;
             e.scratch.table(family, add, seq, &mut e.w.bytes);
         }
+        Operation::DeleteOtherTable(name) => {
+            let open = e.open(msg::DELTABLE, 0, family);
+            e.w.string(super::constants::table::NAME, name);
+            e.w.end_message(open);
+        }
         Operation::AddChain(name, base) => {
             let seq = e.next();
             e.scratch

@@ -183,6 +183,22 @@ impl Nfnetlink {
     /// # Errors
     /// If the kernel does not let us read, or does not hold still.
     pub fn read(&mut self) -> Result<LiveRuleset, NetlinkError> {
+        self.steady(|kernel, family| kernel.table(family, true))
+    }
+
+    /// The same without elements; exact sets come with their number, if the kernel tells it
+    /// ([`LiveTable::counts`]). O(1): the sets and rules do not depend on the cluster.
+    ///
+    /// # Errors
+    /// As [`Nfnetlink::read`].
+    pub fn outline(&mut self) -> Result<LiveRuleset, NetlinkError> {
+        self.steady(|kernel, family| kernel.table(family, false))
+    }
+
+    fn steady(
+        &mut self,
+        mut table: impl FnMut(&mut Self, Family) -> Result<Option<LiveTable>, NetlinkError>,
+    ) -> Result<LiveRuleset, NetlinkError> {
         for _ in 0..READ_TRIES {
             let before = self.generation()?.id;
             let mut live = LiveRuleset {
@@ -191,7 +207,7 @@ impl Nfnetlink {
             };
             let mut steady = true;
             for family in Family::ALL {
-                match self.table(family) {
+                match table(self, family) {
                     Ok(Some(table)) => drop(live.tables.insert(family, table)),
                     Ok(None) => {}
                     Err(NetlinkError::Interrupted) => steady = false,
@@ -230,7 +246,7 @@ impl Nfnetlink {
         }
     }
 
-    fn table(&mut self, family: Family) -> Result<Option<LiveTable>, NetlinkError> {
+    fn table(&mut self, family: Family, elements: bool) -> Result<Option<LiveTable>, NetlinkError> {
         let mut exists = false;
         self.dump(msg::GETTABLE, family, None, |message| {
             exists |= decode::is_of_our_table(message);
@@ -242,7 +258,11 @@ impl Nfnetlink {
         let mut table = LiveTable::default();
         self.dump(msg::GETSET, family, None, |message| {
             match decode::set(message) {
-                Ok(set) => drop(table.sets.insert(set.name.clone(), set)),
+                Ok(set) => {
+                    let count = decode::element_count(message);
+                    table.counts.extend(count.map(|n| (set.name.clone(), n)));
+                    drop(table.sets.insert(set.name.clone(), set));
+                }
                 Err(name) => table.foreign.push(format!("set {name}")),
             }
             Ok(())
@@ -265,6 +285,9 @@ impl Nfnetlink {
             }
             Ok(())
         })?;
+        if !elements {
+            return Ok(Some(table));
+        }
         let mut foreign = Vec::new();
         for set in table.sets.values_mut() {
             if matches!(set.kind, SetKind::Dynamic { .. }) {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::types::Endpoint;
+use super::types::{Endpoint, View};
 use crate::cluster::{EndpointSlice, Family, ServicePort, SliceEndpoint};
 
 /// What node an endpoint is seen from.
@@ -98,6 +98,68 @@ pub fn select<'a>(
         local,
         any,
     }
+}
+
+/// Why this node uses an endpoint, or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Standing {
+    /// Connections may come to it.
+    Used,
+    /// Not ready, and not serving on its way out either.
+    Unready,
+    /// On its way out, while others are ready.
+    Terminating,
+    /// Policy Local, and it runs elsewhere.
+    NotOnThisNode,
+    /// Its hints name other nodes.
+    OtherNode,
+    /// Its hints name other zones.
+    OtherZone,
+}
+
+impl std::fmt::Display for Standing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Used => "used",
+            Self::Unready => "it is not ready",
+            Self::Terminating => "it is terminating, and others are ready",
+            Self::NotOnThisNode => "policy Local, and it is not on this node",
+            Self::OtherNode => "its hints are for other nodes",
+            Self::OtherZone => "its hints are for other zones",
+        })
+    }
+}
+
+/// Every endpoint of a service port under one policy, and where it stands.
+#[must_use]
+pub fn standings(
+    slices: &[&EndpointSlice],
+    family: Family,
+    port: &ServicePort,
+    from: Viewpoint<'_>,
+    view: View,
+) -> BTreeMap<Endpoint, Standing> {
+    let selection = select(slices, family, port, from);
+    let chosen = match view {
+        View::Cluster => &selection.cluster,
+        View::Local => &selection.local,
+    };
+    let by_node = chosen.values().all(|e| e.for_nodes.contains(from.node));
+    let standing = |key: &Endpoint, e: &SliceEndpoint| {
+        let usable = e.ready || (e.serving && e.terminating);
+        match view {
+            _ if chosen.contains_key(key) => Standing::Used,
+            _ if !usable => Standing::Unready,
+            View::Local if !from.is_local(e) => Standing::NotOnThisNode,
+            _ if !e.ready => Standing::Terminating,
+            _ if by_node => Standing::OtherNode,
+            _ => Standing::OtherZone,
+        }
+    };
+    merge(slices, family, port)
+        .into_iter()
+        .map(|(key, e)| (key, standing(&key, e)))
+        .collect()
 }
 
 /// Narrows ready endpoints by their hints: those for this node if every endpoint has a
@@ -231,6 +293,74 @@ mod tests {
     fn the_local_fallback_does_not_wait_for_other_nodes_to_run_dry() {
         let all = vec![endpoint(1, "n2"), dying(2, "n1")];
         assert_eq!(chosen(all), (vec![1], vec![2], true));
+    }
+
+    #[test]
+    fn every_endpoint_left_out_has_its_reason() {
+        let slice_of = |endpoints| EndpointSlice {
+            name: ObjectName::new("default", "s"),
+            origin: Origin::default(),
+            service: ObjectName::new("default", "s"),
+            family: Family::Ip,
+            endpoints,
+            ports: vec![SlicePort {
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                port: NonZeroU16::MIN,
+            }],
+            trigger_time: None,
+        };
+        let port = ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: NonZeroU16::MIN,
+            target_port: TargetPort::Number(NonZeroU16::MIN),
+            node_port: None,
+        };
+        let reasons = |endpoints: Vec<SliceEndpoint>, view| -> Vec<Standing> {
+            let slice = slice_of(endpoints);
+            standings(&[&slice], Family::Ip, &port, HERE, view)
+                .into_values()
+                .collect()
+        };
+        let mixed = || {
+            vec![
+                endpoint(1, "n1"),
+                endpoint(2, "n2"),
+                unready(3, "n1"),
+                dying(4, "n1"),
+            ]
+        };
+        assert_eq!(
+            reasons(mixed(), View::Local),
+            [
+                Standing::Used,
+                Standing::NotOnThisNode,
+                Standing::Unready,
+                Standing::Terminating
+            ]
+        );
+        assert_eq!(
+            reasons(mixed(), View::Cluster),
+            [
+                Standing::Used,
+                Standing::Used,
+                Standing::Unready,
+                Standing::Terminating
+            ]
+        );
+        assert_eq!(
+            reasons(vec![zoned(1, "z1"), zoned(2, "z2")], View::Cluster),
+            [Standing::Used, Standing::OtherZone]
+        );
+        let mut here = zoned(1, "z1");
+        here.for_nodes.insert("n1".into());
+        let mut there = zoned(2, "z1");
+        there.for_nodes.insert("n2".into());
+        assert_eq!(
+            reasons(vec![here, there], View::Cluster),
+            [Standing::Used, Standing::OtherNode]
+        );
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct LiveTable {
     pub sets: BTreeMap<String, Set>,
     /// Chains.
     pub chains: BTreeMap<String, LiveChain>,
+    /// Elements by set, as the kernel counts them; what it does not tell is missing.
+    pub counts: BTreeMap<String, u32>,
     /// Things in our table that are not of our making, in words.
     pub foreign: Vec<String>,
 }

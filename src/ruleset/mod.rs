@@ -27,7 +27,9 @@ pub use value::{ClassId, DataType, FieldValue, Protocol, Value};
 pub const TABLE: &str = "svcnat";
 
 /// The two nftables families we write to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub enum Family {
     /// `ip` (NFPROTO_IPV4).
     Ip,

@@ -68,7 +68,9 @@ impl DataType {
 }
 
 /// A transport protocol that a Service port may name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 #[repr(u8)]
 pub enum Protocol {
     /// IPPROTO_TCP.

@@ -1,13 +1,14 @@
 //! Tables of packets: each row says who asks where and what must come of it, and is tried
 //! in both families and over TCP and UDP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::thread;
 
 use svcnat::cluster::{Family, Protocol};
 
 use super::addr::{Dual, ip_of, node_of};
+use super::agree::Opinion;
 use super::client::{Answer, Outcome, SILENCE};
 use super::lab::Lab;
 
@@ -141,18 +142,60 @@ impl Row {
                         .is_some_and(|last| !matches!(last, Outcome::Answer(_)))
                         || outcomes.len() >= LEAST && distinct >= names.len()
                 });
-                self.judge(&outcomes, names, family)
+                self.judge(&outcomes, names, family)?;
             }
             want => {
                 let (expected, caller) = match want {
                     Want::Refused => (Outcome::Refused, caller),
                     _ => (Outcome::Silence, caller.patience(SILENCE)),
                 };
-                match caller.ask(protocol, to) {
-                    outcome if outcome == expected => Ok(()),
-                    outcome => Err(format!("expected {expected:?}, got {outcome:?}")),
+                let outcome = caller.ask(protocol, to);
+                if outcome != expected {
+                    return Err(format!("expected {expected:?}, got {outcome:?}"));
                 }
             }
+        }
+        self.agree(lab, family, protocol, to)
+    }
+
+    /// The walker must have said the same of this packet.
+    fn agree(
+        &self,
+        lab: &Lab,
+        family: Family,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> Result<(), String> {
+        let source = self.source.unwrap_or_else(|| ip_of(&self.from)).of(family);
+        let Some(opinion) = lab.opinion(&self.from, source, to, protocol) else {
+            return Ok(());
+        };
+        let names = |endpoints: &BTreeSet<SocketAddr>| -> BTreeSet<String> {
+            let owner = |e: &SocketAddr| lab.owner(e.ip()).unwrap_or_else(|| e.to_string());
+            endpoints.iter().map(owner).collect()
+        };
+        let agrees = match (&self.want, &opinion) {
+            (_, Opinion::Untouched) => true,
+            (Want::Answers(wanted), Opinion::Endpoints(endpoints, masqueraded)) => {
+                let seen = match &self.seen {
+                    Seen::Anyone => true,
+                    Seen::Client => *masqueraded == [false].into(),
+                    // A node that asks from its own address looks the same either way.
+                    Seen::Node(_) => {
+                        *masqueraded == [true].into() || node_of(&self.from) == Some(&self.from)
+                    }
+                };
+                seen && names(endpoints) == wanted.iter().cloned().collect()
+            }
+            (Want::Refused, Opinion::Refused) | (Want::Silence, Opinion::Dropped) => true,
+            _ => false,
+        };
+        if agrees {
+            Ok(())
+        } else {
+            Err(format!(
+                "packets did as expected, but the walker says {opinion:?}"
+            ))
         }
     }
 

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Mutex;
 
 use svcnat::cluster::Protocol;
 
@@ -67,6 +68,8 @@ pub struct Lab {
     pub plan: Plan,
     /// Arguments that every `svcnat` of this lab gets besides the usual ones.
     pub args: Vec<String>,
+    /// What each node last applied: arguments and objects.
+    pub applied: Mutex<BTreeMap<String, (Vec<String>, String)>>,
     places: BTreeMap<String, Netns>,
     responder: Responder,
 }
@@ -82,6 +85,7 @@ impl Lab {
         let mut lab = Self {
             plan,
             args: Vec::new(),
+            applied: Mutex::default(),
             places: BTreeMap::new(),
             responder: Responder::start(),
         };
@@ -117,6 +121,14 @@ impl Lab {
         self.places
             .get(place)
             .unwrap_or_else(|| panic!("the lab has no {place}"))
+    }
+
+    /// Who has this address.
+    pub fn owner(&self, addr: IpAddr) -> Option<String> {
+        let mut names = self.places.keys();
+        names
+            .find(|name| *name != "router" && ip_of(name).both().contains(&addr))
+            .cloned()
     }
 
     /// Someone in a place, about to ask.

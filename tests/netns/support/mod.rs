@@ -5,6 +5,7 @@
 //! Only tests run `ip` and `nft`; the product never does.
 
 mod addr;
+mod agree;
 mod client;
 mod expect;
 mod generation;

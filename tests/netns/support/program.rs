@@ -48,12 +48,17 @@ impl Lab {
     /// Runs a verb that takes inputs on a node, with the lab's ranges, the lab's `args` and
     /// the objects on standard input.
     pub fn svcnat(&self, node: &str, verb: &[&str], cluster: &Cluster) -> Run {
-        let mut args = verb.to_vec();
-        args.extend(["-f", "-", "--node-name", node]);
+        let mut args = vec!["-f", "-", "--node-name", node];
         args.extend(["--cluster-cidr", CLUSTER_CIDR]);
         args.extend(["--service-cluster-ip-range", SERVICE_RANGE]);
         args.extend(self.args.iter().map(String::as_str));
-        run_svcnat(self.at(node), &args, &cluster.json())
+        if verb == ["apply"] {
+            let given = args.iter().map(|arg| (*arg).to_owned()).collect();
+            let mut applied = self.applied.lock().unwrap();
+            applied.insert(node.to_owned(), (given, cluster.json()));
+        }
+        let all = [verb, &args].concat();
+        run_svcnat(self.at(node), &all, &cluster.json())
     }
 
     /// Applies the objects on every node.

@@ -16,6 +16,6 @@ pub fn notify(state: &str) {
     };
     let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to));
     if let Err(e) = sent {
-        eprintln!("warning: the service manager does not listen: {e}");
+        tracing::debug!(error = %e, "the service manager does not listen");
     }
 }

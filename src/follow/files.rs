@@ -1,6 +1,6 @@
 //! Tells when one of the input files may have changed.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,5 +76,11 @@ impl Watch {
             Err(Errno::EINTR) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
     }
 }

@@ -1,0 +1,370 @@
+//! Between the engine and the kernel: commits steps, starts over when one fails, finds out
+//! when somebody else changed our tables, and tidies up after a commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::apply::purge_affinity;
+use crate::cluster::{Family, ObjectName, Protocol};
+use crate::diff::{Counts, Delta, Operation, TableDelta, diff, resembles};
+use crate::engine::{Engine, Next, Step};
+use crate::host::conntrack::Conntrack;
+use crate::host::interfaces::{self, local_addresses};
+use crate::host::{HostError, conntrack_plan, routes};
+use crate::netlink::{Committed, NetlinkError, Nfnetlink};
+use crate::plan::{NodePlan, Route};
+use crate::problem::Problem;
+
+/// Times a commit is tried again after another program's came first.
+const TRIES: usize = 100;
+/// A full read-back may take this share of the time at most, however often others commit.
+const VERIFY_SHARE: u32 = 20;
+/// Name of kube-proxy's tables (both families).
+const KUBE_PROXY_TABLE: &str = "kube-proxy";
+
+/// Why a sync failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// nf_tables refused.
+    #[error(transparent)]
+    Kernel(#[from] NetlinkError),
+    /// Routes, addresses or tracked connections.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// What one sync did.
+#[derive(Debug, Default)]
+pub struct Synced {
+    /// True if everything was compared with the kernel, false for an increment.
+    pub full: bool,
+    /// Elements, rules and objects changed.
+    pub counts: Counts,
+    /// What the commit took; `None` if there was nothing to commit.
+    pub committed: Option<Committed>,
+    /// Stale tracked flows removed.
+    pub flows: usize,
+    /// Clients of lost endpoints forgotten.
+    pub clients: usize,
+    /// Routes added, replaced and deleted.
+    pub routes: usize,
+    /// Routes that failed.
+    pub route_errors: Vec<String>,
+    /// Services that were planned anew; all of them if [`Synced::full`].
+    pub services: Vec<ObjectName>,
+    /// What was found wrong with the objects.
+    pub problems: Vec<Problem>,
+    /// Generation in force.
+    pub generation: u32,
+    /// All of it.
+    pub took: Duration,
+}
+
+/// What a look at the kernel found.
+#[derive(Debug)]
+pub enum Look {
+    /// Nobody but us wrote.
+    Quiet,
+    /// Somebody wrote, but our tables are as they were.
+    Others,
+    /// Our tables are not what they were.
+    Drift(Box<Delta>),
+}
+
+/// The kernel's side of the daemon.
+pub struct Sync {
+    kernel: Nfnetlink,
+    conntrack: Conntrack,
+    /// The generation our own last commit made, as far as we know.
+    generation: u32,
+    local_addresses: BTreeSet<IpAddr>,
+    routes: BTreeSet<Route>,
+    take_over: bool,
+    /// No full read-back before this.
+    verify_after: Instant,
+    /// A full read-back is owed: somebody wrote since the last one.
+    verify_owed: bool,
+}
+
+impl Sync {
+    /// Opens the sockets.
+    ///
+    /// # Errors
+    /// If the kernel does not let us.
+    pub fn open(take_over: bool) -> Result<Self, SyncError> {
+        let mut sync = Self {
+            kernel: Nfnetlink::open()?,
+            conntrack: Conntrack::open()?,
+            generation: 0,
+            local_addresses: BTreeSet::new(),
+            routes: BTreeSet::new(),
+            take_over,
+            verify_after: Instant::now(),
+            verify_owed: false,
+        };
+        sync.refresh_addresses()?;
+        Ok(sync)
+    }
+
+    /// Reads this node's addresses anew; returns the primary ones.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn refresh_addresses(&mut self) -> Result<Vec<IpAddr>, SyncError> {
+        let found = interfaces::list()?;
+        self.local_addresses = local_addresses(&found);
+        Ok(interfaces::primary_addresses(&found))
+    }
+
+    /// Addresses of this node, loopback included.
+    #[must_use]
+    pub const fn local_addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.local_addresses
+    }
+
+    /// Carries out what changed in the engine. O(changed), or O(cluster) if the engine asks
+    /// for a new start.
+    ///
+    /// # Errors
+    /// If the kernel refuses; the engine then starts over with the next sync.
+    pub fn sync(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
+        let start = Instant::now();
+        let result = match engine.advance() {
+            Next::Rebuild => self.rebuild(engine),
+            Next::Step(step) => match self.commit(&step.delta) {
+                Ok(committed) => self.after_step(engine, *step, committed),
+                Err(error) => {
+                    // Somebody meddled with what the step builds on: start over.
+                    tracing::warn!(%error, "an increment does not fit the kernel's state");
+                    engine.distrust();
+                    engine.advance();
+                    self.rebuild(engine)
+                }
+            },
+        };
+        let mut synced = match result {
+            Ok(synced) => synced,
+            Err(error) => {
+                engine.distrust();
+                return Err(error);
+            }
+        };
+        if synced.full || self.routes != *engine.routes() {
+            self.routes(engine, &mut synced)?;
+        }
+        synced.generation = self.generation;
+        synced.took = start.elapsed();
+        Ok(synced)
+    }
+
+    /// Tidies up after an increment: clients of lost endpoints, stale flows.
+    fn after_step(
+        &mut self,
+        engine: &Engine,
+        step: Step,
+        committed: Option<Committed>,
+    ) -> Result<Synced, SyncError> {
+        Ok(Synced {
+            counts: step.delta.counts(),
+            committed,
+            clients: self.purge(&step.delta, engine)?,
+            flows: self.stale_after(engine, &step.before, &step.after, &step.services)?,
+            problems: step.problems,
+            services: step.services,
+            ..Synced::default()
+        })
+    }
+
+    /// Commits increments. They are not bound to a generation: elements of ours come and go
+    /// whatever others write to their own tables, so a busy neighbour cannot hold us up. If
+    /// one meddles with ours, the kernel refuses what does not fit, or [`Sync::look`] finds it.
+    fn commit(&mut self, delta: &Delta) -> Result<Option<Committed>, SyncError> {
+        if delta.is_empty() {
+            return Ok(None);
+        }
+        let committed = self.kernel.commit(delta, 0)?;
+        self.generation = next(self.generation);
+        Ok(Some(committed))
+    }
+
+    /// Reads the kernel back, compares and commits the difference, bound to what was read.
+    fn rebuild(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
+        for _ in 0..TRIES {
+            let live = self.kernel.read()?;
+            let (mut delta, plan, problems) = engine.rebuild(&live);
+            let counts = delta.counts();
+            self.add_take_over(&mut delta)?;
+            let committed = if delta.is_empty() {
+                self.generation = live.generation;
+                None
+            } else {
+                match self.kernel.commit(&delta, live.generation) {
+                    Err(NetlinkError::Raced) => continue,
+                    result => {
+                        self.generation = next(live.generation);
+                        Some(result?)
+                    }
+                }
+            };
+            drop(live);
+            self.take_over = false;
+            self.verify_owed = false;
+            return Ok(Synced {
+                full: true,
+                counts,
+                committed,
+                clients: self.purge(&delta, engine)?,
+                flows: self.stale_in(engine, &plan)?,
+                problems,
+                ..Synced::default()
+            });
+        }
+        Err(NetlinkError::Raced.into())
+    }
+
+    /// kube-proxy's tables go out in the transaction that brings ours in.
+    fn add_take_over(&mut self, delta: &mut Delta) -> Result<(), SyncError> {
+        if !self.take_over {
+            return Ok(());
+        }
+        for (family, name) in self.kernel.table_names()? {
+            if name != KUBE_PROXY_TABLE {
+                continue;
+            }
+            let operation = Operation::DeleteOtherTable(name);
+            match delta.tables.iter_mut().find(|t| t.family == family) {
+                Some(table) => table.operations.push(operation),
+                None => delta.tables.push(TableDelta {
+                    family,
+                    sets: BTreeMap::new(),
+                    operations: vec![operation],
+                    skeleton: None,
+                }),
+            }
+            tracing::info!(family = family.nft_name(), "taking over from kube-proxy");
+        }
+        Ok(())
+    }
+
+    fn purge(&mut self, delta: &Delta, engine: &Engine) -> Result<usize, SyncError> {
+        let before = self.generation;
+        let clients = purge_affinity(&mut self.kernel, delta, engine.ruleset())?;
+        if clients > 0 {
+            // One commit per family that had any; a generation too many is only a look more.
+            self.generation = next(before);
+        }
+        Ok(clients)
+    }
+
+    fn stale_after(
+        &mut self,
+        engine: &Engine,
+        before: &NodePlan,
+        after: &NodePlan,
+        services: &[ObjectName],
+    ) -> Result<usize, SyncError> {
+        let serving = conntrack_plan::serving_of(engine.cluster(), services);
+        let context = conntrack_plan::Context {
+            local_addresses: &self.local_addresses,
+            serving: &serving,
+        };
+        let stale = conntrack_plan::stale_after(before, after, &context);
+        if stale.is_empty() {
+            return Ok(0);
+        }
+        Ok(self.conntrack.delete(&stale)?.entries)
+    }
+
+    fn stale_in(&mut self, engine: &Engine, plan: &NodePlan) -> Result<usize, SyncError> {
+        let serving = conntrack_plan::serving(engine.cluster());
+        let context = conntrack_plan::Context {
+            local_addresses: &self.local_addresses,
+            serving: &serving,
+        };
+        let mut removed = 0;
+        for family in Family::ALL {
+            for protocol in [Protocol::Udp, Protocol::Sctp] {
+                let flows = self.conntrack.dump(family, protocol)?;
+                let stale = conntrack_plan::stale_in(plan, flows, &context);
+                removed += self.conntrack.delete_flows(&stale)?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Puts our routes right; a route that fails does not keep the others from being made.
+    fn routes(&mut self, engine: &Engine, synced: &mut Synced) -> Result<(), SyncError> {
+        let live = routes::list_ours()?;
+        let report = routes::apply(&routes::plan(engine.routes(), &live))?;
+        synced.routes = report.added + report.replaced + report.deleted;
+        synced.route_errors = report.errors.iter().map(ToString::to_string).collect();
+        if synced.route_errors.is_empty() {
+            self.routes.clone_from(engine.routes());
+        } else {
+            // Tried again with the next sync.
+            self.routes.clear();
+        }
+        Ok(())
+    }
+
+    /// Puts our routes right after somebody changed routes or links.
+    ///
+    /// # Errors
+    /// If routes cannot be read.
+    pub fn repair_routes(&mut self, engine: &Engine) -> Result<Synced, SyncError> {
+        let mut synced = Synced {
+            generation: self.generation,
+            ..Synced::default()
+        };
+        self.routes(engine, &mut synced)?;
+        Ok(synced)
+    }
+
+    /// Looks whether somebody changed our tables. One small request if nobody wrote anything;
+    /// the outline of our tables if somebody did; a full read-back only if the outline
+    /// differs, or when it was long enough ago.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn look(&mut self, engine: &Engine) -> Result<Look, SyncError> {
+        let quiet = self.kernel.generation()?.id == self.generation;
+        if quiet && !(self.verify_owed && Instant::now() >= self.verify_after) {
+            return Ok(Look::Quiet);
+        }
+        if !quiet {
+            let outline = self.kernel.outline()?;
+            if resembles(engine.ruleset(), &outline) {
+                self.generation = outline.generation;
+                self.verify_owed = true;
+                if Instant::now() < self.verify_after {
+                    return Ok(Look::Others);
+                }
+            }
+        }
+        self.verify(engine)
+    }
+
+    /// Reads everything back and compares. O(cluster).
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn verify(&mut self, engine: &Engine) -> Result<Look, SyncError> {
+        let start = Instant::now();
+        let live = self.kernel.read()?;
+        let delta = diff(engine.ruleset(), &live);
+        self.verify_after = Instant::now() + start.elapsed() * VERIFY_SHARE;
+        self.verify_owed = false;
+        self.generation = live.generation;
+        Ok(if delta.is_empty() {
+            Look::Others
+        } else {
+            Look::Drift(Box::new(delta))
+        })
+    }
+}
+
+/// A commit counts one up, and 0 means "any", so it is passed over.
+fn next(generation: u32) -> u32 {
+    generation.checked_add(1).unwrap_or(1)
+}

@@ -1,0 +1,239 @@
+//! Everything by which a running agent is looked at: health, metrics, state, log.
+//!
+//! The agent writes plain facts into [`Shared`] and never waits for a reader; the servers
+//! read them on a thread of their own.
+
+mod health_ports;
+mod log;
+mod metrics;
+mod privileges;
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+pub use log::{LogFormat, init as init_log};
+use metrics::Metrics;
+pub use privileges::{Capability, drop_all_but, held as held_capabilities};
+pub use server::{Binds, serve};
+
+/// kube-proxy's limit: twice its sync period of 30 s.
+const STALE: Duration = Duration::from_secs(60);
+
+/// One sync, as the agent tells it.
+#[derive(Clone, Debug, Default)]
+pub struct SyncReport {
+    /// Why.
+    pub cause: String,
+    /// True if everything was compared.
+    pub full: bool,
+    /// All of it.
+    pub took: Duration,
+    /// Bytes and microseconds of the commit, if there was one.
+    pub commit: Option<(usize, u64)>,
+    /// Elements added.
+    pub added: usize,
+    /// Elements deleted.
+    pub deleted: usize,
+    /// Generation in force.
+    pub generation: u32,
+    /// Services, endpoints and elements there are now.
+    pub sizes: (usize, usize, usize),
+    /// When the endpoints of this sync were last changed by their controller.
+    pub trigger_times: Vec<String>,
+}
+
+/// A Service with a health check port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceHealth {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Ready endpoints on this node.
+    pub local_endpoints: usize,
+}
+
+/// Health check ports and whose they are.
+pub type HealthPorts = BTreeMap<u16, ServiceHealth>;
+
+/// What the agent tells and the servers show.
+pub struct Shared {
+    inner: Mutex<Inner>,
+    health_ports: watch::Sender<HealthPorts>,
+}
+
+struct Inner {
+    metrics: Metrics,
+    /// Since when a change waits.
+    queued: Option<Instant>,
+    last_sync: Option<Timestamp>,
+    last_good: Option<Value>,
+    last_failed: Option<Value>,
+    sizes: (usize, usize, usize),
+    generation: u32,
+    sources: BTreeMap<&'static str, bool>,
+    ready: bool,
+    deleting: bool,
+    autoscaler_taint: bool,
+}
+
+/// A verdict of a health endpoint.
+pub(crate) struct Health {
+    pub healthy: bool,
+    pub eligible: bool,
+    pub last_updated: Option<Timestamp>,
+}
+
+impl Shared {
+    /// Nothing happened yet. With `kube_proxy_names`, metrics also go by kube-proxy's names.
+    #[must_use]
+    pub fn new(kube_proxy_names: bool) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                metrics: Metrics::new(kube_proxy_names),
+                queued: None,
+                last_sync: None,
+                last_good: None,
+                last_failed: None,
+                sizes: (0, 0, 0),
+                generation: 0,
+                sources: BTreeMap::new(),
+                ready: false,
+                deleting: false,
+                autoscaler_taint: false,
+            }),
+            health_ports: watch::channel(HealthPorts::new()).0,
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // A reader that panicked left nothing half written: every write is one assignment.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes wait from now on: so many of Services, so many of EndpointSlices.
+    pub fn queued(&self, services: u64, slices: u64) {
+        let mut inner = self.inner();
+        inner.queued.get_or_insert_with(Instant::now);
+        inner.metrics.queued(services, slices);
+    }
+
+    /// A sync succeeded.
+    pub fn synced(&self, report: &SyncReport) {
+        let mut inner = self.inner();
+        let now = Timestamp::now();
+        inner.queued = None;
+        inner.last_sync = Some(now);
+        inner.sizes = report.sizes;
+        inner.generation = report.generation;
+        inner.metrics.synced(report, now);
+        if let Some((bytes, micros)) = report.commit {
+            inner.last_good = Some(json!({
+                "time": now.to_string(),
+                "cause": report.cause,
+                "added": report.added,
+                "deleted": report.deleted,
+                "bytes": bytes,
+                "commitMicros": micros,
+                "generation": report.generation,
+            }));
+        }
+    }
+
+    /// A sync failed; it is tried again.
+    pub fn failed(&self, error: &str) {
+        let mut inner = self.inner();
+        inner.queued.get_or_insert_with(Instant::now);
+        inner.last_failed = Some(json!({"time": Timestamp::now().to_string(), "error": error}));
+        inner.metrics.failures.inc();
+    }
+
+    /// Which sources were read completely.
+    pub fn set_sources(&self, sources: impl IntoIterator<Item = (&'static str, bool)>) {
+        self.inner().sources = sources.into_iter().collect();
+    }
+
+    /// The first sync from complete sources is done.
+    pub fn set_ready(&self) {
+        self.inner().ready = true;
+    }
+
+    /// Whether load balancers should send new connections to this node.
+    pub fn set_node(&self, deleting: bool, autoscaler_taint: bool) {
+        let mut inner = self.inner();
+        inner.deleting = deleting;
+        inner.autoscaler_taint = autoscaler_taint;
+    }
+
+    /// A source failed once.
+    pub fn source_failed(&self, kind: &str) {
+        self.inner().metrics.source_failed(kind);
+    }
+
+    /// The guard held a change back.
+    pub fn held_back(&self) {
+        self.inner().metrics.guard_holds.inc();
+    }
+
+    /// Somebody else's change to our tables was found.
+    pub fn drifted(&self) {
+        self.inner().metrics.drifts.inc();
+    }
+
+    /// Which ports tell load balancers about which Services.
+    pub fn set_health_ports(&self, ports: HealthPorts) {
+        self.health_ports.send_if_modified(|old| {
+            let changed = *old != ports;
+            *old = ports;
+            changed
+        });
+    }
+
+    pub(crate) fn health_ports(&self) -> watch::Receiver<HealthPorts> {
+        self.health_ports.subscribe()
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        let inner = self.inner();
+        Health {
+            healthy: inner.queued.is_none_or(|since| since.elapsed() < STALE),
+            eligible: !inner.deleting && !inner.autoscaler_taint,
+            last_updated: inner.last_sync,
+        }
+    }
+
+    /// Ready or not, and what is or is not.
+    pub(crate) fn readiness(&self) -> (bool, Vec<(String, bool)>) {
+        let inner = self.inner();
+        let sources = inner.sources.iter();
+        let mut checks: Vec<(String, bool)> = sources
+            .map(|(name, ok)| (format!("source {name}"), *ok))
+            .collect();
+        checks.push(("first sync".to_owned(), inner.ready));
+        (checks.iter().all(|(_, ok)| *ok), checks)
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        self.inner().metrics.render()
+    }
+
+    pub(crate) fn state(&self) -> Value {
+        let inner = self.inner();
+        let (services, endpoints, elements) = inner.sizes;
+        json!({
+            "ready": inner.ready,
+            "generation": inner.generation,
+            "services": services,
+            "endpoints": endpoints,
+            "elements": elements,
+            "lastGood": inner.last_good,
+            "lastFailed": inner.last_failed,
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! The HTTP side: `/healthz`, `/livez`, `/readyz`, `/state` and `/metrics`.
+//!
+//! A port that cannot be bound is tried again: kube-proxy may still have it, or the loopback
+//! interface may not be up yet. Rules do not wait for that.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::{Shared, health_ports};
+
+/// Between two attempts to bind.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Where to listen; `None`: nowhere.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Binds {
+    /// `/healthz`, `/livez`, `/readyz` and `/state`.
+    pub healthz: Option<SocketAddr>,
+    /// `/metrics`, and all of the above.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Starts the servers on a thread of their own; they end with the process.
+///
+/// # Errors
+/// If the operating system refuses the thread.
+pub fn serve(shared: &Arc<Shared>, binds: Binds) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new()
+        .name("observe".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                let health = health_routes().with_state(Arc::clone(&shared));
+                let all = health_routes()
+                    .route("/metrics", get(metrics))
+                    .with_state(Arc::clone(&shared));
+                tokio::join!(
+                    listen("healthz", binds.healthz, health),
+                    listen("metrics", binds.metrics, all),
+                    health_ports::run(Arc::clone(&shared)),
+                );
+            });
+        })?;
+    Ok(())
+}
+
+async fn listen(what: &str, address: Option<SocketAddr>, routes: Router) {
+    let Some(address) = address else { return };
+    let mut said = false;
+    loop {
+        let result = match TcpListener::bind(address).await {
+            Ok(listener) => axum::serve(listener, routes.clone()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            if !said {
+                tracing::warn!(what, %address, %error, "cannot listen; tried again");
+            }
+            said = true;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+fn health_routes() -> Router<Arc<Shared>> {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/state", get(state))
+}
+
+const fn status(good: bool) -> StatusCode {
+    if good {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    }
+}
+
+fn json_reply(code: StatusCode, body: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "application/json"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (code, headers, body).into_response()
+}
+
+/// 503 if a change has waited for a minute, or if load balancers should leave this node.
+async fn healthz(State(shared): State<Arc<Shared>>) -> Response {
+    health(&shared, |healthy, eligible| healthy && eligible)
+}
+
+/// The same without the node's fate: a reason to restart us.
+async fn livez(State(shared): State<Arc<Shared>>) -> Response {
+    health(&shared, |healthy, _| healthy)
+}
+
+fn health(shared: &Shared, good: impl Fn(bool, bool) -> bool) -> Response {
+    let health = shared.health();
+    let now = Timestamp::now();
+    // kube-proxy reports the current time as long as it is healthy.
+    let updated = match health.last_updated {
+        _ if health.healthy => now.to_string(),
+        Some(time) => time.to_string(),
+        None => String::new(),
+    };
+    let body = json!({
+        "lastUpdated": updated,
+        "currentTime": now.to_string(),
+        "nodeEligible": health.eligible,
+    });
+    json_reply(
+        status(good(health.healthy, health.eligible)),
+        body.to_string(),
+    )
+}
+
+#[derive(Deserialize)]
+struct Verbose {
+    verbose: Option<String>,
+}
+
+async fn readyz(State(shared): State<Arc<Shared>>, Query(query): Query<Verbose>) -> Response {
+    let (ready, checks) = shared.readiness();
+    let mut body = String::new();
+    if query.verbose.is_some() || !ready {
+        for (name, ok) in checks {
+            let sign = if ok { "[+]" } else { "[-]" };
+            let word = if ok { "ok" } else { "not yet" };
+            body.push_str(&format!("{sign}{name} {word}\n"));
+        }
+    }
+    body.push_str(if ready { "ok\n" } else { "not ready\n" });
+    (status(ready), body).into_response()
+}
+
+async fn state(State(shared): State<Arc<Shared>>) -> Response {
+    json_reply(StatusCode::OK, shared.state().to_string())
+}
+
+async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], shared.metrics()).into_response()
+}

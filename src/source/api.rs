@@ -1,0 +1,437 @@
+//! Follows the Kubernetes API: list, then watch, per kind; what arrives is turned into the
+//! cluster's own types here, on a thread of its own, and handed over as events.
+//!
+//! `kube`'s watcher does the protocol: pages, bookmarks, a new list after `410 Gone`. Added
+//! here: only what this node needs is asked for, several API servers take turns, and errors
+//! say what is wrong.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use kube::api::{ApiResource, DynamicObject};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::core::GroupVersionKind;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Config};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::insert_object;
+use crate::cluster::{Cluster, ObjectName, Origin};
+use crate::engine::Change;
+use crate::problem::Problem;
+
+/// Waits between attempts: doubled from the first to the last.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LAST_WAIT: Duration = Duration::from_secs(15);
+/// How long a server without ServiceCIDRs (Kubernetes before 1.33) is left alone.
+const NOT_SERVED_WAIT: Duration = Duration::from_secs(600);
+/// Headless services and those of another proxy never come here (kube-proxy's own selector).
+const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
+
+/// A kind of object that is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Services.
+    Service,
+    /// EndpointSlices.
+    EndpointSlice,
+    /// Nodes.
+    Node,
+    /// Pods of this node.
+    Pod,
+    /// ServiceCIDRs.
+    ServiceCidr,
+}
+
+impl Kind {
+    /// All of them: the first sync waits for each.
+    pub const ALL: [Self; 5] = [
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Node,
+        Self::Pod,
+        Self::ServiceCidr,
+    ];
+
+    /// Kubernetes' name of the kind.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::ServiceCidr => "ServiceCIDR",
+        }
+    }
+
+    const fn resource(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Service => ("", "v1", "services"),
+            Self::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices"),
+            Self::Node => ("", "v1", "nodes"),
+            Self::Pod => ("", "v1", "pods"),
+            Self::ServiceCidr => ("networking.k8s.io", "v1", "servicecidrs"),
+        }
+    }
+}
+
+/// What the API says.
+#[derive(Debug)]
+pub enum Event {
+    /// A list begins: what it does not name is gone when it ends.
+    Listing(Kind),
+    /// An object of the list.
+    Listed(Kind, Change, Vec<Problem>),
+    /// The list is complete.
+    Complete(Kind),
+    /// An object changed.
+    Changed(Kind, Change, Vec<Problem>),
+    /// The server cannot be reached or refuses; it is tried again.
+    Failed(Kind, String),
+}
+
+/// Where the API is.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// A kubeconfig file; without one and without servers, the service account of this pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// Base addresses that replace the one of the kubeconfig; tried in turn.
+    pub servers: Vec<String>,
+    /// This node: only its Pods are followed.
+    pub node_name: String,
+    /// Objects per page of a list.
+    pub page_size: u32,
+}
+
+/// Why the API cannot be followed at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The kubeconfig cannot be used.
+    #[error("kubeconfig {path}: {message}")]
+    Kubeconfig {
+        /// File.
+        path: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Not in a pod, and nothing else was given.
+    #[error("no --kubeconfig and no service account of a pod: {0}")]
+    InCluster(String),
+    /// A server's address.
+    #[error("--apiserver {0:?}: {1}")]
+    Server(String, String),
+    /// The credentials or certificates.
+    #[error("cannot make a client of the API: {0}")]
+    Client(String),
+    /// The operating system refused a thread.
+    #[error("cannot start following the API: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// A running follower of the API. It ends with the process.
+pub struct Follower {
+    events: Receiver<Event>,
+    relist: watch::Sender<u64>,
+}
+
+impl Follower {
+    /// Events so far.
+    pub fn events(&self) -> impl Iterator<Item = Event> {
+        self.events.try_iter()
+    }
+
+    /// Lists everything anew, as a second opinion.
+    pub fn relist(&self) {
+        self.relist.send_modify(|n| *n += 1);
+    }
+}
+
+/// Starts following. `wake` is called after events were handed over.
+///
+/// # Errors
+/// If the settings cannot be used. That no server answers is an event, not an error.
+pub fn follow(
+    settings: &Settings,
+    wake: impl Fn() + Clone + Send + 'static,
+) -> Result<Follower, ApiError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let configs = runtime.block_on(configs(settings))?;
+    let clients = {
+        let _guard = runtime.enter();
+        configs
+            .into_iter()
+            .map(|config| {
+                let server = config.cluster_url.to_string();
+                let client = Client::try_from(config).map_err(|e| ApiError::Client(chain(&e)))?;
+                Ok((server, client))
+            })
+            .collect::<Result<Vec<_>, ApiError>>()?
+    };
+    let (sender, events) = channel();
+    let (relist, relists) = watch::channel(0);
+    let settings = settings.clone();
+    std::thread::Builder::new()
+        .name("kubernetes-api".to_owned())
+        .spawn(move || {
+            let followers = Kind::ALL.map(|kind| {
+                let one = OneKind {
+                    kind,
+                    clients: clients.clone(),
+                    settings: settings.clone(),
+                    sender: sender.clone(),
+                    wake: wake.clone(),
+                    relists: relists.clone(),
+                };
+                one.run()
+            });
+            runtime.block_on(futures_util::future::join_all(followers));
+        })?;
+    Ok(Follower { events, relist })
+}
+
+/// One configuration per server.
+async fn configs(settings: &Settings) -> Result<Vec<Config>, ApiError> {
+    let mut base = match &settings.kubeconfig {
+        Some(path) => {
+            let error = |message: String| ApiError::Kubeconfig {
+                path: path.display().to_string(),
+                message,
+            };
+            let file = Kubeconfig::read_from(path).map_err(|e| error(chain(&e)))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(|e| error(chain(&e)))?
+        }
+        None => match (Config::incluster(), settings.servers.first()) {
+            (Ok(config), _) => config,
+            (Err(_), Some(server)) => Config::new(uri(server)?),
+            (Err(e), None) => return Err(ApiError::InCluster(chain(&e))),
+        },
+    };
+    base.connect_timeout = Some(Duration::from_secs(5));
+    if settings.servers.is_empty() {
+        return Ok(vec![base]);
+    }
+    let with_url = |server: &String| {
+        let mut config = base.clone();
+        config.cluster_url = uri(server)?;
+        Ok(config)
+    };
+    settings.servers.iter().map(with_url).collect()
+}
+
+fn uri(server: &str) -> Result<http::Uri, ApiError> {
+    let error = |message: &str| ApiError::Server(server.to_owned(), message.to_owned());
+    let uri: http::Uri = server
+        .parse()
+        .map_err(|e: http::uri::InvalidUri| error(&e.to_string()))?;
+    match uri.scheme_str() {
+        Some("http" | "https") => Ok(uri),
+        _ => Err(error("must begin with https:// or http://")),
+    }
+}
+
+/// An error with all its causes: the last one is usually what is wrong.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+struct OneKind<W> {
+    kind: Kind,
+    clients: Vec<(String, Client)>,
+    settings: Settings,
+    sender: Sender<Event>,
+    wake: W,
+    relists: watch::Receiver<u64>,
+}
+
+/// Why a stream of events ended.
+enum End {
+    Relist,
+    Failed {
+        served: bool,
+    },
+    /// Nobody listens any more.
+    Over,
+}
+
+impl<W: Fn()> OneKind<W> {
+    async fn run(mut self) {
+        let mut turn = 0;
+        let mut wait = FIRST_WAIT;
+        loop {
+            let (server, client) = self.clients[turn % self.clients.len()].clone();
+            match self.follow(&server, client, &mut wait).await {
+                End::Relist => {}
+                End::Over => return,
+                End::Failed { served } => {
+                    turn += 1;
+                    let pause = if served { wait } else { NOT_SERVED_WAIT };
+                    wait = (wait * 2).min(LAST_WAIT);
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => {}
+                        _ = self.relists.changed() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn config(&self) -> watcher::Config {
+        let config = watcher::Config::default().page_size(self.settings.page_size);
+        match self.kind {
+            Kind::Service | Kind::EndpointSlice => config.labels(OURS),
+            Kind::Pod => config.fields(&format!("spec.nodeName={}", self.settings.node_name)),
+            Kind::Node | Kind::ServiceCidr => config,
+        }
+    }
+
+    fn send(&self, event: Event) -> bool {
+        let sent = self.sender.send(event).is_ok();
+        (self.wake)();
+        sent
+    }
+
+    async fn follow(&mut self, server: &str, client: Client, wait: &mut Duration) -> End {
+        let (group, version, plural) = self.kind.resource();
+        let gvk = GroupVersionKind::gvk(group, version, self.kind.name());
+        let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
+        let api: Api<DynamicObject> = Api::all_with(client, &resource);
+        let mut stream = watcher(api, self.config()).boxed();
+        loop {
+            let event = tokio::select! {
+                event = stream.next() => event,
+                changed = self.relists.changed() => {
+                    return if changed.is_ok() { End::Relist } else { End::Over };
+                }
+            };
+            let event = match event {
+                Some(Ok(event)) => event,
+                Some(Err(e)) if self.kind == Kind::ServiceCidr && is_not_found(&e) => {
+                    self.send(Event::Listing(self.kind));
+                    self.send(Event::Complete(self.kind));
+                    return End::Failed { served: false };
+                }
+                Some(Err(e)) => {
+                    let text = format!("{server}: {}", chain(&e));
+                    if !self.send(Event::Failed(self.kind, text)) {
+                        return End::Over;
+                    }
+                    // Not every error needs another list: the watcher goes on from where it
+                    // was, if this is the only server there is.
+                    if self.clients.len() > 1 {
+                        return End::Failed { served: true };
+                    }
+                    tokio::time::sleep(*wait).await;
+                    *wait = (*wait * 2).min(LAST_WAIT);
+                    continue;
+                }
+                None => return End::Failed { served: true },
+            };
+            *wait = FIRST_WAIT;
+            let sent = match event {
+                watcher::Event::Init => self.send(Event::Listing(self.kind)),
+                watcher::Event::InitDone => self.send(Event::Complete(self.kind)),
+                watcher::Event::InitApply(object) => {
+                    let (change, problems) = self.read(server, object);
+                    self.sender
+                        .send(Event::Listed(self.kind, change, problems))
+                        .is_ok()
+                }
+                watcher::Event::Apply(object) => {
+                    let (change, problems) = self.read(server, object);
+                    self.send(Event::Changed(self.kind, change, problems))
+                }
+                watcher::Event::Delete(object) => {
+                    let change = gone(self.kind, name_of(&object));
+                    self.send(Event::Changed(self.kind, change, Vec::new()))
+                }
+            };
+            if !sent {
+                return End::Over;
+            }
+        }
+    }
+
+    /// What cannot be used counts as absent, and is reported.
+    fn read(&self, server: &str, mut object: DynamicObject) -> (Change, Vec<Problem>) {
+        object.metadata.managed_fields = None;
+        let name = name_of(&object);
+        let (group, version, _) = self.kind.resource();
+        let mut value = object.data;
+        if let (Value::Object(fields), Ok(metadata)) =
+            (&mut value, serde_json::to_value(object.metadata))
+        {
+            let version = if group.is_empty() {
+                version.to_owned()
+            } else {
+                format!("{group}/{version}")
+            };
+            fields.insert("apiVersion".to_owned(), version.into());
+            fields.insert("kind".to_owned(), self.kind.name().into());
+            fields.insert("metadata".to_owned(), metadata);
+        }
+        let origin = Origin {
+            source: server.to_owned(),
+            ..Origin::default()
+        };
+        let mut cluster = Cluster::default();
+        let mut problems = Vec::new();
+        insert_object(&mut cluster, value, &origin, &mut problems);
+        (found(self.kind, name, cluster), problems)
+    }
+}
+
+fn is_not_found(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
+    }
+}
+
+fn name_of(object: &DynamicObject) -> ObjectName {
+    ObjectName::new(
+        object.metadata.namespace.clone().unwrap_or_default(),
+        object.metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+/// An object that is no more.
+#[must_use]
+pub fn gone(kind: Kind, name: ObjectName) -> Change {
+    found(kind, name, Cluster::default())
+}
+
+fn found(kind: Kind, name: ObjectName, cluster: Cluster) -> Change {
+    match kind {
+        Kind::Service => {
+            let service = cluster.services.into_values().next();
+            Change::Service(name, service.map(Box::new))
+        }
+        Kind::EndpointSlice => {
+            let slice = cluster.slices.into_values().flatten().next();
+            Change::Slice(name, slice.map(|(_, slice)| Box::new(slice)))
+        }
+        Kind::Pod => Change::Pod(name, cluster.pods.into_values().next().map(Box::new)),
+        Kind::Node => Change::Node(name.name, cluster.nodes.into_values().next().map(Box::new)),
+        Kind::ServiceCidr => {
+            let cidr = cluster.service_cidrs.into_values().next();
+            Change::ServiceCidr(name.name, cidr.map(Box::new))
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! A stand-in for an API server: real list and watch over HTTP, with pages, bookmarks,
+//! resource versions, compaction, and faults on demand.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+/// What the server holds and how it misbehaves.
+#[derive(Default)]
+struct Store {
+    version: u64,
+    /// Oldest version that a watch may start from.
+    compacted: u64,
+    objects: BTreeMap<(String, String), Value>,
+    events: Vec<(u64, String, Value)>,
+    requests: Vec<String>,
+    /// So many lists of this resource are empty, as from a server that lost its store.
+    short: BTreeMap<String, usize>,
+    /// Resources that are refused.
+    forbidden: Vec<String>,
+    /// Every event is sent twice.
+    duplicate: bool,
+    /// Counted up to end all watches in the middle of a line.
+    cut: u64,
+}
+
+/// Handle of a server; clones are the same server.
+#[derive(Clone)]
+pub struct Server {
+    store: Arc<Mutex<Store>>,
+    changed: watch::Sender<u64>,
+}
+
+/// A running listener: gone when dropped.
+pub struct Listening {
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    pub address: SocketAddr,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Server {
+    pub fn new() -> Self {
+        Self {
+            store: Arc::default(),
+            changed: watch::channel(0).0,
+        }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
+        let result = change(&mut self.store.lock().unwrap());
+        self.changed.send_modify(|n| *n += 1);
+        result
+    }
+
+    /// Creates or replaces an object given as JSON with kind and metadata.
+    pub fn put(&self, mut object: Value) {
+        let plural = plural(object["kind"].as_str().unwrap());
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        self.with(|store| {
+            store.version += 1;
+            object["metadata"]["resourceVersion"] = store.version.to_string().into();
+            if plural != "nodes" && plural != "servicecidrs" {
+                object["metadata"]["namespace"] = "default".into();
+            }
+            let known = store
+                .objects
+                .insert((plural.clone(), name), object.clone())
+                .is_some();
+            let kind = if known { "MODIFIED" } else { "ADDED" };
+            let event = json!({"type": kind, "object": object});
+            store.events.push((store.version, plural, event));
+        });
+    }
+
+    pub fn delete(&self, kind: &str, name: &str) {
+        let plural = plural(kind);
+        self.with(|store| {
+            if let Some(mut object) = store.objects.remove(&(plural.clone(), name.to_owned())) {
+                store.version += 1;
+                object["metadata"]["resourceVersion"] = store.version.to_string().into();
+                let event = json!({"type": "DELETED", "object": object});
+                store.events.push((store.version, plural, event));
+            }
+        });
+    }
+
+    /// Forgets history: watches from before are told 410 Gone.
+    pub fn compact(&self) {
+        self.with(|store| {
+            store.version += 1;
+            store.compacted = store.version;
+            store.events.clear();
+        });
+    }
+
+    /// Ends all watches in the middle of a line.
+    pub fn cut(&self) {
+        self.with(|store| store.cut += 1);
+    }
+
+    pub fn short_lists(&self, kind: &str, lists: usize) {
+        self.with(|store| store.short.insert(plural(kind), lists));
+    }
+
+    pub fn forbid(&self, kind: &str, forbidden: bool) {
+        self.with(|store| {
+            store.forbidden.retain(|p| *p != plural(kind));
+            if forbidden {
+                store.forbidden.push(plural(kind));
+            }
+        });
+    }
+
+    pub fn duplicate(&self) {
+        self.with(|store| store.duplicate = true);
+    }
+
+    /// Requests so far, as path and query.
+    pub fn requests(&self) -> Vec<String> {
+        self.store.lock().unwrap().requests.clone()
+    }
+
+    /// Everything as a List, for `svcnat diff -f`.
+    pub fn dump(&self) -> String {
+        let store = self.store.lock().unwrap();
+        let items: Vec<&Value> = store.objects.values().collect();
+        json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string()
+    }
+
+    /// Listens on a port of loopback (0: any) in the namespace of the calling thread.
+    pub fn listen(&self, port: u16) -> Listening {
+        self.listen_with(port, None)
+    }
+
+    /// The same over TLS.
+    pub fn listen_with(&self, port: u16, tls: Option<tokio_rustls::TlsAcceptor>) -> Listening {
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let server = self.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                socket.set_reuseaddr(true).unwrap();
+                socket.bind(([127, 0, 0, 1], port).into()).unwrap();
+                let listener = socket.listen(64).unwrap();
+                tell.send(listener.local_addr().unwrap()).unwrap();
+                let routes = Router::new()
+                    .route("/api/v1/{plural}", get(core))
+                    .route("/apis/{group}/v1/{plural}", get(grouped))
+                    .with_state(server);
+                let serve = async {
+                    match tls {
+                        None => axum::serve(listener, routes).await.unwrap(),
+                        Some(tls) => serve_tls(&listener, tls, routes).await,
+                    }
+                };
+                tokio::select! {
+                    () = serve => {}
+                    _ = stopped => {}
+                }
+            });
+            // Dropping the runtime closes every connection.
+        });
+        Listening {
+            stop: Some(stop),
+            thread: Some(thread),
+            address: told.recv().unwrap(),
+        }
+    }
+}
+
+async fn serve_tls(
+    listener: &tokio::net::TcpListener,
+    tls: tokio_rustls::TlsAcceptor,
+    routes: Router,
+) {
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (tls, routes) = (tls.clone(), routes.clone());
+        tokio::spawn(async move {
+            // A client that does not trust us hangs up.
+            let Ok(stream) = tls.accept(stream).await else {
+                return;
+            };
+            let service = hyper_util::service::TowerToHyperService::new(routes);
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(io, service)
+                .await;
+        });
+    }
+}
+
+fn plural(kind: &str) -> String {
+    format!("{}s", kind.to_lowercase())
+}
+
+type Parameters = Query<BTreeMap<String, String>>;
+
+async fn core(
+    State(server): State<Server>,
+    Path(plural): Path<String>,
+    query: Parameters,
+) -> Response {
+    answer(&server, plural, query.0)
+}
+
+async fn grouped(
+    State(server): State<Server>,
+    Path((_, plural)): Path<(String, String)>,
+    query: Parameters,
+) -> Response {
+    answer(&server, plural, query.0)
+}
+
+fn status(code: u16, reason: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+           "message": format!("the test says {reason}"), "reason": reason, "code": code})
+}
+
+fn answer(server: &Server, plural: String, query: BTreeMap<String, String>) -> Response {
+    let mut store = server.store.lock().unwrap();
+    store.requests.push(format!("{plural} {query:?}"));
+    if store.forbidden.contains(&plural) {
+        return (StatusCode::FORBIDDEN, status(403, "Forbidden").to_string()).into_response();
+    }
+    let text = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
+    if text("watch") == "true" || text("watch") == "1" {
+        let from: u64 = text("resourceVersion").parse().unwrap_or(0);
+        let cut = store.cut;
+        drop(store);
+        return watch(server, plural, from, cut);
+    }
+    let short = store.short.get_mut(&plural).filter(|n| **n > 0);
+    let empty = short.is_some_and(|n| {
+        *n -= 1;
+        true
+    });
+    let all: Vec<Value> = store
+        .objects
+        .iter()
+        .filter(|((p, _), _)| *p == plural && !empty)
+        .map(|(_, object)| object.clone())
+        .collect();
+    let limit: usize = text("limit").parse().unwrap_or(usize::MAX);
+    let start: usize = text("continue").parse().unwrap_or(0);
+    let end = start.saturating_add(limit).min(all.len());
+    let next = if end < all.len() {
+        end.to_string()
+    } else {
+        String::new()
+    };
+    let body = json!({
+        "kind": "List", "apiVersion": "v1",
+        "metadata": {"resourceVersion": store.version.to_string(), "continue": next},
+        "items": &all[start.min(end)..end],
+    });
+    body.to_string().into_response()
+}
+
+/// Events after `from`, a bookmark whenever nothing happens for a while.
+fn watch(server: &Server, plural: String, from: u64, cut: u64) -> Response {
+    let lines = stream::unfold(
+        (
+            server.clone(),
+            server.changed.subscribe(),
+            plural,
+            from,
+            false,
+        ),
+        move |(server, mut changed, plural, from, over)| async move {
+            if over {
+                return None;
+            }
+            loop {
+                changed.borrow_and_update();
+                let (line, next, over) = {
+                    let store = server.store.lock().unwrap();
+                    if store.cut != cut {
+                        (Some("{\"type\":\"ADD".to_owned()), from, true)
+                    } else if from < store.compacted {
+                        let gone = json!({"type": "ERROR", "object": status(410, "Expired")});
+                        (Some(format!("{gone}\n")), from, true)
+                    } else {
+                        let mut text = String::new();
+                        for (version, of, event) in &store.events {
+                            if *version > from && *of == plural {
+                                for _ in 0..=u8::from(store.duplicate) {
+                                    text.push_str(&format!("{event}\n"));
+                                }
+                            }
+                        }
+                        ((!text.is_empty()).then_some(text), store.version, false)
+                    }
+                };
+                if let Some(line) = line {
+                    let state = (server, changed, plural, next, over);
+                    return Some((Ok::<_, std::io::Error>(line), state));
+                }
+                tokio::select! {
+                    _ = changed.changed() => {}
+                    () = tokio::time::sleep(Duration::from_millis(300)) => {
+                        let bookmark = json!({"type": "BOOKMARK", "object": {
+                            "kind": "Bookmark", "apiVersion": "v1",
+                            "metadata": {"resourceVersion": next.to_string()},
+                        }});
+                        let state = (server, changed, plural, next, false);
+                        return Some((Ok(format!("{bookmark}\n")), state));
+                    }
+                }
+            }
+        },
+    );
+    Body::from_stream(lines).into_response()
+}
