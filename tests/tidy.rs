@@ -31,7 +31,7 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// Room, and the rooms it must not know.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     (
         "ruleset/",
         &[
@@ -76,7 +76,20 @@ const ARROWS: [(&str, &[&str]); 8] = [
     (
         "source/",
         &[
-            "plan", "compile", "print", "diff", "netlink", "apply", "host", "cli",
+            "plan", "compile", "print", "diff", "netlink", "apply", "host", "cli", "engine",
+            "follow",
+        ],
+    ),
+    (
+        "engine/",
+        &[
+            "source", "print", "netlink", "apply", "host", "cli", "follow", "observe",
+        ],
+    ),
+    (
+        "observe/",
+        &[
+            "source", "plan", "compile", "netlink", "apply", "host", "cli", "engine", "follow",
         ],
     ),
 ];

@@ -3,6 +3,8 @@
 //! `source` fills these from manifests or from the API, `plan` reads them. Fields keep the
 //! Kubernetes names; what the API leaves out is already resolved to its documented default.
 
+mod change;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use crate::ruleset::{Family, Protocol};
+pub use change::Change;
 
 /// `namespace/name` of a namespaced object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -10,11 +10,12 @@
 //! [`Engine::distrust`]; the next step then starts from what the kernel really holds.
 
 mod claims;
+mod same;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Cluster, EndpointSlice, Family, Node, ObjectName, Pod, Service, ServiceCidr};
+use crate::cluster::{Change, Cluster, EndpointSlice, Family, ObjectName};
 use crate::compile::{Numbers, Sink, compile_numbered, node_level, services};
 use crate::config::Config;
 use crate::diff::{Delta, diff, elements, elements_only};
@@ -25,22 +26,8 @@ use crate::plan::{
 use crate::problem::Problem;
 use crate::ruleset::{Element, LiveRuleset, Ruleset, Value};
 use claims::Claims;
+use same::{same_service, same_slice, same_slices};
 use shared::Shared;
-
-/// One changed object: what it is now, or that it is gone.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Change {
-    /// A Service.
-    Service(ObjectName, Option<Box<Service>>),
-    /// An EndpointSlice, by its own name.
-    Slice(ObjectName, Option<Box<EndpointSlice>>),
-    /// A Pod.
-    Pod(ObjectName, Option<Box<Pod>>),
-    /// A Node.
-    Node(String, Option<Box<Node>>),
-    /// A ServiceCIDR.
-    ServiceCidr(String, Option<Box<ServiceCidr>>),
-}
 
 /// What a step leads to besides the ruleset, for who cleans up after it.
 #[derive(Debug)]
@@ -566,43 +553,6 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, object: Option<Box<V>>) {
 fn count_endpoints(cluster: &Cluster) -> usize {
     let slices = cluster.slices.values().flat_map(BTreeMap::values);
     slices.map(|slice| slice.endpoints.len()).sum()
-}
-
-/// True if nothing differs that decides anything: where an object was read does not.
-fn same_service(old: Option<&Service>, new: Option<&Service>) -> bool {
-    match (old, new) {
-        (Some(old), Some(new)) => {
-            let same_but_for_origin = Service {
-                origin: old.origin.clone(),
-                ..new.clone()
-            };
-            *old == same_but_for_origin
-        }
-        (old, new) => old.is_none() && new.is_none(),
-    }
-}
-
-fn same_slice(old: &EndpointSlice, new: &EndpointSlice) -> bool {
-    old.family == new.family
-        && old.service == new.service
-        && old.ports == new.ports
-        && old.endpoints == new.endpoints
-}
-
-fn same_slices(
-    old: Option<&BTreeMap<ObjectName, EndpointSlice>>,
-    new: Option<&BTreeMap<ObjectName, EndpointSlice>>,
-) -> bool {
-    match (old, new) {
-        (Some(old), Some(new)) => {
-            old.len() == new.len()
-                && old
-                    .iter()
-                    .zip(new)
-                    .all(|((a, old), (b, new))| a == b && same_slice(old, new))
-        }
-        (old, new) => old.is_none() && new.is_none(),
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ mod pending;
 mod saved;
 mod service_manager;
 mod sync;
+mod tell;
 
-use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,14 +28,15 @@ pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
 pub use sync::{Look, Sync, SyncError, Synced};
 
-use crate::cluster::{Cluster, ObjectName};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::diff::Delta;
 use crate::engine::Engine;
 use crate::host::monitor::Monitor;
-use crate::observe::{HealthPorts, ServiceHealth, Shared, SyncReport};
+use crate::observe::{HealthPorts, Shared};
 use crate::problem::{Problem, Severity};
 use crate::source::api;
+use tell::report;
 
 /// How often the kernel's generation is looked at: one request of a few microseconds.
 const LOOK: Duration = Duration::from_millis(50);
@@ -376,46 +377,6 @@ impl<'a> Agent<'a> {
         Ok(())
     }
 
-    /// Tells the observers. O(services of this sync).
-    fn observe(&mut self, cause: &str, synced: &Synced) {
-        let cluster = self.engine.cluster();
-        let trigger_times = synced
-            .services
-            .iter()
-            .flat_map(|name| cluster.slices_of(name))
-            .filter_map(|slice| slice.trigger_time.clone())
-            .collect();
-        self.observed.synced(&SyncReport {
-            cause: cause.to_owned(),
-            full: synced.full,
-            took: synced.took,
-            commit: synced.committed.map(|c| (c.bytes, c.micros)),
-            added: synced.counts.elements_added,
-            deleted: synced.counts.elements_deleted,
-            generation: synced.generation,
-            sizes: (
-                cluster.services.len(),
-                self.engine.endpoint_count(),
-                self.engine.ruleset().element_count(),
-            ),
-            trigger_times,
-        });
-        if let Some(node) = cluster.nodes.get(&self.engine.node().name) {
-            self.observed.set_node(node.deleting, node.autoscaler_taint);
-        }
-        if synced.full {
-            self.health_ports.clear();
-            for name in cluster.services.keys() {
-                health_port(&self.engine, name, &mut self.health_ports);
-            }
-        } else {
-            for name in &synced.services {
-                health_port(&self.engine, name, &mut self.health_ports);
-            }
-        }
-        self.observed.set_health_ports(self.health_ports.clone());
-    }
-
     fn become_ready(&mut self) {
         self.ready = true;
         self.observed.set_ready();
@@ -543,69 +504,6 @@ impl<'a> Agent<'a> {
         match saved.write(self.engine.cluster()) {
             Ok(bytes) => tracing::debug!(bytes, "state saved"),
             Err(error) => tracing::error!(%error, "cannot save the state"),
-        }
-    }
-
-    /// One line per commit; nothing for a look that found nothing to do.
-    fn tell(&self, cause: &str, synced: &Synced) {
-        for error in &synced.route_errors {
-            tracing::error!(error, "route");
-        }
-        if synced.committed.is_none() && synced.routes == 0 && cause != "start" {
-            return;
-        }
-        let committed = synced.committed.unwrap_or_default();
-        tracing::info!(
-            cause,
-            full = synced.full,
-            added = synced.counts.elements_added,
-            deleted = synced.counts.elements_deleted,
-            rules = synced.counts.rules_added,
-            routes = synced.routes,
-            flows = synced.flows,
-            clients = synced.clients,
-            bytes = committed.bytes,
-            commit_us = committed.micros,
-            total_us = u64::try_from(synced.took.as_micros()).unwrap_or(u64::MAX),
-            generation = synced.generation,
-            "committed"
-        );
-    }
-}
-
-/// Puts a service's health check port where it belongs now.
-fn health_port(engine: &Engine, name: &ObjectName, ports: &mut HealthPorts) {
-    ports.retain(|_, health| health.namespace != name.namespace || health.name != name.name);
-    let Some(service) = engine.cluster().services.get(name) else {
-        return;
-    };
-    let Some(port) = service.health_check_node_port else {
-        return;
-    };
-    let here = Some(engine.node().name.as_str());
-    let local: BTreeSet<_> = engine
-        .cluster()
-        .slices_of(name)
-        .into_iter()
-        .flat_map(|slice| &slice.endpoints)
-        .filter(|endpoint| endpoint.ready && endpoint.node_name.as_deref() == here)
-        .map(|endpoint| endpoint.address)
-        .collect();
-    let health = ServiceHealth {
-        namespace: name.namespace.clone(),
-        name: name.name.clone(),
-        local_endpoints: local.len(),
-    };
-    ports.insert(port.get(), health);
-}
-
-/// Problems with objects, one line each.
-fn report(problems: &[Problem]) {
-    for problem in problems {
-        match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
-            Severity::Notice => tracing::info!("{problem}"),
         }
     }
 }

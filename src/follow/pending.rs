@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Cluster, ObjectName};
-use crate::engine::{Change, Engine};
+use crate::cluster::{Change, Cluster, ObjectName};
+use crate::engine::Engine;
 use crate::source::api::{Event, Kind, gone};
 
 /// The guard lets go of this many endpoints without asking, however few there are.

@@ -19,8 +19,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::insert_object;
-use crate::cluster::{Cluster, ObjectName, Origin};
-use crate::engine::Change;
+use crate::cluster::{Change, Cluster, ObjectName, Origin};
 use crate::problem::Problem;
 
 /// Waits between attempts: doubled from the first to the last.

@@ -54,7 +54,7 @@ impl Lab {
         args.extend(self.args.iter().map(String::as_str));
         if verb == ["apply"] {
             let given = args.iter().map(|arg| (*arg).to_owned()).collect();
-            let mut applied = self.applied.lock().unwrap();
+            let mut applied = self.applied.lock().expect("no test panics holding it");
             applied.insert(node.to_owned(), (given, cluster.json()));
         }
         let all = [verb, &args].concat();

@@ -1,0 +1,327 @@
+//! The control plane: how long a change takes from memory to the kernel.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use svcnat::cluster::Change;
+use svcnat::diff::Delta;
+use svcnat::engine::{Engine, Next};
+use svcnat::netlink::Nfnetlink;
+use svcnat::print::text;
+
+use super::cluster::{self, config, endpoint_ip, list, read, service_change, slice, slice_change};
+use super::peers;
+use super::report::{Report, Samples};
+use super::{in_namespace, nft_file, scratch};
+
+/// An engine and a kernel that agree.
+struct Node {
+    engine: Engine,
+    kernel: Nfnetlink,
+}
+
+/// Time of a commit and of all that led to it, and its bytes.
+struct Took {
+    all: Duration,
+    kernel: Duration,
+    bytes: usize,
+    delta: Delta,
+}
+
+impl Node {
+    fn first_sync(objects: svcnat::cluster::Cluster) -> (Self, Took) {
+        let mut kernel = Nfnetlink::open().expect("a netlink socket");
+        let start = Instant::now();
+        let mut engine = Engine::with_cluster(config(), Vec::new(), objects);
+        let live = kernel.read().expect("our tables");
+        let (delta, _, _) = engine.rebuild(&live);
+        let committed = kernel.commit(&delta, live.generation).expect("a commit");
+        let took = Took {
+            all: start.elapsed(),
+            kernel: Duration::from_micros(committed.micros),
+            bytes: committed.bytes,
+            delta,
+        };
+        (Self { engine, kernel }, took)
+    }
+
+    fn change(&mut self, change: Change) -> Took {
+        let start = Instant::now();
+        self.engine.apply(change);
+        let Next::Step(step) = self.engine.advance() else {
+            panic!("a step was expected");
+        };
+        let committed = self.kernel.commit(&step.delta, 0).expect("a commit");
+        Took {
+            all: start.elapsed(),
+            kernel: Duration::from_micros(committed.micros),
+            bytes: committed.bytes,
+            delta: step.delta,
+        }
+    }
+}
+
+/// Slab memory of the whole machine, in KiB: what a ruleset adds to it is the ruleset's.
+fn slab() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text
+        .lines()
+        .find(|l| l.starts_with("Slab:"))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0)
+}
+
+fn name(services: usize, endpoints: usize) -> String {
+    format!("{services} x {endpoints}")
+}
+
+/// Everything at one size.
+pub fn measure(report: &mut Report, services: usize, endpoints: usize, rounds: usize, peers: bool) {
+    let size = name(services, endpoints);
+    let text = list(services, endpoints);
+    let objects = read(&text);
+    let (mut all, mut kernel, mut floor) =
+        (Samples::default(), Samples::default(), Samples::default());
+    let (mut nft, mut shape) = (Samples::default(), Samples::default());
+    let rendered = scratch("own.nft");
+    let peer = scratch("peer.nft");
+    if peers {
+        fs::write(&peer, peers::kube_proxy(services, endpoints)).expect("a file");
+    }
+    // Peers take turns, so that a busy moment of the machine hits all of them.
+    for round in 0..rounds {
+        let before = slab();
+        let took = in_namespace(|| {
+            let (node, took) = Node::first_sync(objects.clone());
+            report.value(
+                "kernel memory of the ruleset, KiB",
+                &size,
+                slab().saturating_sub(before) as f64,
+            );
+            if round == 0 {
+                let mut out = Vec::new();
+                text::ruleset(&mut out, node.engine.ruleset()).expect("text");
+                fs::write(&rendered, out).expect("a file");
+            }
+            took
+        });
+        all.add(took.all);
+        kernel.add(took.kernel);
+        report.value("first sync, bytes", &size, took.bytes as f64);
+        let replayed = in_namespace(|| {
+            let mut kernel = Nfnetlink::open().expect("a netlink socket");
+            kernel.commit(&took.delta, 0).expect("a commit").micros
+        });
+        floor.add(Duration::from_micros(replayed));
+        if peers {
+            nft.add(in_namespace(|| nft_file(&rendered)));
+            if round == 0 || services <= 1_000 {
+                shape.add(in_namespace(|| nft_file(&peer)));
+            }
+        }
+    }
+    report.time("first sync, objects to kernel", &size, &all);
+    report.time("first sync, kernel's share", &size, &kernel);
+    report.time("first sync, replay of the ready batch", &size, &floor);
+    if peers {
+        report.time("nft -f of our own text", &size, &nft);
+        report.time("nft -f of the kube-proxy shape", &size, &shape);
+    }
+    changes(report, services, endpoints, &objects);
+    if peers {
+        peer_changes(report, services, endpoints, &peer);
+    }
+}
+
+fn changes(
+    report: &mut Report,
+    services: usize,
+    endpoints: usize,
+    objects: &svcnat::cluster::Cluster,
+) {
+    let size = name(services, endpoints);
+    in_namespace(|| {
+        let (mut node, _) = Node::first_sync(objects.clone());
+        let (mut added, mut removed, mut replaced) =
+            (Samples::default(), Samples::default(), Samples::default());
+        let mut kernel = Samples::default();
+        let fresh = services * endpoints;
+        for i in 0..500 {
+            let n = i * 7919 % services;
+            let own = n * endpoints..(n + 1) * endpoints;
+            let more = slice_change(&slice(n, own.clone().chain([fresh])));
+            let other = slice_change(&slice(n, own.clone().chain([fresh + 1])));
+            let back = slice_change(&slice(n, own));
+            let took = node.change(more);
+            report.value("one endpoint added, bytes", &size, took.bytes as f64);
+            report.value(
+                "one endpoint added, elements",
+                &size,
+                (took.delta.counts().elements_added + took.delta.counts().elements_deleted) as f64,
+            );
+            kernel.add(took.kernel);
+            added.add(took.all);
+            replaced.add(node.change(other).all);
+            removed.add(node.change(back).all);
+        }
+        report.time("one endpoint added", &size, &added);
+        report.time("one endpoint added, kernel's share", &size, &kernel);
+        report.time("one endpoint replaced", &size, &replaced);
+        report.time("one endpoint removed", &size, &removed);
+        let (mut came, mut went) = (Samples::default(), Samples::default());
+        for i in 0..200 {
+            let n = services + i;
+            node.engine.apply(slice_change(&slice(n, [fresh])));
+            came.add(node.change(service_change(&cluster::service(n))).all);
+            let gone = svcnat::cluster::ObjectName::new("default", format!("svc-{n}"));
+            went.add(node.change(Change::Service(gone, None)).all);
+        }
+        report.time("one service added", &size, &came);
+        report.time("one service deleted", &size, &went);
+        let n = services;
+        node.engine.apply(slice_change(&slice(n, 0..100)));
+        node.change(service_change(&cluster::service(n)));
+        let start = Instant::now();
+        for i in 0..100 {
+            node.change(slice_change(&slice(n, i + 1..i + 101)));
+        }
+        let mut rolling = Samples::default();
+        rolling.add(start.elapsed());
+        report.time(
+            "rolling update of 100 endpoints, 100 steps",
+            &size,
+            &rolling,
+        );
+        let (mut outline, mut whole, mut again) =
+            (Samples::default(), Samples::default(), Samples::default());
+        for _ in 0..3 {
+            let start = Instant::now();
+            let live = node.kernel.outline().expect("our tables");
+            assert!(svcnat::diff::resembles(node.engine.ruleset(), &live));
+            outline.add(start.elapsed());
+            let start = Instant::now();
+            let live = node.kernel.read().expect("our tables");
+            assert!(svcnat::diff::diff(node.engine.ruleset(), &live).is_empty());
+            whole.add(start.elapsed());
+            let start = Instant::now();
+            let mut fresh =
+                Engine::with_cluster(config(), Vec::new(), node.engine.cluster().clone());
+            let live = node.kernel.read().expect("our tables");
+            assert!(
+                fresh.rebuild(&live).0.is_empty(),
+                "a restart writes nothing"
+            );
+            again.add(start.elapsed());
+        }
+        report.time("verification by outline", &size, &outline);
+        report.time("verification by full read-back", &size, &whole);
+        report.time("restart on an unchanged cluster", &size, &again);
+    });
+}
+
+/// One endpoint more, as kube-proxy writes it, by the program it runs.
+fn peer_changes(report: &mut Report, services: usize, endpoints: usize, whole: &std::path::Path) {
+    let size = name(services, endpoints);
+    in_namespace(|| {
+        nft_file(whole);
+        let file = scratch("change.nft");
+        let mut samples = Samples::default();
+        for i in 0..if services > 1_000 { 5 } else { 20 } {
+            let n = i * 7 % services;
+            let own: Vec<usize> = (n * endpoints..(n + 1) * endpoints).collect();
+            let text = peers::kube_proxy_change(n, &own, services * endpoints + i);
+            fs::write(&file, text).expect("a file");
+            samples.add(nft_file(&file));
+        }
+        report.time(
+            "kube-proxy shape: one endpoint added by nft -f",
+            &size,
+            &samples,
+        );
+    });
+}
+
+/// Memory of the daemon on a file of this size, resident and at its peak.
+pub fn memory(report: &mut Report, services: usize, endpoints: usize) {
+    let size = name(services, endpoints);
+    let file = scratch("list.json");
+    fs::write(&file, list(services, endpoints)).expect("a file");
+    in_namespace(|| {
+        let log = scratch("log");
+        let start = Instant::now();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+            .args([
+                "run",
+                "--node-name=n1",
+                "--node-ip=192.168.0.1",
+                "--service-cluster-ip-range=10.0.0.0/8",
+                "--cluster-cidr=172.16.0.0/12",
+                "--manage-routes=false",
+                "--sysctls=ignore",
+                "--healthz-bind-address=none",
+                "--metrics-bind-address=none",
+                "-f",
+            ])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stderr(fs::File::create(&log).expect("a log"))
+            .spawn()
+            .expect("the daemon");
+        while !fs::read_to_string(&log)
+            .unwrap_or_default()
+            .contains("cause=start")
+        {
+            assert!(
+                start.elapsed() < Duration::from_secs(300),
+                "the daemon never came up"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut ready = Samples::default();
+        ready.add(start.elapsed());
+        report.time(
+            "daemon on a file, process start to committed",
+            &size,
+            &ready,
+        );
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+        let fields: BTreeMap<&str, f64> = status
+            .lines()
+            .filter_map(|line| {
+                let (key, rest) = line.split_once(':')?;
+                Some((key, rest.split_whitespace().next()?.parse().ok()?))
+            })
+            .collect();
+        report.value("daemon on a file, resident KiB", &size, fields["VmRSS"]);
+        report.value(
+            "daemon on a file, peak resident KiB",
+            &size,
+            fields["VmHWM"],
+        );
+        child.kill().expect("an end");
+        child.wait().expect("an end");
+    });
+}
+
+/// One service with very many endpoints.
+pub fn giant(report: &mut Report, endpoints: usize) {
+    let objects = read(&list(1, endpoints));
+    let size = name(1, endpoints);
+    let (mut first, mut one) = (Samples::default(), Samples::default());
+    in_namespace(|| {
+        let (mut node, took) = Node::first_sync(objects);
+        first.add(took.all);
+        for i in 0..3 {
+            let more = slice(0, (0..endpoints).chain([endpoints + i]));
+            one.add(node.change(slice_change(&more)).all);
+        }
+    });
+    report.time("first sync, objects to kernel", &size, &first);
+    report.time("one endpoint of one slice of that size added", &size, &one);
+    let _ = endpoint_ip(0);
+}
