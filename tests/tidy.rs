@@ -96,7 +96,11 @@ const ARROWS: [(&str, &[&str]); 10] = [
 
 #[test]
 fn data_flows_one_way() {
-    for (name, text) in sources() {
+    // Tests may borrow a reader to write their objects down.
+    for (name, text) in sources()
+        .into_iter()
+        .filter(|(n, _)| !n.ends_with("tests.rs"))
+    {
         for (room, forbidden) in ARROWS.iter().filter(|(room, _)| name.starts_with(room)) {
             for other in *forbidden {
                 let arrow = format!("crate::{other}::");

@@ -21,18 +21,18 @@ fn service_rules(out: &mut String, n: usize, endpoints: &[usize]) {
     let picks: Vec<String> = endpoints
         .iter()
         .enumerate()
-        .map(|(i, e)| format!("{i} : goto \"{}\"", endpoint_chain(n, *e)))
+        .map(|(i, e)| format!("{i} : goto {}", endpoint_chain(n, *e)))
         .collect();
     let (ip, count) = (service_ip(n), endpoints.len());
     let chain = service_chain(n);
     writeln!(
         out,
-        "add rule ip kube-proxy \"{chain}\" ip daddr {ip} tcp dport 80 ip saddr != 172.16.0.0/12 jump mark-for-masquerade"
+        "add rule ip kube-proxy {chain} ip daddr {ip} tcp dport 80 ip saddr != 172.16.0.0/12 jump mark-for-masquerade"
     )
     .expect("a string takes it");
     writeln!(
         out,
-        "add rule ip kube-proxy \"{chain}\" numgen random mod {count} vmap {{ {} }}",
+        "add rule ip kube-proxy {chain} numgen random mod {count} vmap {{ {} }}",
         picks.join(", ")
     )
     .expect("a string takes it");
@@ -42,7 +42,7 @@ fn endpoint_rules(out: &mut String, n: usize, e: usize) {
     let (chain, ip) = (endpoint_chain(n, e), endpoint_ip(e));
     writeln!(
         out,
-        "add rule ip kube-proxy \"{chain}\" ip saddr {ip} jump mark-for-masquerade\nadd rule ip kube-proxy \"{chain}\" meta l4proto tcp dnat to {ip}:8080"
+        "add rule ip kube-proxy {chain} ip saddr {ip} jump mark-for-masquerade\nadd rule ip kube-proxy {chain} meta l4proto tcp dnat to {ip}:8080"
     )
     .expect("a string takes it");
 }
@@ -73,24 +73,24 @@ pub fn kube_proxy(services: usize, endpoints: usize) -> String {
          add rule ip kube-proxy cluster-ips-check ip daddr 10.0.0.0/8 drop\n\
          add chain ip kube-proxy firewall-check\n\
          add rule ip kube-proxy firewall-check ip daddr . meta l4proto . th dport vmap @firewall-ips\n\
-         add chain ip kube-proxy nat-prerouting { type nat hook prerouting priority dstnat; }\n\
+         add chain ip kube-proxy nat-prerouting { type nat hook prerouting priority -100; }\n\
          add rule ip kube-proxy nat-prerouting jump services\n\
-         add chain ip kube-proxy nat-output { type nat hook output priority dstnat; }\n\
+         add chain ip kube-proxy nat-output { type nat hook output priority -100; }\n\
          add rule ip kube-proxy nat-output jump services\n\
-         add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority srcnat; }\n\
+         add chain ip kube-proxy nat-postrouting { type nat hook postrouting priority 100; }\n\
          add rule ip kube-proxy nat-postrouting jump masquerading\n\
-         add chain ip kube-proxy filter-prerouting { type filter hook prerouting priority dstnat - 10; }\n\
+         add chain ip kube-proxy filter-prerouting { type filter hook prerouting priority -110; }\n\
          add rule ip kube-proxy filter-prerouting ct state new jump firewall-check\n\
-         add chain ip kube-proxy filter-forward { type filter hook forward priority dstnat - 10; }\n\
+         add chain ip kube-proxy filter-forward { type filter hook forward priority -110; }\n\
          add rule ip kube-proxy filter-forward ct state new ip daddr . meta l4proto . th dport vmap @no-endpoint-services\n\
          add rule ip kube-proxy filter-forward ct state new jump cluster-ips-check\n",
     );
     for n in 0..services {
         let own: Vec<usize> = (n * endpoints..(n + 1) * endpoints).collect();
         let chain = service_chain(n);
-        writeln!(out, "add chain ip kube-proxy \"{chain}\"").expect("a string takes it");
+        writeln!(out, "add chain ip kube-proxy {chain}").expect("a string takes it");
         for e in &own {
-            writeln!(out, "add chain ip kube-proxy \"{}\"", endpoint_chain(n, *e))
+            writeln!(out, "add chain ip kube-proxy {}", endpoint_chain(n, *e))
                 .expect("a string takes it");
             endpoint_rules(&mut out, n, *e);
         }
@@ -98,7 +98,7 @@ pub fn kube_proxy(services: usize, endpoints: usize) -> String {
         let ip = service_ip(n);
         writeln!(
             out,
-            "add element ip kube-proxy cluster-ips {{ {ip} }}\nadd element ip kube-proxy service-ips {{ {ip} . tcp . 80 : goto \"{chain}\" }}"
+            "add element ip kube-proxy cluster-ips {{ {ip} }}\nadd element ip kube-proxy service-ips {{ {ip} . tcp . 80 : goto {chain} }}"
         )
         .expect("a string takes it");
     }
@@ -108,16 +108,10 @@ pub fn kube_proxy(services: usize, endpoints: usize) -> String {
 /// What kube-proxy sends when service `n` gets endpoint `e` besides `before`.
 pub fn kube_proxy_change(n: usize, before: &[usize], e: usize) -> String {
     let mut out = String::new();
-    writeln!(out, "add chain ip kube-proxy \"{}\"", endpoint_chain(n, e))
-        .expect("a string takes it");
-    writeln!(
-        out,
-        "flush chain ip kube-proxy \"{}\"",
-        endpoint_chain(n, e)
-    )
-    .expect("a string takes it");
+    writeln!(out, "add chain ip kube-proxy {}", endpoint_chain(n, e)).expect("a string takes it");
+    writeln!(out, "flush chain ip kube-proxy {}", endpoint_chain(n, e)).expect("a string takes it");
     endpoint_rules(&mut out, n, e);
-    writeln!(out, "flush chain ip kube-proxy \"{}\"", service_chain(n)).expect("a string takes it");
+    writeln!(out, "flush chain ip kube-proxy {}", service_chain(n)).expect("a string takes it");
     let after: Vec<usize> = before.iter().copied().chain([e]).collect();
     service_rules(&mut out, n, &after);
     out

@@ -1,0 +1,51 @@
+//! What one changed endpoint costs in memory operations does not depend on the cluster.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+#[path = "../benches/kernel/cluster.rs"]
+#[allow(dead_code, reason = "the kernel benchmark uses all of it")]
+mod cluster;
+
+use std::alloc::System;
+
+use cluster::{config, list, read, slice, slice_change};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use svcnat::engine::{Engine, Next};
+use svcnat::netlink::encode::{Finish, batch};
+use svcnat::ruleset::LiveRuleset;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Allocations, bytes allocated and bytes sent of one more endpoint, medians of many.
+fn one_more(services: usize) -> (usize, usize, usize) {
+    let mut engine = Engine::with_cluster(config(), Vec::new(), read(&list(services, 5)));
+    engine.rebuild(&LiveRuleset::default());
+    let mut all = Vec::new();
+    for i in 0..101 {
+        let n = i * 7 % services;
+        let more = slice_change(&slice(n, (n * 5..n * 5 + 5).chain([services * 5])));
+        let back = slice_change(&slice(n, n * 5..n * 5 + 5));
+        let region = Region::new(ALLOCATOR);
+        engine.apply(more);
+        let Next::Step(step) = engine.advance() else {
+            panic!("a step was expected");
+        };
+        let sent = batch(&step.delta, 0, Finish::Commit, 0).bytes.len();
+        let used = region.change();
+        all.push((used.allocations + used.reallocations, used.bytes_allocated, sent));
+        engine.apply(back);
+        engine.advance();
+    }
+    all.sort_unstable();
+    all[50]
+}
+
+#[test]
+fn one_changed_endpoint_allocates_as_little_in_a_large_cluster_as_in_a_small_one() {
+    let small = one_more(1_000);
+    let large = one_more(10_000);
+    println!("allocations, bytes, sent: {small:?} at 1,000 services, {large:?} at 10,000");
+    assert_eq!(small.2, large.2, "bytes sent");
+    assert!(small.0.abs_diff(large.0) <= 2, "{small:?} and {large:?}");
+    assert!(large.0 < 400, "{large:?}");
+}
