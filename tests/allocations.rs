@@ -32,7 +32,11 @@ fn one_more(services: usize) -> (usize, usize, usize) {
         };
         let sent = batch(&step.delta, 0, Finish::Commit, 0).bytes.len();
         let used = region.change();
-        all.push((used.allocations + used.reallocations, used.bytes_allocated, sent));
+        all.push((
+            used.allocations + used.reallocations,
+            used.bytes_allocated,
+            sent,
+        ));
         engine.apply(back);
         engine.advance();
     }
@@ -48,4 +52,22 @@ fn one_changed_endpoint_allocates_as_little_in_a_large_cluster_as_in_a_small_one
     assert_eq!(small.2, large.2, "bytes sent");
     assert!(small.0.abs_diff(large.0) <= 2, "{small:?} and {large:?}");
     assert!(large.0 < 400, "{large:?}");
+}
+
+/// Bytes allocated and not given back since `region`, in KiB.
+fn kept(region: &Region<'_, System>) -> usize {
+    let used = region.change();
+    used.bytes_allocated.saturating_sub(used.bytes_deallocated) / 1024
+}
+
+#[test]
+fn what_the_engine_keeps_of_ten_thousand_services_fits_the_budget() {
+    let region = Region::new(ALLOCATOR);
+    let objects = read(&list(10_000, 5));
+    let of_objects = kept(&region);
+    let mut engine = Engine::with_cluster(config(), Vec::new(), objects);
+    drop(engine.rebuild(&LiveRuleset::default()));
+    let all = kept(&region);
+    println!("objects: {of_objects} KiB, with plan and ruleset: {all} KiB");
+    assert!(all < 60 * 1024, "{all} KiB");
 }

@@ -72,11 +72,11 @@ pub fn slice_change(text: &str) -> Change {
     let cluster = read(text);
     let (_, slices) = cluster.slices.into_iter().next().expect("one service");
     let (name, slice) = slices.into_iter().next().expect("one slice");
-    Change::Slice(name, Some(Box::new(slice)))
+    Change::Slice(name, Some(slice))
 }
 
 /// A Service as an event of the API.
 pub fn service_change(text: &str) -> Change {
     let (name, service) = read(text).services.pop_first().expect("one service");
-    Change::Service(name, Some(Box::new(service)))
+    Change::Service(name, Some(service))
 }

@@ -69,8 +69,14 @@ impl Report {
         self.rows.push((what.to_owned(), of.to_owned(), row));
     }
 
-    /// The last value of a name counts.
+    /// The largest value of a name counts.
     pub fn value(&mut self, what: &str, of: &str, value: f64) {
+        let same = |(w, o, _): &&(String, String, Row)| (w.as_str(), o.as_str()) == (what, of);
+        if let Some((.., Row::Value(known))) = self.rows.iter().find(same)
+            && *known >= value
+        {
+            return;
+        }
         self.rows
             .retain(|(w, o, _)| (w.as_str(), o.as_str()) != (what, of));
         self.rows

@@ -330,10 +330,11 @@ pub struct ServiceCidr {
 /// same ruleset whatever order they came in.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Cluster {
-    /// Services by name.
-    pub services: BTreeMap<ObjectName, Service>,
-    /// Slices by service, then by slice name.
-    pub slices: BTreeMap<ObjectName, BTreeMap<ObjectName, EndpointSlice>>,
+    /// Services by name. Boxed, as slices are.
+    pub services: BTreeMap<ObjectName, Box<Service>>,
+    /// Slices by service, then by slice name. Boxed: a map reserves room for eleven values,
+    /// and most services have one slice.
+    pub slices: BTreeMap<ObjectName, BTreeMap<ObjectName, Box<EndpointSlice>>>,
     /// Pods by name.
     pub pods: BTreeMap<ObjectName, Pod>,
     /// Nodes by name.
@@ -345,6 +346,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// The Service of this name.
+    #[must_use]
+    pub fn service(&self, name: &ObjectName) -> Option<&Service> {
+        self.services.get(name).map(|service| &**service)
+    }
+
     /// The slices of a service, in name order.
     #[must_use]
     pub fn slices_of(&self, service: &ObjectName) -> Vec<&EndpointSlice> {
@@ -352,6 +359,7 @@ impl Cluster {
             .get(service)
             .into_iter()
             .flat_map(BTreeMap::values)
+            .map(|slice| &**slice)
             .collect()
     }
 }

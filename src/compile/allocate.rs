@@ -179,10 +179,8 @@ impl<'a> Memory<'a> {
     /// Finds the numbers of the plan's lists through their frontends. O(frontends).
     pub fn new(sets: &'a Sets, plan: &FamilyPlan) -> Self {
         let mut lists = HashMap::new();
-        if sets
-            .get(names::ENDPOINTS)
-            .is_some_and(|set| !set.elements.is_empty())
-        {
+        let holds = |name| sets.get(name).is_some_and(|s: &Set| !s.elements.is_empty());
+        if holds(names::ENDPOINTS) || holds(names::LARGE_ENDPOINTS) {
             for (key, frontend) in &plan.frontends {
                 let (list, inside) = match &frontend.target {
                     Target::List(list) => (Some(list), None),
@@ -217,11 +215,14 @@ impl<'a> Memory<'a> {
     /// The slots behind a list number in the kernel. O(slots log n).
     pub fn slots(&self, list: u32, protocol: Protocol) -> Vec<Option<Endpoint>> {
         let mut out = Vec::new();
-        let Some(set) = self.sets.get(names::ENDPOINTS) else {
-            return out;
-        };
         let key = |slot| Value::new().u32(list).proto(protocol).u32(slot);
-        for (key, element) in set.elements.range(key(0)..=key(u32::MAX)) {
+        let maps = [names::ENDPOINTS, names::LARGE_ENDPOINTS];
+        let found = maps.iter().filter_map(|map| self.sets.get(*map));
+        let slots = found.flat_map(|set| {
+            let range = set.elements.range(key(0)..=key(u32::MAX));
+            range.map(move |(key, element)| (set, key, element))
+        });
+        for (set, key, element) in slots {
             let slot = match key.fields(&set.key).as_deref() {
                 Some([_, _, FieldValue::Slot(slot)]) => *slot as usize,
                 _ => continue,

@@ -76,6 +76,7 @@ fn address_and_port(endpoint: &Endpoint) -> ElementData {
 /// One slot element per slot of the list.
 pub fn slots(
     sink: &mut impl Sink,
+    class: Class,
     list: u32,
     protocol: Protocol,
     slots: &[Endpoint],
@@ -84,7 +85,7 @@ pub fn slots(
     for (slot, endpoint) in (0_u32..).zip(slots) {
         let key = Value::new().u32(list).proto(protocol).u32(slot);
         let element = Element::new(address_and_port(endpoint)).with_comment(Arc::clone(comment));
-        sink.put(names::ENDPOINTS, key, element);
+        sink.put(class.map(), key, element);
     }
 }
 

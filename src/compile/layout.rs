@@ -110,6 +110,15 @@ impl Class {
         number << CLASS_SHIFT
     }
 
+    /// Name of the map that holds its slots.
+    #[must_use]
+    pub const fn map(self) -> &'static str {
+        match self {
+            Self::Large(_) => names::LARGE_ENDPOINTS,
+            Self::Exact(_) | Self::BySource => names::ENDPOINTS,
+        }
+    }
+
     /// Name of its chain.
     #[must_use]
     pub fn chain(self) -> String {
@@ -141,6 +150,9 @@ pub mod names {
     pub const NODE_PORT_ADDRESSES: &str = "node-port-addresses";
     /// List number, protocol and slot → endpoint.
     pub const ENDPOINTS: &str = "endpoints";
+    /// The same for lists of a large class. Maps of their own because the kernel checks every
+    /// new element against every rule that uses its map, and redrawing takes many rules.
+    pub const LARGE_ENDPOINTS: &str = "large-endpoints";
     /// Class → chain.
     pub const CLASSES: &str = "classes";
     /// Protocol and host port → pod.

@@ -8,6 +8,7 @@ mod allocate;
 mod elements;
 pub mod layout;
 mod maglev;
+mod sets;
 mod skeleton;
 
 use std::collections::{BTreeMap, HashMap};
@@ -154,7 +155,14 @@ fn lists<'p>(
             Class::BySource => elements::source_slots(list),
             _ => allocate::slots(&memory.slots(number, key.port.protocol), &list.endpoints),
         };
-        elements::slots(sink, number, key.port.protocol, &slots, &list.comment);
+        elements::slots(
+            sink,
+            class,
+            number,
+            key.port.protocol,
+            &slots,
+            &list.comment,
+        );
         let numbered = Numbered {
             number,
             class,

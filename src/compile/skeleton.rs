@@ -9,24 +9,17 @@ use super::layout::{
     CLASS_MASK, Class, DRAWS, EXACT, GROUP_MASK, LIST_MASK, MARKER, MODE_MASK, Mode, PROTOCOLS,
     SOURCE_SEED, SOURCE_SLOTS, STICKY_MASK, Sticky, names,
 };
+use super::sets;
 use crate::config::{DetectLocal, Unallocated};
 use crate::plan::Shape;
 use crate::ruleset::{
-    Action, Chain, ChainType, DataType, Element, ElementData, Family, Hook, Match, Rule, Selector,
-    Set, Statement, Table, Value,
+    Action, Chain, ChainType, DataType, Family, Hook, Match, Rule, Selector, Statement, Table,
 };
 
-use DataType::{ClassId, InetProto, InetService, Slot};
 use Selector::{
     CtOriginalDaddr, CtOriginalDport, CtOriginalSaddr, CtReplySaddr, CtReplySport, Daddr, Dport,
     L4Proto, Priority, Saddr,
 };
-
-/// Affinity memory per family: clients times services. The kernel evicts nothing; when the
-/// map is full, new clients are balanced without memory until old ones expire.
-const AFFINITY_SIZE: u32 = 1 << 20;
-/// Default life of an affinity entry: the API's default for `timeoutSeconds`.
-const DEFAULT_TIMEOUT: u32 = 10_800;
 
 /// Values of the hash of an IPv6 client. nft's JSON shows more as a negative number.
 const CLIENT_HASHES: u32 = 0x7fff_ffff;
@@ -57,7 +50,7 @@ pub struct Outline<'a> {
 #[must_use]
 pub fn table(outline: &Outline<'_>) -> Table {
     let mut table = Table::new(outline.family);
-    for set in sets(outline) {
+    for set in sets::sets(outline) {
         table.sets.insert(set.name.clone(), set);
     }
     let mut chains = pick_chains();
@@ -68,61 +61,6 @@ pub fn table(outline: &Outline<'_>) -> Table {
     chains.extend(base_chains(outline));
     table.chains = chains;
     table
-}
-
-fn sets(outline: &Outline<'_>) -> Vec<Set> {
-    let addr = DataType::addr(outline.family);
-    let frontend = [addr, InetProto, InetService];
-    let port = [InetProto, InetService];
-    let endpoint = [addr, InetService];
-    let mut classes = Set::exact(names::CLASSES, &[ClassId]).verdicts();
-    for class in Class::all() {
-        classes.elements.insert(
-            Value::new().u32(class.bits()),
-            Element::new(ElementData::Goto(class.chain())),
-        );
-    }
-    let mut sets = vec![
-        classes,
-        Set::exact(names::FRONTENDS, &frontend).mapping(&[ClassId]),
-        Set::exact(names::NODE_PORTS, &port).mapping(&[ClassId]),
-        Set::exact(names::INSIDE_FRONTENDS, &frontend).mapping(&[ClassId]),
-        Set::exact(names::INSIDE_NODE_PORTS, &port).mapping(&[ClassId]),
-        Set::exact(names::NODE_PORT_ADDRESSES, &[addr]).interval(),
-        Set::exact(names::ENDPOINTS, &[ClassId, InetProto, Slot]).mapping(&endpoint),
-        Set::exact(names::HOST_PORTS, &port).mapping(&endpoint),
-        Set::exact(names::HOST_PORT_ADDRESSES, &frontend).mapping(&endpoint),
-        Set::exact(names::HAIRPINS, &[addr, addr]),
-        Set::exact(names::POD_SOURCES, &[addr]).interval(),
-        Set::exact(names::NO_ENDPOINTS, &frontend),
-        Set::exact(names::NO_ENDPOINT_PORTS, &port),
-        Set::exact(names::NO_LOCAL_ENDPOINTS, &frontend),
-        Set::exact(names::NO_LOCAL_ENDPOINT_PORTS, &port),
-        Set::exact(names::CLUSTER_IPS, &[addr]),
-        Set::exact(names::SERVICE_RANGES, &[addr]).interval(),
-        Set::exact(names::GUARDED, &frontend),
-        Set::exact(names::SOURCE_RANGES, &[addr, InetProto, InetService, addr]).interval(),
-        Set::exact(names::EGRESS_SOURCES, &[addr]).interval(),
-        Set::exact(names::NON_MASQUERADE, &[addr]).interval(),
-        Set::exact(names::AFFINITY, &[ClassId, client_type(outline.family)])
-            .mapping(&[ClassId])
-            .dynamic(AFFINITY_SIZE, DEFAULT_TIMEOUT),
-        Set::exact(names::STICKY_GROUPS, &[ClassId]).mapping(&[ClassId]),
-        Set::exact(names::STICKY_LISTS, &[ClassId]).mapping(&[ClassId]),
-        Set::exact(names::STICKY_LOCAL_LISTS, &[ClassId]).mapping(&[ClassId]),
-        Set::exact(names::STICKY_ENDPOINTS, &[ClassId, InetProto]).mapping(&endpoint),
-        Set::exact(names::STICKY_LOCAL_ENDPOINTS, &[ClassId, InetProto]).mapping(&endpoint),
-        Set::exact(names::STICKY_FRONTENDS, &frontend).mapping(&[ClassId]),
-        Set::exact(names::STICKY_NODE_PORTS, &port).mapping(&[ClassId]),
-        Set::exact(names::STICKY_HANDLES, &[ClassId, addr, InetService]).mapping(&[ClassId]),
-    ];
-    sets.extend(
-        outline
-            .timeouts
-            .iter()
-            .map(|t| Set::exact(&names::sticky_timeout(*t), &[ClassId])),
-    );
-    sets
 }
 
 fn rule(statements: impl IntoIterator<Item = Statement>) -> Rule {
@@ -204,7 +142,13 @@ fn port_key() -> Vec<Selector> {
 /// there to a fresh lookup: a packet that met the old value of its frontend and the new
 /// slots is translated all the same.
 fn pick_chains() -> Vec<Chain> {
-    let last = Chain::regular("pick-any", vec![rule([dnat(slot(1), names::ENDPOINTS)])]);
+    let last = Chain::regular(
+        "pick-any",
+        vec![
+            rule([dnat(slot(1), names::ENDPOINTS)]),
+            rule([dnat(slot(1), names::LARGE_ENDPOINTS)]),
+        ],
+    );
     let again = Chain::regular(
         "look-again",
         vec![
@@ -216,26 +160,38 @@ fn pick_chains() -> Vec<Chain> {
             ]),
         ],
     );
+    let first = Class::Exact(1);
     let mut chains = vec![last, again];
-    for class in Class::all() {
+    chains.push(Chain::regular(
+        first.chain(),
+        vec![
+            rule([dnat(slot(1), first.map())]),
+            rule([goto("look-again")]),
+        ],
+    ));
+    // At most half the slots of a large class are empty, and the first ones are not.
+    chains.push(Chain::regular(
+        "pick-filled",
+        vec![
+            rule([dnat(slot(EXACT), names::LARGE_ENDPOINTS)]),
+            rule([goto(&first.chain())]),
+        ],
+    ));
+    for class in Class::all().filter(|class| *class != first) {
         let (draws, next) = match class {
-            Class::Exact(1) => (vec![slot(1)], "look-again".to_owned()),
-            Class::Exact(n) => (vec![slot(n)], Class::Exact(1).chain()),
-            Class::Large(exponent) => (
-                vec![slot(1 << exponent); DRAWS],
-                Class::Exact(EXACT).chain(),
-            ),
+            Class::Exact(n) => (vec![slot(n)], first.chain()),
+            Class::Large(exponent) => (vec![slot(1 << exponent); DRAWS], "pick-filled".to_owned()),
             Class::BySource => {
                 let hash = Selector::SourceHash {
                     modulus: SOURCE_SLOTS,
                     seed: SOURCE_SEED,
                 };
-                (vec![vec![list(), L4Proto, hash]], Class::Exact(1).chain())
+                (vec![vec![list(), L4Proto, hash]], first.chain())
             }
         };
         let mut rules: Vec<Rule> = draws
             .into_iter()
-            .map(|key| rule([dnat(key, names::ENDPOINTS)]))
+            .map(|key| rule([dnat(key, class.map())]))
             .collect();
         rules.push(rule([goto(&next)]));
         chains.push(Chain::regular(class.chain(), rules));
@@ -257,7 +213,7 @@ fn client(family: Family, address: Selector) -> Selector {
     }
 }
 
-const fn client_type(family: Family) -> DataType {
+pub(super) const fn client_type(family: Family) -> DataType {
     match family {
         Family::Ip => DataType::Ipv4Addr,
         Family::Ip6 => Slot,

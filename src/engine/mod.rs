@@ -184,7 +184,11 @@ impl Engine {
     #[must_use]
     pub fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
         let service = self.slice_service.get(name)?;
-        self.cluster.slices.get(service)?.get(name)
+        self.cluster
+            .slices
+            .get(service)?
+            .get(name)
+            .map(|slice| &**slice)
     }
 
     /// True if objects changed since the last step.
@@ -240,10 +244,8 @@ impl Engine {
             .cloned()
             .collect();
         for name in names {
-            let same = same_service(
-                self.cluster.services.get(&name),
-                cluster.services.get(&name),
-            ) && same_slices(self.cluster.slices.get(&name), cluster.slices.get(&name));
+            let same = same_service(self.cluster.service(&name), cluster.service(&name))
+                && same_slices(self.cluster.slices.get(&name), cluster.slices.get(&name));
             if !same {
                 self.touch(&name);
             }
@@ -263,11 +265,14 @@ impl Engine {
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Service(name, object) => {
-                if same_service(self.cluster.services.get(&name), object.as_deref()) {
+                if same_service(self.cluster.service(&name), object.as_deref()) {
                     return;
                 }
                 self.touch(&name);
-                put(&mut self.cluster.services, name, object);
+                match object {
+                    Some(object) => drop(self.cluster.services.insert(name, object)),
+                    None => drop(self.cluster.services.remove(&name)),
+                }
             }
             Change::Slice(name, object) => self.apply_slice(name, object),
             Change::Pod(name, object) => {
@@ -321,7 +326,7 @@ impl Engine {
                 .slices
                 .entry(slice.service.clone())
                 .or_default();
-            slices.insert(name, *slice);
+            slices.insert(name, slice);
         }
     }
 

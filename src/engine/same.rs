@@ -26,8 +26,8 @@ pub(super) fn same_slice(old: &EndpointSlice, new: &EndpointSlice) -> bool {
 }
 
 pub(super) fn same_slices(
-    old: Option<&BTreeMap<ObjectName, EndpointSlice>>,
-    new: Option<&BTreeMap<ObjectName, EndpointSlice>>,
+    old: Option<&BTreeMap<ObjectName, Box<EndpointSlice>>>,
+    new: Option<&BTreeMap<ObjectName, Box<EndpointSlice>>>,
 ) -> bool {
     match (old, new) {
         (Some(old), Some(new)) => {

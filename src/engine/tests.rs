@@ -123,7 +123,7 @@ fn service(action: &Action) -> Option<Change> {
         n + 2
     );
     let (name, service) = read(&text).services.pop_first()?;
-    Some(Change::Service(name, Some(Box::new(service))))
+    Some(Change::Service(name, Some(service)))
 }
 
 fn change(action: &Action) -> Option<Change> {

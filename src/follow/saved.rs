@@ -98,8 +98,13 @@ impl Saved {
     /// If the file cannot be written; the old one stays.
     pub fn write(&self, cluster: &Cluster) -> Result<usize, SavedError> {
         let outgoing = Outgoing {
-            services: cluster.services.values().collect(),
-            slices: cluster.slices.values().flat_map(|s| s.values()).collect(),
+            services: cluster.services.values().map(|s| &**s).collect(),
+            slices: cluster
+                .slices
+                .values()
+                .flat_map(|s| s.values())
+                .map(|slice| &**slice)
+                .collect(),
             pods: cluster.pods.values().collect(),
             nodes: cluster.nodes.values().collect(),
             service_cidrs: cluster.service_cidrs.values().collect(),
@@ -150,10 +155,10 @@ impl Saved {
             serde_json::from_slice(body).map_err(|e| self.content(&e.to_string()))?;
         let mut cluster = Cluster::default();
         let services = saved.services.into_iter();
-        cluster.services = services.map(|s| (s.name.clone(), s)).collect();
+        cluster.services = services.map(|s| (s.name.clone(), Box::new(s))).collect();
         for slice in saved.slices {
             let slices = cluster.slices.entry(slice.service.clone()).or_default();
-            slices.insert(slice.name.clone(), slice);
+            slices.insert(slice.name.clone(), Box::new(slice));
         }
         let pods = saved.pods.into_iter();
         cluster.pods = pods.map(|p| (p.name.clone(), p)).collect();

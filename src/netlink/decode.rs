@@ -146,7 +146,7 @@ fn element(a: Attrs<'_>) -> Option<(Value, Element)> {
         },
     };
     let mut element = Element::new(data);
-    element.end = value(elem::KEY_END).filter(|end| *end != key);
+    element.end = value(elem::KEY_END).filter(|end| *end != key).map(Box::new);
     element.comment = a.get(elem::USERDATA).and_then(comment);
     Some((key, element))
 }
@@ -180,7 +180,7 @@ pub fn ranges(set: &mut Set, mut bounds: Vec<Bound>) {
     let mut open: Option<(Value, Element)> = None;
     let close = |set: &mut Set, open: Option<(Value, Element)>, end: Option<Value>| {
         if let (Some((key, mut element)), Some(end)) = (open, end) {
-            element.end = (end != key).then_some(end);
+            element.end = (end != key).then(|| Box::new(end));
             set.elements.insert(key, element);
         }
     };

@@ -270,7 +270,7 @@ fn element(w: &mut Writer, key: &Value, element: &Element, interval: bool) {
     let item = w.nest(common::LIST_ELEM);
     value(w, elem::KEY, key);
     if interval {
-        value(w, elem::KEY_END, element.end.as_ref().unwrap_or(key));
+        value(w, elem::KEY_END, element.end.as_deref().unwrap_or(key));
     }
     match &element.data {
         ElementData::None => {}
@@ -304,7 +304,7 @@ fn comment(w: &mut Writer, element: &Element) {
 /// last address of all needs no marker.
 fn range(w: &mut Writer, key: &Value, element: &Element) {
     self::element(w, key, element, false);
-    let end = element.end.as_ref().unwrap_or(key);
+    let end = element.end.as_deref().unwrap_or(key);
     if let Some(past) = successor(end) {
         let item = w.nest(common::LIST_ELEM);
         value(w, elem::KEY, &past);

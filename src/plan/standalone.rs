@@ -159,7 +159,7 @@ pub fn slices_from_pods(cluster: &mut Cluster) -> Vec<Problem> {
             .slices
             .entry(slice.service.clone())
             .or_default()
-            .insert(slice.name.clone(), slice);
+            .insert(slice.name.clone(), Box::new(slice));
     }
     problems
 }

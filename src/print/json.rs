@@ -96,7 +96,7 @@ fn set(family: Family, set: &Set) -> Json {
 /// One element as it stands in `elem`.
 #[must_use]
 pub fn element(set: &Set, key: &Value, element: &Element) -> Json {
-    let mut left = self::key(&set.key, key, element.end.as_ref());
+    let mut left = self::key(&set.key, key, element.end.as_deref());
     if let Some(comment) = &element.comment {
         left = json!({"elem": {"val": left, "comment": &**comment}});
     }

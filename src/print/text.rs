@@ -128,7 +128,7 @@ pub fn set_type(family: Family, set: &Set) -> String {
 /// # Errors
 /// Those of the writer.
 pub fn element(out: &mut impl Write, set: &Set, key: &Value, element: &Element) -> io::Result<()> {
-    write_key(out, set, key, element.end.as_ref())?;
+    write_key(out, set, key, element.end.as_deref())?;
     if let Some(comment) = &element.comment {
         write!(out, " comment \"{comment}\"")?;
     }

@@ -32,7 +32,7 @@ pub enum ElementData {
 pub struct Element {
     /// Last key of the range for interval sets, inclusive; `None` for a single key.
     /// In concatenated intervals every field has its own range, both ends in one [`Value`].
-    pub end: Option<Value>,
+    pub end: Option<Box<Value>>,
     /// Map data.
     pub data: ElementData,
     /// A comment for people who read `nft list`: untrusted text, already cleaned and cut
@@ -60,8 +60,8 @@ impl Element {
 
     /// The same as the start of a range up to and including `end`.
     #[must_use]
-    pub const fn through(mut self, end: Value) -> Self {
-        self.end = Some(end);
+    pub fn through(mut self, end: Value) -> Self {
+        self.end = Some(Box::new(end));
         self
     }
 }
@@ -161,7 +161,7 @@ impl Set {
             return self.elements.get(key);
         }
         self.elements.iter().find_map(|(start, element)| {
-            let end = element.end.as_ref().unwrap_or(start);
+            let end = element.end.as_deref().unwrap_or(start);
             covers(&self.key, start, end, key).then_some(element)
         })
     }

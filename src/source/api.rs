@@ -420,11 +420,11 @@ fn found(kind: Kind, name: ObjectName, cluster: Cluster) -> Change {
     match kind {
         Kind::Service => {
             let service = cluster.services.into_values().next();
-            Change::Service(name, service.map(Box::new))
+            Change::Service(name, service)
         }
         Kind::EndpointSlice => {
             let slice = cluster.slices.into_values().flatten().next();
-            Change::Slice(name, slice.map(|(_, slice)| Box::new(slice)))
+            Change::Slice(name, slice.map(|(_, slice)| slice))
         }
         Kind::Pod => Change::Pod(name, cluster.pods.into_values().next().map(Box::new)),
         Kind::Node => Change::Node(name.name, cluster.nodes.into_values().next().map(Box::new)),

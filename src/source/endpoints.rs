@@ -35,7 +35,8 @@ pub fn slice(
     }
     let service = ObjectName::new(&name.namespace, service);
     let trigger_time = raw.metadata.annotation(TRIGGER_TIME).map(str::to_owned);
-    let ports = ports("ports", raw.ports.unwrap_or_default(), c);
+    let mut ports = ports("ports", raw.ports.unwrap_or_default(), c);
+    ports.shrink_to_fit();
     let mut endpoints = Vec::new();
     for (i, endpoint) in raw.endpoints.unwrap_or_default().into_iter().enumerate() {
         let field = format!("endpoints[{i}].addresses[0]");
@@ -54,6 +55,7 @@ pub fn slice(
             None => c.error(&field, format!("{text:?} is not an IP address")),
         }
     }
+    endpoints.shrink_to_fit();
     // Bad endpoints were reported; the others still serve.
     Some(EndpointSlice {
         name,

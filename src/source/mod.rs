@@ -12,12 +12,14 @@ mod pod;
 mod raw;
 mod service;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::cluster::{Cluster, ObjectName, Origin};
 use crate::problem::Problem;
@@ -160,6 +162,9 @@ pub fn load_str(text: &str, source: &str, into: &mut Loaded) {
             document: document.number,
             line: document.line,
         };
+        if json_list(document.text, &origin, into, &mut skipped) {
+            continue;
+        }
         match parse(document.text) {
             Ok(Value::Null) => {}
             Ok(value) => object(value, &origin, into, &mut skipped),
@@ -184,6 +189,70 @@ pub fn load_str(text: &str, source: &str, into: &mut Loaded) {
             format!("{count} objects of this kind skipped: they play no part in service NAT"),
         ));
     }
+}
+
+/// Reads a JSON List item by item: its whole tree would take ten times the text's memory.
+/// False, with nothing done, if the document is not one.
+fn json_list(
+    text: &str,
+    origin: &Origin,
+    into: &mut Loaded,
+    skipped: &mut BTreeMap<String, usize>,
+) -> bool {
+    /// The fields that tell what a document is; the rest is skipped, and checked to be JSON.
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head<'t> {
+        #[serde(borrow)]
+        kind: Option<Cow<'t, str>>,
+        #[serde(borrow)]
+        api_version: Option<Cow<'t, str>>,
+        #[serde(borrow)]
+        items: Option<&'t RawValue>,
+    }
+    if !text.trim_start().starts_with('{') {
+        return false;
+    }
+    let Ok(Head {
+        kind: Some(kind),
+        api_version,
+        items: Some(items),
+    }) = serde_json::from_str(text)
+    else {
+        return false;
+    };
+    let Some(item_kind) = kind.strip_suffix("List") else {
+        return false;
+    };
+    let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(items.get()) else {
+        return false;
+    };
+    for item in items {
+        match serde_json::from_str(item.get()) {
+            Ok(item) => {
+                let item = typed_item(item, item_kind, api_version.as_deref().unwrap_or_default());
+                object(item, origin, into, skipped);
+            }
+            Err(e) => into.problems.push(Problem::error(
+                Some(origin),
+                "document",
+                "items",
+                format!("malformed JSON: {e}"),
+            )),
+        }
+    }
+    true
+}
+
+/// Items of typed lists need not repeat kind and version.
+fn typed_item(mut item: Value, kind: &str, version: &str) -> Value {
+    if let Value::Object(fields) = &mut item
+        && !kind.is_empty()
+    {
+        fields.entry("kind").or_insert_with(|| kind.into());
+        fields.entry("apiVersion").or_insert_with(|| version.into());
+    }
+    item
 }
 
 /// JSON is parsed as such: it is much faster, and all machine-made input is JSON. The error
@@ -237,17 +306,8 @@ fn object(value: Value, origin: &Origin, into: &mut Loaded, skipped: &mut BTreeM
             }
             return;
         };
-        for mut item in items {
-            // Items of typed lists need not repeat kind and version.
-            if let Value::Object(fields) = &mut item
-                && !item_kind.is_empty()
-            {
-                fields.entry("kind").or_insert_with(|| item_kind.into());
-                fields
-                    .entry("apiVersion")
-                    .or_insert_with(|| version.clone().into());
-            }
-            object(item, origin, into, skipped);
+        for item in items {
+            object(typed_item(item, item_kind, &version), origin, into, skipped);
         }
         return;
     }
@@ -323,19 +383,26 @@ fn insert(cluster: &mut Cluster, kind: &str, name: ObjectName, object: Value, c:
     match kind {
         "Service" => {
             let made = typed(object, c).and_then(|raw| service::service(name.clone(), raw, c));
+            let made = made.map(Box::new);
             add(&mut cluster.services, name, made, |s| &s.origin, c);
         }
         "EndpointSlice" => {
             if let Some(slice) = typed(object, c).and_then(|raw| endpoints::slice(name, raw, c)) {
                 let slices = cluster.slices.entry(slice.service.clone()).or_default();
-                add(slices, slice.name.clone(), Some(slice), |s| &s.origin, c);
+                add(
+                    slices,
+                    slice.name.clone(),
+                    Some(Box::new(slice)),
+                    |s| &s.origin,
+                    c,
+                );
             }
         }
         "Endpoints" => {
             if let Some(raw) = typed(object, c) {
                 for slice in endpoints::endpoints(&name, raw, c) {
                     let slices = cluster.slices.entry(name.clone()).or_default();
-                    slices.insert(slice.name.clone(), slice);
+                    slices.insert(slice.name.clone(), Box::new(slice));
                 }
             }
         }
