@@ -216,7 +216,7 @@ fn client(family: Family, address: Selector) -> Selector {
 pub(super) const fn client_type(family: Family) -> DataType {
     match family {
         Family::Ip => DataType::Ipv4Addr,
-        Family::Ip6 => Slot,
+        Family::Ip6 => DataType::Slot,
     }
 }
 
