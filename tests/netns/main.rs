@@ -15,6 +15,7 @@ mod host_ports;
 mod lifecycle;
 mod node_ports;
 mod policies;
+mod sequences;
 mod spread;
 mod standalone;
 mod topology;

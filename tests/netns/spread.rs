@@ -103,6 +103,55 @@ fn weights_are_shares() {
     }
 }
 
+/// Endpoints of one pod by address, with weights by the pod each claims to be.
+fn weighed(n: u16, weights: &[u32]) -> Service {
+    let of: Vec<String> = (0..)
+        .zip(weights)
+        .map(|(i, w): (usize, _)| format!("pod/w{i}={w}"))
+        .collect();
+    let bare = Service::new(&format!("weighed-{n}"), cluster_ip(200 + n)).port(80, 8080);
+    let service = (0_u8..).zip(weights).fold(bare, |service, (i, _)| {
+        let target = json!({"targetRef": {"kind": "Pod", "name": format!("w{i}")}});
+        service.endpoint(Endpoint::at(pod_net(1, FIRST_HOST + i), "b").set(target))
+    });
+    service.set(json!({"metadata": {"annotations": {"svcnat.io/weights": of.join(",")}}}))
+}
+
+#[test]
+fn connections_spread_exactly_by_any_weights() {
+    let thirty_three: Vec<u32> = (0..33).map(|n| n % 3 + 1).collect();
+    let ratios: [&[u32]; 4] = [&[1, 2], &[1, 3, 6], &[5, 1], &thirty_three];
+    let lab = lab();
+    lab.apply(&Cluster::with(
+        (0..).zip(ratios).map(|(n, weights)| weighed(n, weights)),
+    ));
+    for (n, weights) in (0..).zip(ratios) {
+        for family in Family::ALL {
+            let protocol = match family {
+                Family::Ip => Protocol::Udp,
+                Family::Ip6 => Protocol::Tcp,
+            };
+            let to = SocketAddr::new(cluster_ip(200 + n).of(family), 80);
+            let mut outcomes = Vec::with_capacity(CONNECTIONS);
+            for _ in 0..CONNECTIONS / BATCH {
+                outcomes.extend(lab.from("a1").ask_many(protocol, to, BATCH));
+                lab.at("a").must("conntrack", &["-F"], "");
+            }
+            let counts = count(&outcomes);
+            let name = |i| SocketAddr::new(pod_net(1, FIRST_HOST + i).of(family), 8080).to_string();
+            let seen: Vec<u64> = (0_u8..)
+                .zip(weights)
+                .map(|(i, _)| counts.get(name(i).as_str()).copied().unwrap_or(0))
+                .collect();
+            assert_eq!(seen.iter().sum::<u64>(), CONNECTIONS as u64, "{counts:?}");
+            assert_spread(
+                &seen,
+                &weights.iter().map(|w| u64::from(*w)).collect::<Vec<_>>(),
+            );
+        }
+    }
+}
+
 #[test]
 fn a_client_hashed_by_its_address_meets_one_endpoint() {
     let hashed = Service::new("hashed", cluster_ip(10))
