@@ -1,0 +1,221 @@
+//! `svcnat explain` gives the reason that the objects give, in words and as JSON.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+const OBJECTS: &str = r#"
+apiVersion: v1
+kind: Node
+metadata: {name: n1, labels: {topology.kubernetes.io/zone: z1}}
+status: {addresses: [{type: InternalIP, address: 192.168.50.11}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.254.0.10
+  externalIPs: [203.0.113.1]
+  sessionAffinity: ClientIP
+  externalTrafficPolicy: Local
+  ports: [{name: http, port: 80, nodePort: 30080}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 8080}]
+endpoints:
+- {addresses: [172.17.0.2], nodeName: n1}
+- {addresses: [172.17.1.2], nodeName: n2}
+- {addresses: [172.17.1.3], nodeName: n2, conditions: {ready: false, serving: false}}
+- {addresses: [172.17.1.4], nodeName: n2, conditions: {ready: false, serving: true, terminating: true}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: guarded}
+spec:
+  type: LoadBalancer
+  clusterIP: 10.254.0.11
+  loadBalancerSourceRanges: [198.51.100.0/24]
+  ports: [{port: 80}]
+status: {loadBalancer: {ingress: [{ip: 203.0.113.2}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: guarded-1, labels: {kubernetes.io/service-name: guarded}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [172.17.0.3], nodeName: n1, hints: {forZones: [{name: z1}]}}
+- {addresses: [172.17.1.5], nodeName: n2, hints: {forZones: [{name: z2}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {clusterIP: 10.254.0.12, internalTrafficPolicy: Local, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: nobody-1, labels: {kubernetes.io/service-name: nobody}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [172.17.1.6], nodeName: n2}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: empty}
+spec: {clusterIP: 10.254.0.13, ports: [{port: 80}]}
+"#;
+
+fn explain(source: &str, destination: &str, more: &[&str]) -> String {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+        .args([
+            "explain",
+            source,
+            destination,
+            "-f",
+            "-",
+            "--node-name=n1",
+            "--pod-cidr=172.17.0.0/24",
+        ])
+        .args([
+            "--cluster-cidr=172.17.0.0/16",
+            "--service-cluster-ip-range=10.254.0.0/16",
+        ])
+        .args(more)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(OBJECTS.as_bytes()).unwrap();
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn says(source: &str, destination: &str, expected: &[&str]) {
+    let text = explain(source, destination, &[]);
+    for part in expected {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn endpoints_left_out_have_their_reasons() {
+    says(
+        "203.0.113.9",
+        "203.0.113.1:80/tcp",
+        &[
+            "externalIP of Service default/web, externalTrafficPolicy Local",
+            "endpoint 172.17.0.2:8080\n",
+            "172.17.1.2:8080 is left out: policy Local, and it is not on this node",
+            "172.17.1.3:8080 is left out: it is not ready",
+            "session affinity: a client keeps its endpoint for 10800 s",
+            "100.00 % to 172.17.0.2:8080, which sees the client's address (policy Local keeps it)",
+        ],
+    );
+    says(
+        "172.17.0.9",
+        "10.254.0.10:80/tcp",
+        &[
+            "clusterIP of Service default/web, internalTrafficPolicy Cluster",
+            "172.17.1.4:8080 is left out: it is terminating, and others are ready",
+            "50.00 % to 172.17.1.2:8080, which sees the client's address (the client is a pod)",
+        ],
+    );
+    says(
+        "172.17.0.9",
+        "10.254.0.11:80/tcp",
+        &["172.17.1.5:8080 is left out: its hints are for other zones"],
+    );
+}
+
+#[test]
+fn masquerade_has_its_reasons() {
+    says(
+        "203.0.113.9",
+        "10.254.0.11:80/tcp",
+        &["this node's address (the client is not a pod)"],
+    );
+    says(
+        "198.51.100.7",
+        "203.0.113.2:80/tcp",
+        &[
+            "load-balancer address of Service default/guarded",
+            "externalTrafficPolicy Cluster: answers must come back through this node",
+        ],
+    );
+    says(
+        "172.17.0.3",
+        "10.254.0.11:80/tcp",
+        &["hairpin: the client is the endpoint"],
+    );
+    says(
+        "172.17.0.9",
+        "8.8.8.8:53/udp",
+        &["a pod of this node leaves the cluster: egress masquerade"],
+    );
+    says(
+        "172.17.1.9",
+        "203.0.113.1:80/tcp",
+        &["but the client is a pod or this node: any endpoint"],
+    );
+}
+
+#[test]
+fn drops_and_refusals_have_their_reasons() {
+    says(
+        "203.0.113.9",
+        "203.0.113.2:80/tcp",
+        &["dropped: 203.0.113.9 is outside loadBalancerSourceRanges of Service default/guarded"],
+    );
+    says(
+        "172.17.0.9",
+        "10.254.0.12:80/tcp",
+        &["dropped: policy Local, and Service default/nobody has no usable endpoint on this node"],
+    );
+    says(
+        "172.17.0.9",
+        "10.254.0.13:80/tcp",
+        &["refused", "Service default/empty has no usable endpoint"],
+    );
+    says(
+        "172.17.0.9",
+        "10.254.0.10:81/tcp",
+        &[
+            "refused",
+            "default/web has this clusterIP, but no port 81/TCP",
+        ],
+    );
+    says(
+        "172.17.0.9",
+        "10.254.9.9:80/tcp",
+        &["dropped: no Service has this address of the service range"],
+    );
+}
+
+#[test]
+fn json_carries_the_same_facts() {
+    let text = explain("203.0.113.9", "192.168.50.11:30080/tcp", &["-o", "json"]);
+    let said: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(said["fate"], "accepted");
+    let frontend = &said["frontend"];
+    assert_eq!(frontend["kind"], "nodePort");
+    assert_eq!(frontend["service"], "default/web");
+    assert_eq!(frontend["affinitySeconds"], 10_800);
+    assert_eq!(frontend["remembered"], Value::Null);
+    let endpoints = frontend["endpoints"].as_array().unwrap();
+    assert_eq!(endpoints.len(), 4);
+    assert_eq!(endpoints.iter().filter(|e| e["used"] == true).count(), 1);
+    assert_eq!(said["candidates"][0]["probability"], 1.0);
+    assert_eq!(said["candidates"][0]["masqueraded"], false);
+}
