@@ -57,6 +57,16 @@ fn main() {
         .and_then(|i| args.get(i + 1));
     let out = out.map_or_else(|| PathBuf::from("target/bench"), PathBuf::from);
     let mut report = Report::default();
+    if let Some(at) = args.iter().position(|a| a == "--size") {
+        let number = |i: usize| args.get(at + i).and_then(|n| n.parse().ok());
+        let (Some(services), Some(endpoints)) = (number(1), number(2)) else {
+            eprintln!("--size needs two numbers: services, and endpoints of each");
+            std::process::exit(2);
+        };
+        control::measure(&mut report, services, endpoints, 1, false);
+        control::memory(&mut report, services, endpoints);
+        return report.finish(&out);
+    }
     let (quick, large) = (has("--quick"), has("--large"));
     let rounds = if quick { 3 } else { 5 };
     for (services, endpoints) in [(100, 5), (1_000, 1), (1_000, 5), (1_000, 10), (10_000, 5)] {
