@@ -90,10 +90,9 @@ fn installed(ruleset: Ruleset) -> LiveRuleset {
                 })
                 .collect();
             let live = LiveTable {
-                counts: BTreeMap::new(),
                 chains,
                 sets: table.sets,
-                foreign: Vec::new(),
+                ..LiveTable::default()
             };
             (family, live)
         })

@@ -14,7 +14,7 @@ use svcnat::print::text;
 use super::cluster::{self, config, endpoint_ip, list, read, service_change, slice, slice_change};
 use super::peers;
 use super::report::{Report, Samples};
-use super::{in_namespace, nft_file, scratch};
+use super::{in_namespace, nft_file, restore_file, scratch};
 
 /// An engine and a kernel that agree.
 struct Node {
@@ -88,10 +88,13 @@ pub fn measure(report: &mut Report, services: usize, endpoints: usize, rounds: u
     let (mut all, mut kernel, mut floor) =
         (Samples::default(), Samples::default(), Samples::default());
     let (mut nft, mut shape) = (Samples::default(), Samples::default());
+    let mut tables = Samples::default();
+    let restore = scratch("peer.iptables");
     let rendered = scratch("own.nft");
     let peer = scratch("peer.nft");
     if peers {
         fs::write(&peer, peers::kube_proxy(services, endpoints)).expect("a file");
+        fs::write(&restore, peers::iptables(services, endpoints)).expect("a file");
     }
     // Peers take turns, so that a busy moment of the machine hits all of them.
     for round in 0..rounds {
@@ -122,6 +125,9 @@ pub fn measure(report: &mut Report, services: usize, endpoints: usize, rounds: u
             nft.add(in_namespace(|| nft_file(&rendered)));
             if round == 0 || services <= 1_000 {
                 shape.add(in_namespace(|| nft_file(&peer)));
+                if let Some(took) = in_namespace(|| restore_file(&restore)) {
+                    tables.add(took);
+                }
             }
         }
     }
@@ -131,6 +137,7 @@ pub fn measure(report: &mut Report, services: usize, endpoints: usize, rounds: u
     if peers {
         report.time("nft -f of our own text", &size, &nft);
         report.time("nft -f of the kube-proxy shape", &size, &shape);
+        report.time("iptables-restore of the iptables shape", &size, &tables);
     }
     changes(report, services, endpoints, &objects);
     if peers {

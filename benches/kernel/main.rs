@@ -45,6 +45,17 @@ fn nft_file(file: &Path) -> Duration {
     start.elapsed()
 }
 
+/// Loads a file with iptables-restore, if there is one.
+fn restore_file(file: &Path) -> Option<Duration> {
+    Command::new("iptables-restore")
+        .arg("--version")
+        .output()
+        .ok()?;
+    let start = Instant::now();
+    run("iptables-restore", &[&file.display().to_string()]);
+    Some(start.elapsed())
+}
+
 fn main() {
     let args: Vec<String> = std::env::args()
         .skip(1)

@@ -116,3 +116,58 @@ pub fn kube_proxy_change(n: usize, before: &[usize], e: usize) -> String {
     service_rules(&mut out, n, &after);
     out
 }
+
+/// The same services as kube-proxy's iptables mode lays them out, for `iptables-restore`.
+pub fn iptables(services: usize, endpoints: usize) -> String {
+    let mut chains = String::from(
+        "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-MARK-MASQ - [0:0]\n:KUBE-POSTROUTING - [0:0]\n",
+    );
+    let mut rules = String::from(
+        "-A PREROUTING -j KUBE-SERVICES\n-A OUTPUT -j KUBE-SERVICES\n-A POSTROUTING -j KUBE-POSTROUTING\n\
+         -A KUBE-MARK-MASQ -j MARK --or-mark 0x4000\n\
+         -A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN\n\
+         -A KUBE-POSTROUTING -j MARK --xor-mark 0x4000\n\
+         -A KUBE-POSTROUTING -j MASQUERADE --random-fully\n",
+    );
+    let line = |out: &mut String, text: String| {
+        out.push_str(&text);
+        out.push('\n');
+    };
+    for n in 0..services {
+        let (ip, svc) = (service_ip(n), format!("KUBE-SVC-{n:016}"));
+        line(&mut chains, format!(":{svc} - [0:0]"));
+        line(
+            &mut rules,
+            format!(
+                "-A KUBE-SERVICES -d {ip}/32 -p tcp -m comment --comment \"default/svc-{n}:http cluster IP\" -m tcp --dport 80 -j {svc}"
+            ),
+        );
+        line(
+            &mut rules,
+            format!(
+                "-A {svc} ! -s 172.16.0.0/12 -d {ip}/32 -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ"
+            ),
+        );
+        for i in 0..endpoints {
+            let e = n * endpoints + i;
+            let (to, sep) = (endpoint_ip(e), format!("KUBE-SEP-{e:016}"));
+            line(&mut chains, format!(":{sep} - [0:0]"));
+            let left = endpoints - i;
+            let pick = if left == 1 {
+                String::new()
+            } else {
+                format!(
+                    "-m statistic --mode random --probability {:.10} ",
+                    1.0 / left as f64
+                )
+            };
+            line(&mut rules, format!("-A {svc} {pick}-j {sep}"));
+            line(&mut rules, format!("-A {sep} -s {to}/32 -j KUBE-MARK-MASQ"));
+            line(
+                &mut rules,
+                format!("-A {sep} -p tcp -m tcp -j DNAT --to-destination {to}:8080"),
+            );
+        }
+    }
+    format!("{chains}{rules}COMMIT\n")
+}

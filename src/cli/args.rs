@@ -245,6 +245,9 @@ pub struct RunArgs {
     /// Log more: -v debug, -vv trace
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
+    /// Own our tables (Linux 6.9): nobody else can change or flush them, and they outlive us
+    #[arg(long)]
+    pub own_tables: bool,
     /// Remove kube-proxy's nftables tables in the transaction that installs ours
     #[arg(long)]
     pub take_over_kube_proxy: bool,

@@ -46,6 +46,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         verify_period: args.verify_period,
         max_endpoint_loss: args.max_endpoint_loss,
         state_dir: args.state_dir.clone(),
+        own_tables: args.own_tables,
         take_over: args.take_over_kube_proxy,
         skip_invalid: args.inputs.skip_invalid,
     };
@@ -59,6 +60,8 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     let mut agent = Agent::new(options, config, sources, waker, observed).map_err(host)?;
     agent.run(&signals).map_err(CliError::Host)?;
     notify("STOPPING=1");
+    // With its socket goes the ownership of the tables.
+    drop(agent);
     if args.cleanup_on_exit {
         let delete = DeleteArgs {
             output: Output::Text,

@@ -17,6 +17,9 @@ use crate::ruleset::{
 pub enum Operation {
     /// Removes the whole table.
     DeleteTable,
+    /// Adds the table, or adopts one whose owner is gone, for the socket that sends this:
+    /// nobody else can change or flush it then, and it outlives us.
+    OwnTable,
     /// Removes another program's table, which was asked for by name.
     DeleteOtherTable(String),
     /// Adds the table.
@@ -110,6 +113,37 @@ pub fn diff(desired: &Ruleset, live: &LiveRuleset) -> Delta {
         tables.extend(delta);
     }
     Delta { tables }
+}
+
+/// Turns `delta`, which leads from `live` to `desired`, into one after which the sending
+/// socket owns the tables. A table that was made without an owner cannot be given one, and
+/// is built anew in the same transaction.
+pub fn own(delta: &mut Delta, desired: &Ruleset, live: &LiveRuleset) {
+    for (family, table) in &desired.tables {
+        let found = live.tables.get(family);
+        if found.is_some_and(|found| found.owned) {
+            continue;
+        }
+        let orphan = found.is_some_and(|found| found.orphan);
+        let at = delta.tables.iter().position(|t| t.family == *family);
+        let mut change = match at.map(|at| delta.tables.remove(at)) {
+            _ if found.is_some() && !orphan => creation(table, true),
+            Some(change) => change,
+            None => TableDelta {
+                family: *family,
+                sets: BTreeMap::new(),
+                operations: Vec::new(),
+                skeleton: None,
+            },
+        };
+        let adds = |o: &&mut Operation| **o == Operation::AddTable;
+        match change.operations.iter_mut().find(adds) {
+            Some(add) => *add = Operation::OwnTable,
+            None => change.operations.insert(0, Operation::OwnTable),
+        }
+        delta.tables.push(change);
+    }
+    delta.tables.sort_by_key(|table| table.family);
 }
 
 /// Whether `live`, read without elements, looks like `desired`: the same sets, chains and

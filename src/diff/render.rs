@@ -23,6 +23,7 @@ fn operation(out: &mut impl Write, table: &TableDelta, operation: &Operation) ->
     let family = table.family.nft_name();
     match operation {
         Operation::DeleteTable => writeln!(out, "- table {family} {TABLE}"),
+        Operation::OwnTable => writeln!(out, "+ table {family} {TABLE}, owned"),
         Operation::DeleteOtherTable(name) => writeln!(out, "- table {family} {name}"),
         Operation::AddTable => writeln!(out, "+ table {family} {TABLE}"),
         Operation::DeleteChain(name) => writeln!(out, "- chain {family} {TABLE} {name}"),

@@ -73,6 +73,8 @@ pub struct Options {
     pub max_endpoint_loss: f64,
     /// Where the last good state is kept.
     pub state_dir: Option<PathBuf>,
+    /// Own our tables, so that nobody else can change or flush them.
+    pub own_tables: bool,
     /// Remove kube-proxy's tables in the first transaction.
     pub take_over: bool,
     /// Leave invalid objects out of files instead of keeping the last good state.
@@ -170,7 +172,7 @@ impl<'a> Agent<'a> {
         observed: Arc<Shared>,
     ) -> Result<Self, SyncError> {
         let monitor = Monitor::open()?;
-        let mut sync = Sync::open(options.take_over)?;
+        let mut sync = Sync::open(options.take_over, options.own_tables)?;
         let addresses = sync.refresh_addresses()?;
         let now = Instant::now();
         Ok(Self {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::purge_affinity;
 use crate::cluster::{Family, ObjectName, Protocol};
-use crate::diff::{Counts, Delta, Operation, TableDelta, diff, resembles};
+use crate::diff::{Counts, Delta, Operation, TableDelta, diff, own, resembles};
 use crate::engine::{Engine, Next, Step};
 use crate::host::conntrack::Conntrack;
 use crate::host::interfaces::{self, local_addresses};
@@ -81,6 +81,8 @@ pub struct Sync {
     local_addresses: BTreeSet<IpAddr>,
     routes: BTreeSet<Route>,
     take_over: bool,
+    /// Own the tables, as long as the kernel can.
+    own: bool,
     /// No full read-back before this.
     verify_after: Instant,
     /// A full read-back is owed: somebody wrote since the last one.
@@ -92,7 +94,7 @@ impl Sync {
     ///
     /// # Errors
     /// If the kernel does not let us.
-    pub fn open(take_over: bool) -> Result<Self, SyncError> {
+    pub fn open(take_over: bool, own: bool) -> Result<Self, SyncError> {
         let mut sync = Self {
             kernel: Nfnetlink::open()?,
             conntrack: Conntrack::open()?,
@@ -100,6 +102,7 @@ impl Sync {
             local_addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
             take_over,
+            own,
             verify_after: Instant::now(),
             verify_owed: false,
         };
@@ -194,6 +197,9 @@ impl Sync {
             let live = self.kernel.read()?;
             let (mut delta, plan, problems) = engine.rebuild(&live);
             let counts = delta.counts();
+            if self.own {
+                own(&mut delta, engine.ruleset(), &live);
+            }
             self.add_take_over(&mut delta)?;
             let committed = if delta.is_empty() {
                 self.generation = live.generation;
@@ -201,6 +207,13 @@ impl Sync {
             } else {
                 match self.kernel.commit(&delta, live.generation) {
                     Err(NetlinkError::Raced) => continue,
+                    Err(NetlinkError::Refused {
+                        operation, errno, ..
+                    }) if self.own && operation.starts_with("to own") => {
+                        tracing::warn!(%errno, "this kernel has no owned tables (Linux 6.9): foreign changes are repaired instead");
+                        self.own = false;
+                        continue;
+                    }
                     result => {
                         self.generation = next(live.generation);
                         Some(result?)

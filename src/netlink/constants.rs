@@ -6,6 +6,7 @@ pub const SUBSYS: u16 = 10;
 
 /// Message types (NFT_MSG_*).
 pub mod msg {
+    pub const NEWTABLE: u8 = 0;
     pub const GETTABLE: u8 = 1;
     pub const DELTABLE: u8 = 2;
     pub const GETCHAIN: u8 = 4;
@@ -29,6 +30,11 @@ pub const BATCH_GENID: u16 = 1;
 /// NFTA_TABLE_*.
 pub mod table {
     pub const NAME: u16 = 1;
+    pub const FLAGS: u16 = 2;
+    /// NFT_TABLE_F_OWNER: only the socket that made or adopted the table may change it.
+    pub const FLAG_OWNER: u32 = 0x2;
+    /// NFT_TABLE_F_PERSIST (Linux 6.9): the table outlives that socket, as an orphan.
+    pub const FLAG_PERSIST: u32 = 0x4;
 }
 
 /// NFTA_CHAIN_* and NFTA_HOOK_*.

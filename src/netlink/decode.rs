@@ -22,6 +22,14 @@ pub fn table_name(message: &Message<'_>) -> Option<String> {
     message.attrs().string(table::NAME).map(str::to_owned)
 }
 
+/// Whether a table has an owner, and whether it had one that is gone.
+#[must_use]
+pub fn ownership(message: &Message<'_>) -> (bool, bool) {
+    let flags = message.attrs().u32(table::FLAGS).unwrap_or(0);
+    let owned = flags & table::FLAG_OWNER != 0;
+    (owned, !owned && flags & table::FLAG_PERSIST != 0)
+}
+
 /// A set without its elements, and its name if it is none of ours.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! A delta as one netlink batch: one buffer, sent by one system call.
 
 use super::attr::{Open, Writer};
+use super::constants::table as table_attr;
 use super::constants::{
     BATCH_BEGIN, BATCH_END, BATCH_GENID, SUBSYS, chain, common, elem, msg, rule, set,
 };
@@ -120,9 +121,18 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
             let add = *operation == Operation::AddTable;
             e.scratch.table(family, add, seq, &mut e.w.bytes);
         }
+        Operation::OwnTable => {
+            let open = e.open(msg::NEWTABLE, CREATE, family);
+            e.w.string(table_attr::NAME, TABLE);
+            e.w.u32(
+                table_attr::FLAGS,
+                table_attr::FLAG_OWNER | table_attr::FLAG_PERSIST,
+            );
+            e.w.end_message(open);
+        }
         Operation::DeleteOtherTable(name) => {
             let open = e.open(msg::DELTABLE, 0, family);
-            e.w.string(super::constants::table::NAME, name);
+            e.w.string(table_attr::NAME, name);
             e.w.end_message(open);
         }
         Operation::AddChain(name, base) => {

@@ -110,6 +110,7 @@ fn describe(table: &TableDelta, operation: &Operation) -> String {
     let family = table.family.nft_name();
     let what = match operation {
         Operation::DeleteOtherTable(name) => return format!("to delete table {family} {name}"),
+        Operation::OwnTable => "to own the table".to_owned(),
         Operation::DeleteTable => "to delete the table".to_owned(),
         Operation::AddTable => "to add the table".to_owned(),
         Operation::DeleteChain(name) => format!("to delete chain {name}"),

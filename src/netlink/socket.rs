@@ -247,15 +247,19 @@ impl Nfnetlink {
     }
 
     fn table(&mut self, family: Family, elements: bool) -> Result<Option<LiveTable>, NetlinkError> {
-        let mut exists = false;
+        let mut found = None;
         self.dump(msg::GETTABLE, family, None, |message| {
-            exists |= decode::is_of_our_table(message);
+            found = Some(decode::ownership(message));
             Ok(())
         })?;
-        if !exists {
+        let Some((owned, orphan)) = found else {
             return Ok(None);
-        }
-        let mut table = LiveTable::default();
+        };
+        let mut table = LiveTable {
+            owned,
+            orphan,
+            ..LiveTable::default()
+        };
         self.dump(msg::GETSET, family, None, |message| {
             match decode::set(message) {
                 Ok(set) => {

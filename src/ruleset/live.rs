@@ -21,6 +21,10 @@ pub struct LiveTable {
     pub sets: BTreeMap<String, Set>,
     /// Chains.
     pub chains: BTreeMap<String, LiveChain>,
+    /// True if a socket owns the table: only that one can change it.
+    pub owned: bool,
+    /// True if the owner is gone: the table can be adopted.
+    pub orphan: bool,
     /// Elements by set, as the kernel counts them; what it does not tell is missing.
     pub counts: BTreeMap<String, u32>,
     /// Things in our table that are not of our making, in words.

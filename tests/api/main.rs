@@ -691,3 +691,93 @@ fn a_flush_is_repaired_within_a_fraction_of_a_second() {
         assert!(agent.agrees_with(&server));
     });
 }
+
+#[test]
+fn owned_tables_survive_flushes_and_kills_and_no_connection_fails() {
+    in_namespace(|| {
+        loopback();
+        // The node is client and server: the way to the service address is loopback.
+        run("ip", &["addr", "add", "172.17.0.2/32", "dev", "lo"], "");
+        run("ip", &["route", "add", "10.254.0.0/16", "dev", "lo"], "");
+        let listener = std::net::TcpListener::bind("172.17.0.2:8080").unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                drop(stream);
+            }
+        });
+        let server = Server::new();
+        server.put(service(0));
+        server.put(slice(0, &[0]));
+        let listening = server.listen(0);
+        let mut agent = Agent::start(
+            "owned",
+            &[url(listening.address.port()), "--own-tables".into()],
+        );
+        eventually("the first sync", || agent.agrees_with(&server));
+        let reach = || {
+            let to = format!("{}:80", address(0)).parse().unwrap();
+            TcpStream::connect_timeout(&to, Duration::from_secs(2))
+        };
+        reach().expect("the service answers");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let mut connections = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    reach().expect("a connection during a flush");
+                    connections += 1;
+                }
+                connections
+            });
+            for _ in 0..50 {
+                run("nft", &["flush", "ruleset"], "");
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(client.join().unwrap() > 50);
+        });
+        assert!(agent.agrees_with(&server));
+        assert_eq!(
+            agent.log().matches("cause=drift").count(),
+            0,
+            "{}",
+            agent.log()
+        );
+        let foreign = Command::new("nft")
+            .args([
+                "add",
+                "element",
+                "ip",
+                "svcnat",
+                "cluster-ips",
+                "{ 10.254.9.9 }",
+            ])
+            .output()
+            .unwrap();
+        assert!(!foreign.status.success(), "others cannot write");
+        // Killed, the rules stay; the next one adopts them and changes nothing else.
+        agent.kill();
+        reach().expect("rules outlive the daemon");
+        agent.again();
+        eventually("the adoption", || {
+            agent.log().matches("cause=start").count() == 2
+        });
+        let log = agent.log();
+        let last = log.lines().rfind(|l| l.contains("cause=start")).unwrap();
+        assert!(last.contains(" added=0 deleted=0 "), "{last}");
+        run("nft", &["flush", "ruleset"], "");
+        reach().expect("adopted tables survive a flush");
+        server.put(slice(0, &[0, 1]));
+        eventually("a change", || agent.agrees_with(&server));
+        agent.kill();
+        let deleted = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+            .arg("delete")
+            .output()
+            .unwrap();
+        assert!(
+            deleted.status.success(),
+            "{}",
+            String::from_utf8_lossy(&deleted.stderr)
+        );
+        assert!(!run("nft", &["list", "tables"], "").contains("svcnat"));
+    });
+}
