@@ -34,6 +34,13 @@ endpoints:
 - {addresses: [172.17.1.3], nodeName: n2, conditions: {ready: false, serving: false}}
 - {addresses: [172.17.1.4], nodeName: n2, conditions: {ready: false, serving: true, terminating: true}}
 ---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-2, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: other, port: 8081}]
+endpoints: [{addresses: [172.17.1.7], nodeName: n2}]
+---
 apiVersion: v1
 kind: Service
 metadata: {name: guarded}
@@ -69,6 +76,39 @@ apiVersion: v1
 kind: Service
 metadata: {name: empty}
 spec: {clusterIP: 10.254.0.13, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: hashed, annotations: {svcnat.io/balancing: source-ip}}
+spec: {clusterIP: 10.254.0.14, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: hashed-1, labels: {kubernetes.io/service-name: hashed}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [172.17.1.8]}, {addresses: [172.17.1.9]}, {addresses: [172.17.1.10]}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: noded-1, labels: {kubernetes.io/service-name: noded}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints:
+- {addresses: [172.17.0.4], hints: {forNodes: [{name: n1}]}}
+- {addresses: [192.168.50.11], nodeName: n1, hints: {forNodes: [{name: n1}]}}
+- {addresses: [172.17.1.11], hints: {forNodes: [{name: n2}]}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: noded}
+spec: {clusterIP: 10.254.0.15, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: hosted}
+spec: {nodeName: n1, containers: [{name: main, ports: [{containerPort: 80, hostPort: 81}]}]}
+status: {phase: Running, podIP: 172.17.0.6, podIPs: [{ip: 172.17.0.6}], conditions: [{type: Ready, status: "True"}]}
 "#;
 
 fn explain(source: &str, destination: &str, more: &[&str]) -> String {
@@ -103,7 +143,12 @@ fn explain(source: &str, destination: &str, more: &[&str]) -> String {
 
 #[track_caller]
 fn says(source: &str, destination: &str, expected: &[&str]) {
-    let text = explain(source, destination, &[]);
+    says_with(&[], source, destination, expected);
+}
+
+#[track_caller]
+fn says_with(args: &[&str], source: &str, destination: &str, expected: &[&str]) {
+    let text = explain(source, destination, args);
     for part in expected {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
@@ -137,6 +182,16 @@ fn endpoints_left_out_have_their_reasons() {
         "10.254.0.11:80/tcp",
         &["172.17.1.5:8080 is left out: its hints are for other zones"],
     );
+    says(
+        "172.17.0.9",
+        "10.254.0.15:80/tcp",
+        &["172.17.1.11:8080 is left out: its hints are for other nodes"],
+    );
+    says(
+        "172.17.0.9",
+        "10.254.0.10:80/tcp",
+        &["172.17.1.7 is left out: no port \"http\" of protocol TCP in its EndpointSlice"],
+    );
 }
 
 #[test]
@@ -167,7 +222,69 @@ fn masquerade_has_its_reasons() {
     says(
         "172.17.1.9",
         "203.0.113.1:80/tcp",
-        &["but the client is a pod or this node: any endpoint"],
+        &[
+            "but the client is a pod or this node: any endpoint",
+            "the client's address (policy Local, and the client is a pod)",
+        ],
+    );
+    says(
+        "192.168.50.11",
+        "203.0.113.1:80/tcp",
+        &["this node's address (the client is this node)"],
+    );
+    says(
+        "192.168.50.11",
+        "192.168.50.11:30080/tcp",
+        &[
+            "nodePort of Service default/web",
+            "(the client is this node)",
+        ],
+    );
+    says(
+        "203.0.113.9",
+        "192.168.50.11:81/tcp",
+        &[
+            "hostPort of Pod default/hosted",
+            "(a host port keeps the client's address)",
+        ],
+    );
+    says(
+        "203.0.113.9",
+        "10.254.0.15:80/tcp",
+        &["192.168.50.11:8080, which sees the client's address (the endpoint is this node"],
+    );
+    says_with(
+        &["--masquerade-all"],
+        "172.17.0.9",
+        "10.254.0.14:80/tcp",
+        &["this node's address (masqueradeAll)"],
+    );
+    let bridge = [
+        "--detect-local-mode=BridgeInterface",
+        "--pod-bridge-interface=br0",
+    ];
+    says_with(
+        &[&bridge[..], &["--iif=br0"]].concat(),
+        "198.51.100.7",
+        "10.254.0.14:80/tcp",
+        &["the client's address (the client is a pod)"],
+    );
+    says_with(
+        &[&bridge[..], &["--iif=eth0"]].concat(),
+        "198.51.100.7",
+        "10.254.0.14:80/tcp",
+        &["this node's address (the client is not a pod)"],
+    );
+}
+
+#[test]
+fn a_client_balanced_by_its_address_is_told_its_endpoint() {
+    let text = explain("172.17.0.9", "10.254.0.14:80/tcp", &[]);
+    let always = "chosen by the client's address, on every node alike: this one always has ";
+    let endpoint = text.split(always).nth(1).unwrap().lines().next().unwrap();
+    assert!(
+        text.contains(&format!("100.00 % to {endpoint}, which")),
+        "{text}"
     );
 }
 
@@ -214,7 +331,13 @@ fn json_carries_the_same_facts() {
     assert_eq!(frontend["affinitySeconds"], 10_800);
     assert_eq!(frontend["remembered"], Value::Null);
     let endpoints = frontend["endpoints"].as_array().unwrap();
-    assert_eq!(endpoints.len(), 4);
+    assert_eq!(endpoints.len(), 5);
+    let share = |e: &Value| e["probability"].as_f64().unwrap();
+    assert_eq!(
+        endpoints.iter().map(share).collect::<Vec<_>>(),
+        [1.0, 0.0, 0.0, 0.0, 0.0]
+    );
+    assert_eq!(endpoints[4]["port"], Value::Null);
     assert_eq!(endpoints.iter().filter(|e| e["used"] == true).count(), 1);
     assert_eq!(said["candidates"][0]["probability"], 1.0);
     assert_eq!(said["candidates"][0]["masqueraded"], false);

@@ -1,7 +1,8 @@
 //! Which endpoints of a service port this node uses: readiness, termination, locality and
 //! topology hints, as kube-proxy decides (KEP-1669, KEP-2433, KEP-3015).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use super::types::{Endpoint, View};
 use crate::cluster::{EndpointSlice, Family, ServicePort, SliceEndpoint};
@@ -159,6 +160,27 @@ pub fn standings(
     merge(slices, family, port)
         .into_iter()
         .map(|(key, e)| (key, standing(&key, e)))
+        .collect()
+}
+
+/// Addresses of the service's endpoints that no slice gives this port: its name and protocol
+/// are in none of the slices they are in.
+#[must_use]
+pub fn without_port(
+    slices: &[&EndpointSlice],
+    family: Family,
+    port: &ServicePort,
+) -> BTreeSet<IpAddr> {
+    let known: BTreeSet<IpAddr> = merge(slices, family, port)
+        .into_keys()
+        .map(|endpoint| endpoint.addr)
+        .collect();
+    slices
+        .iter()
+        .filter(|slice| slice.family == family)
+        .flat_map(|slice| &slice.endpoints)
+        .map(|endpoint| endpoint.address)
+        .filter(|addr| !known.contains(addr))
         .collect()
 }
 

@@ -19,7 +19,7 @@ use crate::cluster::{Cluster, Family};
 use crate::config::{Config, DetectLocal, NodePortAddresses};
 use crate::problem::Problem;
 
-pub use endpoints::{Standing, Viewpoint, standings};
+pub use endpoints::{Standing, Viewpoint, standings, without_port};
 pub use node::NodeContext;
 pub use service::{ServicePlan, plan_service};
 pub use types::{

@@ -3,7 +3,10 @@
 //! addresses are this node's.
 //!
 //! Random draws are not drawn: every slot is followed, so the result is the distribution.
+//! Hashes are computed as the kernel does, so a client balanced by its address, or
+//! remembered in the elements walked through, has its one endpoint.
 
+mod hash;
 mod rule;
 
 use std::collections::BTreeMap;

@@ -3,16 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Packet, Step};
+use super::{Packet, Step, hash};
 use crate::plan::Endpoint;
 use crate::print::text;
 use crate::ruleset::{
     Action, DataType, Element, ElementData, FieldValue, Match, Rule, Selector, Set, SetData,
     Statement, Table, Value,
 };
-
-/// The most slots a list can have; see `compile::layout`.
-const MAX_SLOTS: u32 = 1 << 20;
 
 /// What a chain or rule says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +130,11 @@ impl<'a> State<'a> {
             }
             Selector::Priority => value.u32(self.priority),
             Selector::PriorityMasked { mask } => value.u32(self.priority & mask),
-            Selector::Random { .. } | Selector::SourceHash { .. } => value,
+            Selector::SourceHash { modulus, seed } => {
+                value.u32(hash::slot(self.packet.source, *modulus, *seed))
+            }
+            // Drawn afresh by every packet: all slots are followed, see `key`.
+            Selector::Random { .. } => value,
         }
     }
 
@@ -141,11 +142,7 @@ impl<'a> State<'a> {
         let mut value = Value::new();
         for selector in key {
             match selector {
-                // The hash of a client: what the kernel remembers is not ours to know.
-                Selector::SourceHash { modulus, .. } if *modulus > MAX_SLOTS => {
-                    return Key::Slots(Vec::new());
-                }
-                Selector::Random { modulus } | Selector::SourceHash { modulus, .. } => {
+                Selector::Random { modulus } => {
                     return Key::Slots((0..*modulus).map(|slot| value.u32(slot)).collect());
                 }
                 plain => value = self.bytes(plain, value),

@@ -172,7 +172,8 @@ fn no_new_connection_is_lost_while_endpoints_change() {
     let ask = |family, protocol| {
         let mut asked = 0;
         while !over.load(Ordering::Relaxed) {
-            for outcome in lab.from("a1").ask_many(protocol, vip(family), 20) {
+            let caller = lab.from("a1").unwalked("the rules change meanwhile");
+            for outcome in caller.ask_many(protocol, vip(family), 20) {
                 // A datagram on its way when its endpoint is removed loses the conntrack
                 // entry that would bring the answer back: that one flow may be silent.
                 if protocol == Protocol::Udp && matches!(outcome, Outcome::Silence) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use svcnat::cluster::{Family, Protocol};
 
-use crate::support::{Lab, Outcome, Plan, SILENCE, cluster_ip, ip_of};
+use crate::support::{Cluster, Lab, Outcome, Plan, SILENCE, Service, cluster_ip, ip_of};
 
 fn at(place: &str, family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(ip_of(place).of(family), port)
@@ -105,4 +105,21 @@ fn a_dnat_rule_by_hand_leads_to_pods_on_bridges_and_back() {
             }
         }
     }
+}
+
+#[test]
+#[should_panic(expected = "but the walker says")]
+fn packets_that_do_not_do_what_the_walker_says_fail_a_test() {
+    let web = Service::new("web", cluster_ip(10)).port(80, 8080);
+    let lab = Lab::running(&Cluster::with([web.endpoints(&["b0"])]));
+    lab.at("a").nft(
+        "table inet hand {
+           chain f {
+             type filter hook forward priority 0;
+             th dport 8080 drop
+           }
+         }",
+    );
+    let caller = lab.from("a1").patience(SILENCE);
+    caller.ask(Protocol::Tcp, (cluster_ip(10).of(Family::Ip), 80).into());
 }

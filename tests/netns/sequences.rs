@@ -101,7 +101,8 @@ fn no_change_of_a_service_costs_a_connection() {
     let ask = |family: Family| {
         let mut asked = 0;
         while !over.load(Ordering::Relaxed) {
-            let outcome = lab.from("a1").ask(Protocol::Tcp, vip(family));
+            let caller = lab.from("a1").unwalked("the rules change meanwhile");
+            let outcome = caller.ask(Protocol::Tcp, vip(family));
             assert!(
                 matches!(outcome, Outcome::Answer(_)),
                 "{family}: {outcome:?} after {asked} connections"

@@ -1,12 +1,16 @@
 //! Is the spread even? Thousands of connections over a known number of endpoints.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::json;
 
 use svcnat::cluster::{Family, Protocol};
 
-use crate::support::{Cluster, Endpoint, Lab, Service, assert_spread, cluster_ip, count, pod_net};
+use crate::support::{
+    Cluster, Endpoint, Lab, Opinion, Service, assert_spread, cluster_ip, count, ip_of, outside_ip,
+    pod_net,
+};
 
 /// Addresses that pod `b0` has besides its own, each an endpoint.
 const FIRST_HOST: u8 = 100;
@@ -159,10 +163,25 @@ fn a_client_hashed_by_its_address_meets_one_endpoint() {
         .endpoints(&["a0", "a1", "b0", "b1"])
         .set(json!({"metadata": {"annotations": {"svcnat.io/balancing": "source-ip"}}}));
     let lab = Lab::running(&Cluster::with([hashed]));
+    let clients = [("a1", ip_of("a1")), ("b0", ip_of("b0")), ("a", ip_of("a"))];
+    let outside = (10..14).map(|host| ("out", outside_ip(host)));
     for family in Family::ALL {
         let to = SocketAddr::new(cluster_ip(10).of(family), 80);
-        let outcomes = lab.from("a1").ask_many(Protocol::Udp, to, 100);
-        let counts = count(&outcomes);
-        assert_eq!(counts.len(), 1, "{family}: {counts:?}");
+        let mut chosen = BTreeSet::new();
+        for (place, source) in clients.into_iter().chain(outside.clone()) {
+            let caller = lab.from(place).source(source.of(family));
+            // The walker computes the hash and names the one endpoint.
+            let (_, opinion) = caller.opinion(Protocol::Udp, to).expect("an opinion");
+            let Opinion::Endpoints(endpoints) = opinion else {
+                panic!("{place} {source}: {opinion:?}");
+            };
+            assert_eq!(endpoints.len(), 1, "{place} {source}: {endpoints:?}");
+            chosen.extend(endpoints.into_keys());
+            let outcomes = caller.ask_many(Protocol::Udp, to, 40);
+            let counts = count(&outcomes);
+            assert_eq!(counts.len(), 1, "{family} {place}: {counts:?}");
+        }
+        // Seven clients among four endpoints.
+        assert!(chosen.len() > 1, "{family}: {chosen:?}");
     }
 }

@@ -1,27 +1,58 @@
 //! Why a packet goes where it goes, in Kubernetes' words. The walker says what happens; this
 //! finds the fields of the objects that made it so.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::cli::inputs::Inputs;
 use crate::cluster::{Balancing, Family};
+use crate::compile::layout::names;
+use crate::config::DetectLocal;
 use crate::plan::{
-    Endpoint, FamilyPlan, Frontend, FrontendKey, FrontendKind, ListKey, Standing, Target, View,
-    Viewpoint, standings,
+    Endpoint, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey, ListKey,
+    Standing, Target, View, Viewpoint, standings, without_port,
 };
 use crate::walk::{Candidate, Fate, Packet, Trace};
 
+/// A packet, where it was walked, and what came of it.
+pub struct Scene<'a> {
+    pub inputs: &'a Inputs,
+    pub packet: &'a Packet,
+    pub trace: &'a Trace,
+    /// This node's addresses.
+    pub local: &'a BTreeSet<IpAddr>,
+    /// Walked through what the kernel holds.
+    pub live: bool,
+}
+
+/// What the kernel remembers of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// It goes there.
+    At(Endpoint),
+    /// Nothing.
+    Nothing,
+    /// No affinity here, or the kernel was not asked.
+    NotAsked,
+}
+
 /// What is known about a packet besides where it goes.
 pub struct Reasons<'a> {
-    pub frontend: Option<(FrontendKey, &'a Frontend)>,
+    pub frontend: Option<&'a Frontend>,
+    /// The host port, if no frontend comes first.
+    pub host_port: Option<&'a HostPort>,
     /// The policy that counts for this client.
     pub policy: String,
     /// Endpoints of the service port and where each stands.
     pub endpoints: Vec<(Endpoint, Standing)>,
+    /// Endpoints of the service that do not have the port.
+    pub without_port: BTreeSet<IpAddr>,
     /// Session affinity in seconds.
     pub affinity: Option<u32>,
+    /// What the kernel remembers of this client.
+    pub memory: Memory,
     /// Chosen by the client's address.
     pub by_source: bool,
     /// Why it is dropped, refused or left alone.
@@ -29,30 +60,40 @@ pub struct Reasons<'a> {
 }
 
 impl<'a> Reasons<'a> {
-    /// Finds the reasons for what `trace` says.
-    pub fn find(inputs: &'a Inputs, packet: &Packet, trace: &Trace) -> Self {
-        let family = Family::of(&packet.destination);
-        let plan = inputs.plan.families.iter().find(|p| p.family == family);
-        let frontend = plan.and_then(|plan| frontend(inputs, plan, packet));
+    /// Finds the reasons for what the trace says.
+    pub fn find(scene: &Scene<'a>) -> Self {
+        let family = Family::of(&scene.packet.destination);
+        let plan = scene
+            .inputs
+            .plan
+            .families
+            .iter()
+            .find(|p| p.family == family);
+        let frontend = plan.and_then(|plan| frontend(scene, plan));
+        let host_port = plan.filter(|_| frontend.is_none());
         let mut reasons = Self {
             frontend,
+            host_port: host_port.and_then(|plan| self::host_port(scene, plan)),
             policy: String::new(),
             endpoints: Vec::new(),
+            without_port: BTreeSet::new(),
             affinity: None,
+            memory: Memory::NotAsked,
             by_source: false,
-            fate: plan.map_or_else(String::new, |plan| {
-                fate(inputs, plan, packet, trace, frontend.map(|(_, f)| f))
-            }),
+            fate: plan.map_or_else(String::new, |plan| fate(scene, plan, frontend)),
         };
-        if let (Some(plan), Some((_, frontend))) = (plan, frontend) {
-            let view = reasons.policy(inputs, packet, frontend);
-            reasons.endpoints(inputs, plan, frontend, view);
+        if let (Some(plan), Some(frontend)) = (plan, frontend) {
+            let view = reasons.policy(scene, frontend);
+            reasons.endpoints(scene.inputs, plan, frontend, view);
+        }
+        if scene.live && reasons.affinity.is_some() {
+            reasons.memory = memory(scene.trace);
         }
         reasons
     }
 
-    fn policy(&mut self, inputs: &Inputs, packet: &Packet, frontend: &Frontend) -> View {
-        let inside = is_inside(inputs, packet);
+    fn policy(&mut self, scene: &Scene<'_>, frontend: &Frontend) -> View {
+        let inside = is_pod(scene) || scene.packet.from_node;
         let (text, view) = match (&frontend.target, frontend.kind) {
             (Target::Split { .. }, _) if inside => (
                 "externalTrafficPolicy Local, but the client is a pod or this node: any endpoint",
@@ -103,76 +144,105 @@ impl<'a> Reasons<'a> {
             let slices = inputs.cluster.slices_of(&owner.service);
             let found = standings(&slices, plan.family, port, from, view);
             self.endpoints = found.into_iter().collect();
+            self.without_port = without_port(&slices, plan.family, port);
         }
     }
 
     /// Why an endpoint sees the client's address, or this node's.
-    pub fn masquerade(
-        &self,
-        inputs: &Inputs,
-        packet: &Packet,
-        candidate: &Candidate,
-    ) -> &'static str {
-        let Some((_, frontend)) = self.frontend else {
-            return match candidate.masqueraded {
-                true => "hairpin: the pod answers itself",
-                false => "a host port keeps the client's address",
+    pub fn masquerade(&self, scene: &Scene<'_>, candidate: &Candidate) -> &'static str {
+        let Some(frontend) = self.frontend else {
+            return if candidate.masqueraded {
+                "hairpin: the pod answers itself"
+            } else {
+                "a host port keeps the client's address"
             };
         };
+        let is_split = matches!(frontend.target, Target::Split { .. });
+        let is_cluster_ip = frontend.kind == FrontendKind::ClusterIp;
         if candidate.masqueraded {
-            return match frontend.kind {
-                _ if candidate.endpoint.addr == packet.source => {
+            return match () {
+                () if candidate.endpoint.addr == scene.packet.source => {
                     "hairpin: the client is the endpoint"
                 }
-                FrontendKind::ClusterIp if inputs.config.masquerade_all => "masqueradeAll",
-                FrontendKind::ClusterIp => "the client is not a pod",
-                _ => "externalTrafficPolicy Cluster: answers must come back through this node",
+                () if is_split => "the client is this node",
+                () if is_cluster_ip && scene.inputs.config.masquerade_all => "masqueradeAll",
+                () if is_cluster_ip => "the client is not a pod",
+                () => "externalTrafficPolicy Cluster: answers must come back through this node",
             };
         }
-        match (&frontend.target, frontend.kind) {
-            (Target::Split { .. }, _) => "policy Local keeps it",
-            (_, FrontendKind::ClusterIp) if packet.from_node => "the endpoint is on this node",
-            (_, FrontendKind::ClusterIp) => "the client is a pod",
-            _ => "nothing asks for masquerade",
+        match () {
+            () if scene.local.contains(&candidate.endpoint.addr) => {
+                "the endpoint is this node: nothing leaves it"
+            }
+            () if is_split && is_pod(scene) => "policy Local, and the client is a pod",
+            () if is_split => "policy Local keeps it",
+            () if is_cluster_ip && is_pod(scene) => "the client is a pod",
+            () if is_cluster_ip => "nothing tells pods of this family from others",
+            () => "nothing asks for masquerade",
         }
     }
 }
 
-/// True for clients that policy Local lets pass to all endpoints: pods and this node.
-fn is_inside(inputs: &Inputs, packet: &Packet) -> bool {
-    let pods = inputs.plan.families.iter().flat_map(|p| &p.pod_sources);
-    packet.from_node || within(pods, packet.source)
+/// What the steps say of the client's memory: it is followed in the `sticky` chains.
+fn memory(trace: &Trace) -> Memory {
+    let maps = [names::STICKY_ENDPOINTS, names::STICKY_LOCAL_ENDPOINTS].map(|m| format!("@{m}"));
+    let followed = trace
+        .steps
+        .iter()
+        .any(|step| maps.iter().any(|map| step.rule.contains(map)));
+    match trace.candidates.first() {
+        Some(candidate) if followed => Memory::At(candidate.endpoint),
+        _ => Memory::Nothing,
+    }
+}
+
+/// True for clients that the configured detector takes for pods.
+fn is_pod(scene: &Scene<'_>) -> bool {
+    let iif = scene.packet.iif.as_deref().unwrap_or_default();
+    match &scene.inputs.config.detect_local {
+        DetectLocal::BridgeInterface(name) => iif == name,
+        DetectLocal::InterfaceNamePrefix(prefix) => iif.starts_with(prefix.as_str()),
+        DetectLocal::ClusterCidr | DetectLocal::NodeCidr => {
+            let sources = scene.inputs.plan.families.iter();
+            within(sources.flat_map(|p| &p.pod_sources), scene.packet.source)
+        }
+    }
 }
 
 fn within<'a>(prefixes: impl IntoIterator<Item = &'a IpNet>, addr: IpAddr) -> bool {
     prefixes.into_iter().any(|net| net.contains(&addr))
 }
 
-fn frontend<'a>(
-    inputs: &Inputs,
-    plan: &'a FamilyPlan,
-    packet: &Packet,
-) -> Option<(FrontendKey, &'a Frontend)> {
+fn frontend<'a>(scene: &Scene<'_>, plan: &'a FamilyPlan) -> Option<&'a Frontend> {
+    let packet = scene.packet;
     let port = packet.port.try_into().ok()?;
     let by_address = FrontendKey::Address(packet.destination, packet.protocol, port);
     let by_port = FrontendKey::NodePort(packet.protocol, port);
-    let answers = inputs.node.addresses.contains(&packet.destination)
+    let answers = scene.local.contains(&packet.destination)
         && within(&plan.node_port_addresses, packet.destination);
-    let found = plan.frontends.get(&by_address).map(|f| (by_address, f));
-    found.or_else(|| {
-        let frontend = plan.frontends.get(&by_port).filter(|_| answers);
-        frontend.map(|f| (by_port, f))
-    })
+    let found = plan.frontends.get(&by_address);
+    found.or_else(|| plan.frontends.get(&by_port).filter(|_| answers))
+}
+
+fn host_port<'a>(scene: &Scene<'_>, plan: &'a FamilyPlan) -> Option<&'a HostPort> {
+    let packet = scene.packet;
+    let at = |addr| HostPortKey {
+        addr,
+        protocol: packet.protocol,
+        port: packet.port.try_into().unwrap_or(std::num::NonZeroU16::MIN),
+    };
+    let found = plan.host_ports.get(&at(Some(packet.destination)));
+    found
+        .or_else(|| {
+            let every = plan.host_ports.get(&at(None));
+            every.filter(|_| scene.local.contains(&packet.destination))
+        })
+        .filter(|_| !scene.trace.candidates.is_empty())
 }
 
 /// Why it ends as it does; empty where the endpoints say it all.
-fn fate(
-    inputs: &Inputs,
-    plan: &FamilyPlan,
-    packet: &Packet,
-    trace: &Trace,
-    frontend: Option<&Frontend>,
-) -> String {
+fn fate(scene: &Scene<'_>, plan: &FamilyPlan, frontend: Option<&Frontend>) -> String {
+    let (inputs, packet, trace) = (scene.inputs, scene.packet, scene.trace);
     let in_range = within(&plan.service_ranges, packet.destination);
     match (trace.fate, frontend) {
         (Fate::Accepted, _) if !trace.candidates.is_empty() => String::new(),

@@ -9,7 +9,7 @@ use svcnat::cluster::{Family, Protocol};
 
 use super::addr::{Dual, ip_of, node_of};
 use super::agree::Opinion;
-use super::client::{Answer, Outcome, SILENCE};
+use super::client::{Answer, Caller, Outcome, SILENCE};
 use super::lab::Lab;
 
 /// Fewest questions of a row that expects answers.
@@ -145,9 +145,12 @@ impl Row {
                 self.judge(&outcomes, names, family)?;
             }
             want => {
-                let (expected, caller) = match want {
-                    Want::Refused => (Outcome::Refused, caller),
-                    _ => (Outcome::Silence, caller.patience(SILENCE)),
+                let expected = match want {
+                    Want::Refused => Outcome::Refused,
+                    _ => {
+                        caller = caller.patience(SILENCE);
+                        Outcome::Silence
+                    }
                 };
                 let outcome = caller.ask(protocol, to);
                 if outcome != expected {
@@ -155,47 +158,28 @@ impl Row {
                 }
             }
         }
-        self.agree(lab, family, protocol, to)
+        self.agree(lab, &caller, protocol, to)
     }
 
-    /// The walker must have said the same of this packet.
+    /// The walker must name everyone who answered, not only the right ones: the caller has
+    /// held each answer against it, see `agree`.
     fn agree(
         &self,
         lab: &Lab,
-        family: Family,
+        caller: &Caller<'_>,
         protocol: Protocol,
         to: SocketAddr,
     ) -> Result<(), String> {
-        let source = self.source.unwrap_or_else(|| ip_of(&self.from)).of(family);
-        let Some(opinion) = lab.opinion(&self.from, source, to, protocol) else {
+        let Some((_, Opinion::Endpoints(endpoints))) = caller.opinion(protocol, to) else {
             return Ok(());
         };
-        let names = |endpoints: &BTreeSet<SocketAddr>| -> BTreeSet<String> {
-            let owner = |e: &SocketAddr| lab.owner(e.ip()).unwrap_or_else(|| e.to_string());
-            endpoints.iter().map(owner).collect()
-        };
-        let agrees = match (&self.want, &opinion) {
-            (_, Opinion::Untouched) => true,
-            (Want::Answers(wanted), Opinion::Endpoints(endpoints, masqueraded)) => {
-                let seen = match &self.seen {
-                    Seen::Anyone => true,
-                    Seen::Client => *masqueraded == [false].into(),
-                    // A node that asks from its own address looks the same either way.
-                    Seen::Node(_) => {
-                        *masqueraded == [true].into() || node_of(&self.from) == Some(&self.from)
-                    }
-                };
-                seen && names(endpoints) == wanted.iter().cloned().collect()
-            }
-            (Want::Refused, Opinion::Refused) | (Want::Silence, Opinion::Dropped) => true,
-            _ => false,
-        };
-        if agrees {
-            Ok(())
-        } else {
-            Err(format!(
-                "packets did as expected, but the walker says {opinion:?}"
-            ))
+        let names: BTreeSet<String> = endpoints
+            .keys()
+            .map(|e| lab.owner(e.ip()).unwrap_or_else(|| e.to_string()))
+            .collect();
+        match &self.want {
+            Want::Answers(wanted) if names == wanted.iter().cloned().collect() => Ok(()),
+            want => Err(format!("{want:?}, but the walker says {endpoints:?}")),
         }
     }
 

@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use svcnat::cluster::Protocol;
 
 use super::addr::{self, Dual, ip_of, node_ip, node_name, outside_ip, pod_net, router_ip};
+use super::agree::{Opinion, Question};
 use super::client::Caller;
 use super::netns::Netns;
 use super::responder::Responder;
@@ -70,6 +71,8 @@ pub struct Lab {
     pub args: Vec<String>,
     /// What each node last applied: arguments and objects.
     pub applied: Mutex<BTreeMap<String, (Vec<String>, String)>>,
+    /// What the walker said since then.
+    pub opinions: Mutex<BTreeMap<Question, Option<Opinion>>>,
     places: BTreeMap<String, Netns>,
     responder: Responder,
 }
@@ -86,6 +89,7 @@ impl Lab {
             plan,
             args: Vec::new(),
             applied: Mutex::default(),
+            opinions: Mutex::default(),
             places: BTreeMap::new(),
             responder: Responder::start(),
         };
@@ -132,8 +136,8 @@ impl Lab {
     }
 
     /// Someone in a place, about to ask.
-    pub fn from(&self, place: &str) -> Caller {
-        Caller::new(self.at(place))
+    pub fn from(&self, place: &str) -> Caller<'_> {
+        Caller::new(self, place)
     }
 
     /// Addresses that a packet may carry once a node masqueraded it.

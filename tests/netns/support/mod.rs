@@ -18,6 +18,7 @@ mod sctp;
 mod stats;
 
 pub use addr::*;
+pub use agree::Opinion;
 pub use client::*;
 pub use expect::*;
 pub use generation::generation;

@@ -58,7 +58,10 @@ impl Lab {
             applied.insert(node.to_owned(), (given, cluster.json()));
         }
         let all = [verb, &args].concat();
-        run_svcnat(self.at(node), &all, &cluster.json())
+        let run = run_svcnat(self.at(node), &all, &cluster.json());
+        let mut opinions = self.opinions.lock().expect("no test panics holding it");
+        opinions.clear();
+        run
     }
 
     /// Applies the objects on every node.

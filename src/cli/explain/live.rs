@@ -1,0 +1,43 @@
+//! What the kernel holds, to be walked through.
+
+use crate::cli::error::CliError;
+use crate::cli::inputs::Inputs;
+use crate::cluster::Family;
+use crate::compile::compile;
+use crate::compile::layout::names;
+use crate::diff::diff;
+use crate::netlink::Nfnetlink;
+use crate::ruleset::Ruleset;
+
+/// The rules of this configuration with the elements the kernel holds, those that packets
+/// filled included for the packet's family. Rules are constant, so this is what is
+/// installed unless somebody changed them, which is said. O(elements + remembered clients).
+pub fn installed(inputs: &Inputs, family: Family) -> Result<Ruleset, CliError> {
+    let mut kernel = Nfnetlink::open()?;
+    let live = kernel.read()?;
+    let mut ruleset = compile(&inputs.plan, &live.sets());
+    let other_rules = diff(&ruleset, &live).counts();
+    if other_rules.rules_added > 0 || other_rules.objects > 0 {
+        eprintln!(
+            "warning: the installed rules are not those of this configuration (see svcnat diff); \
+             the packet is walked through these rules with the installed elements"
+        );
+    }
+    for (family, table) in &mut ruleset.tables {
+        let found = live.tables.get(family);
+        for (name, set) in &mut table.sets {
+            let elements = found
+                .and_then(|t| t.sets.get(name))
+                .map(|s| s.elements.clone());
+            set.elements = elements.unwrap_or_default();
+        }
+    }
+    let remembers = live.tables.get(&family).map(|t| &t.sets);
+    if remembers.is_some_and(|sets| sets.contains_key(names::AFFINITY))
+        && let Some(table) = ruleset.tables.get_mut(&family)
+        && let Some(set) = table.sets.get_mut(names::AFFINITY)
+    {
+        *set = kernel.elements(family, set.clone())?;
+    }
+    Ok(ruleset)
+}

@@ -1,0 +1,214 @@
+//! A walked packet and its reasons, in words and as JSON.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::reasons::{Memory, Reasons, Scene};
+use crate::plan::{Endpoint, Frontend, FrontendKind, Standing};
+use crate::walk::{Candidate, Fate};
+
+/// In words.
+pub fn text(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> std::io::Result<()> {
+    let (packet, trace) = (scene.packet, scene.trace);
+    let sender = if packet.from_node {
+        ", sent by this node"
+    } else {
+        ""
+    };
+    writeln!(
+        out,
+        "{} -> {}/{}{sender}",
+        packet.source,
+        SocketAddr::new(packet.destination, packet.port),
+        packet.protocol,
+    )?;
+    if let Some(frontend) = reasons.frontend {
+        behind(out, scene, reasons, frontend)?;
+    }
+    if let Some(port) = reasons.host_port {
+        writeln!(out, "  hostPort of Pod {}", port.owner)?;
+    }
+    for step in &trace.steps {
+        write!(out, "  {}: {}", step.chain, step.rule)?;
+        match &step.element {
+            Some(comment) => writeln!(out, "   [{comment}]")?,
+            None => writeln!(out)?,
+        }
+    }
+    match trace.fate {
+        Fate::Dropped => writeln!(out, "dropped: {}", reasons.fate),
+        Fate::Refused => writeln!(
+            out,
+            "refused (TCP reset or ICMP port unreachable): {}",
+            reasons.fate
+        ),
+        Fate::Accepted if trace.candidates.is_empty() => {
+            let how = if trace.masqueraded {
+                ", behind this node's address"
+            } else {
+                ""
+            };
+            writeln!(out, "goes on untranslated{how}: {}", reasons.fate)
+        }
+        Fate::Accepted => trace.candidates.iter().try_for_each(|c| {
+            let seen = if c.masqueraded {
+                "this node's address"
+            } else {
+                "the client's address"
+            };
+            writeln!(
+                out,
+                "{:6.2} % to {}, which sees {seen} ({})",
+                c.probability * 100.0,
+                socket(&c.endpoint),
+                reasons.masquerade(scene, c)
+            )
+        }),
+    }
+}
+
+/// What is behind a frontend and how one of it is chosen.
+fn behind(
+    out: &mut impl Write,
+    scene: &Scene<'_>,
+    reasons: &Reasons<'_>,
+    frontend: &Frontend,
+) -> std::io::Result<()> {
+    let (kind, service) = (kind_name(frontend.kind), &frontend.owner.service);
+    writeln!(out, "  {kind} of Service {service}, {}", reasons.policy)?;
+    for (endpoint, standing) in &reasons.endpoints {
+        let to = socket(endpoint);
+        match standing {
+            Standing::Used => writeln!(out, "  endpoint {to}")?,
+            why => writeln!(out, "  endpoint {to} is left out: {why}")?,
+        }
+    }
+    for addr in &reasons.without_port {
+        let (name, protocol) = (&frontend.owner.port_name, frontend.owner.protocol);
+        writeln!(
+            out,
+            "  endpoint {addr} is left out: no port {name:?} of protocol {protocol} in its EndpointSlice"
+        )?;
+    }
+    if reasons.by_source {
+        write!(out, "  chosen by the client's address, on every node alike")?;
+        match &scene.trace.candidates[..] {
+            [one] => writeln!(out, ": this one always has {}", socket(&one.endpoint))?,
+            _ => writeln!(out)?,
+        }
+    }
+    if let Some(seconds) = reasons.affinity {
+        writeln!(
+            out,
+            "  session affinity: a client keeps its endpoint for {seconds} s"
+        )?;
+    }
+    match reasons.memory {
+        Memory::At(endpoint) => writeln!(
+            out,
+            "  this client is remembered: it goes to {} for now",
+            socket(&endpoint)
+        ),
+        Memory::Nothing => writeln!(out, "  this client is not remembered"),
+        Memory::NotAsked => Ok(()),
+    }
+}
+
+fn socket(endpoint: &Endpoint) -> SocketAddr {
+    SocketAddr::new(endpoint.addr, endpoint.port.get())
+}
+
+const fn kind_name(kind: FrontendKind) -> &'static str {
+    match kind {
+        FrontendKind::ClusterIp => "clusterIP",
+        FrontendKind::ExternalIp => "externalIP",
+        FrontendKind::LoadBalancer => "load-balancer address",
+        FrontendKind::NodePort => "nodePort",
+    }
+}
+
+/// As JSON: the same facts as fields.
+pub fn json(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> std::io::Result<()> {
+    let trace = scene.trace;
+    let steps: Vec<Value> = trace
+        .steps
+        .iter()
+        .map(|s| json!({"chain": s.chain, "rule": s.rule, "element": s.element}))
+        .collect();
+    let candidate = |c: &Candidate| {
+        json!({
+            "address": c.endpoint.addr.to_string(),
+            "port": c.endpoint.port.get(),
+            "probability": c.probability,
+            "masqueraded": c.masqueraded,
+            "reason": reasons.masquerade(scene, c),
+        })
+    };
+    let fate = match trace.fate {
+        Fate::Accepted => "accepted",
+        Fate::Dropped => "dropped",
+        Fate::Refused => "refused",
+    };
+    writeln!(
+        out,
+        "{}",
+        json!({
+            "fate": fate,
+            "reason": reasons.fate,
+            "fromNode": scene.packet.from_node,
+            "masqueraded": trace.masqueraded,
+            "frontend": reasons.frontend.map(|f| frontend(scene, reasons, f)),
+            "hostPort": reasons.host_port.map(|p| json!({"pod": p.owner.to_string()})),
+            "candidates": trace.candidates.iter().map(candidate).collect::<Vec<_>>(),
+            "steps": steps,
+        })
+    )
+}
+
+fn frontend(scene: &Scene<'_>, reasons: &Reasons<'_>, frontend: &Frontend) -> Value {
+    let share = |endpoint: &Endpoint| {
+        let found = scene.trace.candidates.iter();
+        found
+            .filter(|c| c.endpoint == *endpoint)
+            .map(|c| c.probability)
+            .sum::<f64>()
+    };
+    let mut endpoints: Vec<Value> = reasons
+        .endpoints
+        .iter()
+        .map(|(endpoint, standing)| {
+            json!({
+                "address": endpoint.addr.to_string(),
+                "port": endpoint.port.get(),
+                "used": *standing == Standing::Used,
+                "reason": standing.to_string(),
+                "probability": share(endpoint),
+            })
+        })
+        .collect();
+    endpoints.extend(reasons.without_port.iter().map(|addr| {
+        json!({
+            "address": addr.to_string(),
+            "port": null,
+            "used": false,
+            "reason": "its EndpointSlice does not have the port",
+            "probability": 0.0,
+        })
+    }));
+    json!({
+        "kind": kind_name(frontend.kind),
+        "service": frontend.owner.service.to_string(),
+        "port": frontend.owner.port_name,
+        "policy": reasons.policy,
+        "endpoints": endpoints,
+        "affinitySeconds": reasons.affinity,
+        "bySource": reasons.by_source,
+        "remembered": match reasons.memory {
+            Memory::At(endpoint) => json!(socket(&endpoint).to_string()),
+            Memory::Nothing => json!(false),
+            Memory::NotAsked => Value::Null,
+        },
+    })
+}
