@@ -15,6 +15,7 @@ pub mod cli;
 pub mod cluster;
 pub mod compile;
 pub mod config;
+pub mod counters;
 pub mod diff;
 pub mod engine;
 pub mod follow;

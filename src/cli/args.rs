@@ -399,6 +399,9 @@ pub struct InputArgs {
     /// Masquerade everything that goes to a clusterIP
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub masquerade_all: Option<bool>,
+    /// Count new connections per frontend and per endpoint (see `get services -o wide`)
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub service_counters: Option<bool>,
     /// Bit of the packet mark used between DNAT and masquerade
     #[arg(long, value_name = "0-31", alias = "iptables-masquerade-bit")]
     pub masquerade_bit: Option<u8>,

@@ -222,6 +222,7 @@ fn settings(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
     }
     let flags = [
         (args.masquerade_all, &mut config.masquerade_all),
+        (args.service_counters, &mut config.service_counters),
         (args.egress_masquerade, &mut config.egress_masquerade),
         (args.manage_routes, &mut config.manage_routes),
     ];

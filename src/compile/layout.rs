@@ -136,6 +136,35 @@ pub const fn frontend_value(mode: Mode, sticky: Sticky, class: Class, list: u32)
     mode as u32 | sticky as u32 | class.bits() | list
 }
 
+/// What the counters of a set's elements count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Connections to a frontend.
+    Frontends,
+    /// Connections to a frontend that nobody could serve.
+    Refusals,
+    /// Connections to an endpoint.
+    Endpoints,
+}
+
+/// What a set counts with `--service-counters`: the sets that a new connection's first packet
+/// meets exactly once.
+#[must_use]
+pub fn counted(set: &str) -> Option<Counted> {
+    match set {
+        names::FRONTENDS | names::NODE_PORTS => Some(Counted::Frontends),
+        names::NO_ENDPOINTS
+        | names::NO_ENDPOINT_PORTS
+        | names::NO_LOCAL_ENDPOINTS
+        | names::NO_LOCAL_ENDPOINT_PORTS => Some(Counted::Refusals),
+        names::ENDPOINTS
+        | names::LARGE_ENDPOINTS
+        | names::STICKY_ENDPOINTS
+        | names::STICKY_LOCAL_ENDPOINTS => Some(Counted::Endpoints),
+        _ => None,
+    }
+}
+
 /// Names of sets and maps, as `nft list` shows them.
 pub mod names {
     /// Address, protocol and port → value.

@@ -1,6 +1,6 @@
 //! The sets and maps of a table, empty but for the class dispatch.
 
-use super::layout::{Class, names};
+use super::layout::{Class, counted, names};
 use super::skeleton::{Outline, client_type};
 use crate::ruleset::{DataType, Element, ElementData, Set, Value};
 
@@ -60,6 +60,11 @@ pub fn sets(outline: &Outline<'_>) -> Vec<Set> {
         Set::exact(names::STICKY_NODE_PORTS, &port).mapping(&[ClassId]),
         Set::exact(names::STICKY_HANDLES, &[ClassId, addr, InetService]).mapping(&[ClassId]),
     ];
+    if outline.shape.counters {
+        for set in &mut sets {
+            set.counted = counted(&set.name).is_some();
+        }
+    }
     sets.extend(
         outline
             .timeouts

@@ -63,6 +63,7 @@ struct Raw {
     node_port_addresses: Option<OneOrMany>,
     service_node_port_range: Option<String>,
     masquerade_all: Option<bool>,
+    service_counters: Option<bool>,
     masquerade_bit: Option<u8>,
     detect_local_mode: Option<String>,
     detect_local: Option<RawDetect>,
@@ -169,6 +170,7 @@ fn parse(text: &str) -> Result<FileConfig, String> {
     )?;
     let switches = [
         (raw.masquerade_all, &mut config.masquerade_all),
+        (raw.service_counters, &mut config.service_counters),
         (raw.egress_masquerade, &mut config.egress_masquerade),
         (raw.masq_link_local, &mut config.masq_link_local),
         (raw.manage_routes, &mut config.manage_routes),

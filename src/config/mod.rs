@@ -88,6 +88,8 @@ pub struct Config {
     pub node_port_range: (u16, u16),
     /// Masquerade everything to ClusterIPs.
     pub masquerade_all: bool,
+    /// Count new connections per frontend and per endpoint.
+    pub service_counters: bool,
     /// Mark bit between DNAT and postrouting, 0 to 31.
     pub masquerade_bit: u8,
     /// How pods are told from outsiders.
@@ -120,6 +122,7 @@ impl Default for Config {
             nodeport_addresses: NodePortAddresses::default(),
             node_port_range: (30_000, 32_767),
             masquerade_all: false,
+            service_counters: false,
             masquerade_bit: 14,
             detect_local: DetectLocal::default(),
             egress_masquerade: true,

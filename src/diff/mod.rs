@@ -233,6 +233,7 @@ fn declaration(set: &Set) -> Set {
         key: set.key.clone(),
         data: set.data.clone(),
         kind: set.kind,
+        counted: set.counted,
         elements: BTreeMap::new(),
     }
 }

@@ -32,7 +32,12 @@ fn operation(out: &mut impl Write, table: &TableDelta, operation: &Operation) ->
         Operation::DeleteSet(name) => writeln!(out, "- set {family} {TABLE} {name}"),
         Operation::AddSet(set) => {
             let declared = text::set_type(table.family, set);
-            writeln!(out, "+ set {family} {TABLE} {} {{ {declared} }}", set.name)
+            let counter = if set.counted { "; counter" } else { "" };
+            writeln!(
+                out,
+                "+ set {family} {TABLE} {} {{ {declared}{counter} }}",
+                set.name
+            )
         }
         Operation::AddRules(chain, rules) => rules.iter().try_for_each(|rule| {
             let rule = text::rule(table.family, rule);

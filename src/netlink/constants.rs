@@ -79,6 +79,7 @@ pub mod set {
     pub const ID: u16 = 10;
     pub const TIMEOUT: u16 = 11;
     pub const USERDATA: u16 = 13;
+    pub const EXPR: u16 = 17;
     /// NFTA_SET_COUNT, in answers of newer kernels only.
     pub const COUNT: u16 = 20;
     pub const DESC_SIZE: u16 = 1;
@@ -102,10 +103,18 @@ pub mod elem {
     pub const DATA: u16 = 2;
     pub const FLAGS: u16 = 3;
     pub const USERDATA: u16 = 6;
+    pub const EXPR: u16 = 7;
     pub const KEY_END: u16 = 10;
     pub const FLAG_INTERVAL_END: u32 = 1;
     /// NFTNL_UDATA_SET_ELEM_COMMENT.
     pub const UDATA_COMMENT: u8 = 0;
+}
+
+/// NFTA_COUNTER_*, and the name of the expression.
+pub mod counter {
+    pub const NAME: &str = "counter";
+    pub const BYTES: u16 = 1;
+    pub const PACKETS: u16 = 2;
 }
 
 /// NFTA_GEN_*.

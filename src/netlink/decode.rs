@@ -1,7 +1,7 @@
 //! What the kernel says of our tables, read into the ruleset's own types.
 
 use super::attr::{Attrs, Message};
-use super::constants::{chain, common, elem, rule, set, table};
+use super::constants::{chain, common, counter, elem, rule, set, table};
 use super::encode::predecessor;
 use super::expr;
 use super::set_types;
@@ -65,7 +65,13 @@ fn declaration(name: &str, a: Attrs<'_>) -> Option<Set> {
         },
         _ => return None,
     };
+    let counted = match a.get(set::EXPR).map(Attrs) {
+        None => false,
+        Some(expression) if expression.string(common::EXPR_NAME) == Some(counter::NAME) => true,
+        Some(_) => return None,
+    };
     let mut found = Set::exact(name, &key);
+    found.counted = counted;
     found.data = data;
     found.kind = kind;
     Some(found)
@@ -138,6 +144,20 @@ pub fn elements(
         }
     }
     Ok(())
+}
+
+/// Hands the elements of one message to `each`, with the packets they have counted.
+pub fn counters(message: &Message<'_>, mut each: impl FnMut(&Value, &Element, u64)) {
+    for (_, item) in message.attrs().nested(elem::LIST_ELEMENTS) {
+        let a = Attrs(item);
+        let expression = a.nested(elem::EXPR);
+        if expression.string(common::EXPR_NAME) == Some(counter::NAME)
+            && let Some(packets) = expression.nested(common::EXPR_DATA).u64(counter::PACKETS)
+            && let Some((key, element)) = element(a)
+        {
+            each(&key, &element, packets);
+        }
+    }
 }
 
 fn element(a: Attrs<'_>) -> Option<(Value, Element)> {

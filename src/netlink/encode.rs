@@ -3,7 +3,7 @@
 use super::attr::{Open, Writer};
 use super::constants::table as table_attr;
 use super::constants::{
-    BATCH_BEGIN, BATCH_END, BATCH_GENID, SUBSYS, chain, common, elem, msg, rule, set,
+    BATCH_BEGIN, BATCH_END, BATCH_GENID, SUBSYS, chain, common, counter, elem, msg, rule, set,
 };
 use super::expr;
 use super::ffi::{RawExpr, Scratch};
@@ -228,6 +228,16 @@ fn add_set(e: &mut Encoder, family: Family, set: &Set) {
         w.end_nest(desc);
     }
     w.attr(set::USERDATA, &userdata(set, family));
+    if set.counted {
+        // Elements are given a copy of it.
+        let expression = w.nest(set::EXPR);
+        w.string(common::EXPR_NAME, counter::NAME);
+        let data = w.nest(common::EXPR_DATA);
+        w.attr(counter::BYTES, &0_u64.to_be_bytes());
+        w.attr(counter::PACKETS, &0_u64.to_be_bytes());
+        w.end_nest(data);
+        w.end_nest(expression);
+    }
     w.end_message(open);
 }
 
@@ -372,6 +382,32 @@ pub fn dump(kind: u8, family: Family, set: Option<&str>, seq: u32) -> Vec<u8> {
     }
     w.end_message(open);
     w.bytes
+}
+
+/// Requests for these elements of a set, each answered and then acknowledged. Sequence numbers
+/// start at `seq`. O(keys).
+#[must_use]
+pub fn get_elements(family: Family, set: &str, keys: &[Value], seq: u32) -> Vec<Vec<u8>> {
+    // A key takes less than 60 bytes.
+    keys.chunks(MAX_LIST / 60)
+        .zip(seq..)
+        .map(|(keys, seq)| {
+            let mut w = Writer::default();
+            let kind = SUBSYS << 8 | u16::from(msg::GETSETELEM);
+            let open = w.message(kind, REQUEST | ACK, seq, family_number(family), 0);
+            w.string(elem::LIST_TABLE, TABLE);
+            w.string(elem::LIST_SET, set);
+            let list = w.nest(elem::LIST_ELEMENTS);
+            for key in keys {
+                let item = w.nest(common::LIST_ELEM);
+                value(&mut w, elem::KEY, key);
+                w.end_nest(item);
+            }
+            w.end_nest(list);
+            w.end_message(open);
+            w.bytes
+        })
+        .collect()
 }
 
 /// A request for the generation.

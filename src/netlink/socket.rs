@@ -8,11 +8,11 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 
 use super::attr::{Attrs, HEADER, Message, messages, u32_at};
 use super::constants::{generation, msg};
-use super::encode::{Batch, Finish, batch, dump, get_generation};
+use super::encode::{Batch, Finish, batch, dump, get_elements, get_generation};
 use super::error::{NetlinkError, Refusal};
 use super::{decode, ffi};
 use crate::diff::Delta;
-use crate::ruleset::{Family, LiveChain, LiveRuleset, LiveTable, SetKind};
+use crate::ruleset::{Element, Family, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value};
 
 /// ERESTART: the generation the batch was bound to is over. Not among user-space errnos.
 const ERESTART: i32 = 85;
@@ -315,11 +315,7 @@ impl Nfnetlink {
     ///
     /// # Errors
     /// If the kernel does not let us read.
-    pub fn elements(
-        &mut self,
-        family: Family,
-        mut set: crate::ruleset::Set,
-    ) -> Result<crate::ruleset::Set, NetlinkError> {
+    pub fn elements(&mut self, family: Family, mut set: Set) -> Result<Set, NetlinkError> {
         let name = set.name.clone();
         let mut bounds = Vec::new();
         self.dump(msg::GETSETELEM, family, Some(&name), |message| {
@@ -327,6 +323,67 @@ impl Nfnetlink {
         })?;
         decode::ranges(&mut set, bounds);
         Ok(set)
+    }
+
+    /// Hands every element of our counted sets to `each`, with the packets it has counted.
+    /// Returns whether there is any such set. O(elements of these).
+    ///
+    /// # Errors
+    /// [`NetlinkError::Interrupted`] if somebody committed meanwhile: then some were left out
+    /// or came twice.
+    pub fn counters(
+        &mut self,
+        mut each: impl FnMut(&Set, &Value, &Element, u64),
+    ) -> Result<bool, NetlinkError> {
+        let before = self.generation()?.id;
+        let mut any = false;
+        for family in Family::ALL {
+            let mut sets = Vec::new();
+            self.dump(msg::GETSET, family, None, |message| {
+                sets.extend(decode::set(message).ok().filter(|set| set.counted));
+                Ok(())
+            })?;
+            any |= !sets.is_empty();
+            for set in &sets {
+                self.dump(msg::GETSETELEM, family, Some(&set.name), |message| {
+                    decode::counters(message, |key, element, packets| {
+                        each(set, key, element, packets);
+                    });
+                    Ok(())
+                })?;
+            }
+        }
+        if self.generation()?.id == before {
+            Ok(any)
+        } else {
+            Err(NetlinkError::Interrupted)
+        }
+    }
+
+    /// Hands these elements of one of our sets to `each`, with the packets they have counted;
+    /// from the first one on that is not there, none. O(keys).
+    ///
+    /// # Errors
+    /// If the kernel does not let us read.
+    pub fn counters_of(
+        &mut self,
+        family: Family,
+        set: &Set,
+        keys: &[Value],
+        mut each: impl FnMut(&Value, &Element, u64),
+    ) -> Result<(), NetlinkError> {
+        for request in get_elements(family, &set.name, keys, self.seq.wrapping_add(1)) {
+            self.next_seq();
+            let result = self.request(&request, |message| {
+                decode::counters(message, &mut each);
+                Ok(())
+            });
+            match result {
+                Err(NetlinkError::Read(Errno::ENOENT)) => return Ok(()),
+                result => drop(result?),
+            }
+        }
+        Ok(())
     }
 
     /// Sends `delta` as one transaction, bound to `generation` (0: to none). When this

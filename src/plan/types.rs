@@ -2,7 +2,7 @@
 //! turns into nftables.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -71,6 +71,25 @@ pub enum FrontendKey {
     Address(IpAddr, Protocol, NonZeroU16),
     /// Any address of this node that accepts node ports.
     NodePort(Protocol, NonZeroU16),
+}
+
+/// `ADDRESS:PORT/TCP`, IPv6 in brackets; `node:PORT/TCP` for node ports.
+impl std::fmt::Display for FrontendKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(addr, protocol, port) => {
+                write!(f, "{}/{protocol}", SocketAddr::new(*addr, port.get()))
+            }
+            Self::NodePort(protocol, port) => write!(f, "node:{port}/{protocol}"),
+        }
+    }
+}
+
+/// `ADDRESS:PORT`, IPv6 in brackets.
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        SocketAddr::new(self.addr, self.port.get()).fmt(f)
+    }
 }
 
 impl FrontendKey {
@@ -248,6 +267,8 @@ pub struct Shape {
     pub detect_local: DetectLocal,
     /// What unallocated service addresses answer.
     pub unallocated: Unallocated,
+    /// Count new connections per frontend and per endpoint.
+    pub counters: bool,
 }
 
 impl Shape {
@@ -259,6 +280,7 @@ impl Shape {
             masquerade_all: config.masquerade_all,
             detect_local: config.detect_local.clone(),
             unallocated: config.unallocated,
+            counters: config.service_counters,
         }
     }
 }

@@ -83,6 +83,9 @@ fn set(family: Family, set: &Set) -> Json {
             object["timeout"] = json!(timeout);
         }
     }
+    if set.counted {
+        object["stmt"] = json!([{"counter": null}]);
+    }
     if !set.elements.is_empty() {
         object["elem"] = set
             .elements

@@ -79,6 +79,9 @@ fn declare(out: &mut impl Write, family: Family, set: &Set) -> io::Result<()> {
             writeln!(out, "\t\ttimeout {timeout}s")?;
         }
     }
+    if set.counted {
+        writeln!(out, "\t\tcounter")?;
+    }
     let mut first = true;
     for (key, element) in &set.elements {
         out.write_all(if first {

@@ -93,6 +93,8 @@ pub struct Set {
     pub data: SetData,
     /// Exact, interval or dynamic.
     pub kind: SetKind,
+    /// True if each element counts the packets that found it (`counter`).
+    pub counted: bool,
     /// Elements by key, in byte order. Empty for dynamic sets.
     pub elements: BTreeMap<Value, Element>,
 }
@@ -106,6 +108,7 @@ impl Set {
             key: key.to_vec(),
             data: SetData::None,
             kind: SetKind::Exact,
+            counted: false,
             elements: BTreeMap::new(),
         }
     }
@@ -145,6 +148,7 @@ impl Set {
             && self.key == other.key
             && self.data == other.data
             && self.kind == other.kind
+            && self.counted == other.counted
     }
 
     /// True if nft needs `typeof`: a field without a type name of fixed size.

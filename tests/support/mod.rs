@@ -115,6 +115,7 @@ pub fn full_plan() -> NodePlan {
         shape: Shape {
             masquerade_bit: 14,
             masquerade_all: false,
+            counters: false,
             detect_local: DetectLocal::ClusterCidr,
             unallocated: Unallocated::Drop,
         },

@@ -36,6 +36,7 @@ fn empty() -> NodePlan {
         shape: Shape {
             masquerade_bit: 14,
             masquerade_all: false,
+            counters: false,
             detect_local: DetectLocal::ClusterCidr,
             unallocated: Unallocated::Drop,
         },
