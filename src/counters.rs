@@ -4,25 +4,26 @@
 //! Every element of the maps that the first packet of a connection meets carries a counter.
 //! An element tells by itself whose it is: its comment names the service port, its key or its
 //! data the frontend or the endpoint. So counts are read from the kernel alone, without a
-//! plan. A change that replaces an element takes its counter with it: what it had counted is
-//! read just before and kept in [`Retired`], as long as the frontend or endpoint lives on.
+//! plan, and outlive whoever wrote the elements. A change that replaces an element would take
+//! its counter along: [`carry`] reads it first and hands it to the element that comes in its
+//! place. What is counted between that reading and the commit, some microseconds, is lost.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU16;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::cluster::Protocol;
 use crate::compile::layout::{Counted, counted};
-use crate::diff::{Delta, Operation};
+use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::netlink::{NetlinkError, Nfnetlink};
-use crate::plan::{Endpoint, FrontendKey, NodePlan};
-use crate::ruleset::{Element, ElementData, FieldValue, Set, SetData, Value};
+use crate::plan::{Endpoint, FrontendKey};
+use crate::ruleset::{Element, ElementData, Family, FieldValue, Set, SetData, Value};
 
 /// Readings tried until one comes through without a commit in between.
 const TRIES: usize = 20;
 
 /// What is counted at a service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum What {
     /// Connections to this frontend.
     Frontend(FrontendKey),
@@ -33,8 +34,10 @@ pub enum What {
 }
 
 /// Whose connections are counted, and which.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
+    /// Family.
+    pub family: Family,
     /// `namespace/name:port`, or without `:port` if that has no name: the comment of the
     /// elements. Cut, with a `~`, if it is longer than nft lets comments be.
     pub port: Arc<str>,
@@ -46,7 +49,7 @@ pub struct Subject {
 
 impl Subject {
     /// Whom an element of `set` counts for; `None` if it counts nothing.
-    fn of(set: &Set, key: &Value, element: &Element) -> Option<Self> {
+    fn of(family: Family, set: &Set, key: &Value, element: &Element) -> Option<Self> {
         let kind = counted(&set.name)?;
         let fields = key.fields(&set.key)?;
         let (protocol, what) = match kind {
@@ -64,6 +67,7 @@ impl Subject {
             ),
         };
         Some(Self {
+            family,
             port: element.comment.clone()?,
             protocol,
             what,
@@ -125,11 +129,16 @@ impl Counts {
         }
     }
 
-    /// Adds those of `other` whose subject is counted here already.
-    fn add_known(&mut self, other: &Self) {
-        for (subject, count) in &mut self.0 {
-            *count += other.0.get(subject).copied().unwrap_or_default();
-        }
+    /// Connections of one subject; 0 if nothing counts it.
+    #[must_use]
+    pub fn of(&self, family: Family, port: &Arc<str>, protocol: Protocol, what: What) -> u64 {
+        let subject = Subject {
+            family,
+            port: Arc::clone(port),
+            protocol,
+            what,
+        };
+        self.0.get(&subject).copied().unwrap_or_default()
     }
 
     /// All of them, by service port.
@@ -144,8 +153,8 @@ impl Counts {
     pub fn read(kernel: &mut Nfnetlink) -> Result<Option<Self>, NetlinkError> {
         for _ in 0..TRIES {
             let mut counts = Self::default();
-            let read = kernel.counters(|set, key, element, packets| {
-                counts.add(Subject::of(set, key, element), packets);
+            let read = kernel.counters(|family, set, key, element, count| {
+                counts.add(Subject::of(family, set, key, element), count.packets);
             });
             match read {
                 Err(NetlinkError::Interrupted) => {}
@@ -154,125 +163,62 @@ impl Counts {
         }
         Err(NetlinkError::Interrupted)
     }
-
-    /// What the elements that `delta` deletes have counted so far. O(these); nothing is asked
-    /// if nothing counts.
-    ///
-    /// # Errors
-    /// If the kernel cannot be read.
-    pub fn of_deleted(kernel: &mut Nfnetlink, delta: &Delta) -> Result<Self, NetlinkError> {
-        let mut counts = Self::default();
-        for table in &delta.tables {
-            for operation in &table.operations {
-                let Operation::DeleteElements(name, elements) = operation else {
-                    continue;
-                };
-                let Some(set) = table.sets.get(name).filter(|set| set.counted) else {
-                    continue;
-                };
-                let keys: Vec<Value> = elements.iter().map(|(key, _)| *key).collect();
-                kernel.counters_of(table.family, set, &keys, |key, element, packets| {
-                    counts.add(Subject::of(set, key, element), packets);
-                })?;
-            }
-        }
-        Ok(counts)
-    }
 }
 
-/// Everything that may be counted under a plan. O(plan).
-fn subjects(plan: &NodePlan) -> BTreeSet<Subject> {
-    let mut out = BTreeSet::new();
-    for family in &plan.families {
-        for (key, frontend) in &family.frontends {
-            for what in [What::Frontend(*key), What::Refused(*key)] {
-                out.insert(Subject {
-                    port: Arc::clone(&frontend.comment),
-                    protocol: key.protocol(),
-                    what,
-                });
-            }
+/// Has the elements that `delta` adds go on from what those it deletes have counted: per
+/// frontend and per endpoint, as far as it stays. O(delta); nothing is asked if nothing counts.
+///
+/// # Errors
+/// If the kernel cannot be read.
+pub fn carry(kernel: &mut Nfnetlink, delta: &mut Delta) -> Result<(), NetlinkError> {
+    for table in &mut delta.tables {
+        let mut found: HashMap<Subject, Count> = HashMap::new();
+        for (set, elements) in elements(table, false) {
+            let keys: Vec<Value> = elements.iter().map(|(key, _)| *key).collect();
+            kernel.counters_of(table.family, set, &keys, |key, element, count| {
+                if let Some(subject) = Subject::of(table.family, set, key, element) {
+                    *found.entry(subject).or_default() += count;
+                }
+            })?;
         }
-        for (key, list) in &family.lists {
-            out.extend(list.endpoints.keys().map(|endpoint| Subject {
-                port: Arc::clone(&list.comment),
-                protocol: key.port.protocol,
-                what: What::Endpoint(*endpoint),
-            }));
-        }
+        found.retain(|_, count| *count != Count::default());
+        hand_over(table, found);
     }
-    out
+    Ok(())
 }
 
-/// What replaced elements had counted. The agent writes, who reads counters reads.
-#[derive(Clone, Debug, Default)]
-pub struct Retired(Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    counts: Counts,
-    /// Odd while the kernel has lost counters that are not here yet.
-    revision: u64,
+/// The elements of counted sets that a delta adds, or those it deletes.
+fn elements(
+    table: &TableDelta,
+    added: bool,
+) -> impl Iterator<Item = (&Set, &Vec<(Value, Element)>)> {
+    table.operations.iter().filter_map(move |operation| {
+        let (name, elements) = match operation {
+            Operation::AddElements(name, elements) if added => (name, elements),
+            Operation::DeleteElements(name, elements) if !added => (name, elements),
+            _ => return None,
+        };
+        let set = table.sets.get(name).filter(|set| set.counted)?;
+        Some((set, elements))
+    })
 }
 
-impl Retired {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nobody panics between two writes that belong together.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// Gives each count to one of the elements that are added for the same subject.
+fn hand_over(table: &mut TableDelta, mut counts: HashMap<Subject, Count>) {
+    if counts.is_empty() {
+        return;
     }
-
-    /// A commit that deletes counted elements is about to be sent.
-    pub fn begin(&self) {
-        self.state().revision |= 1;
-    }
-
-    /// It was sent, and has lost these; nothing if it failed. O(these).
-    pub fn finish(&self, lost: Counts) {
-        let mut state = self.state();
-        for (subject, connections) in lost.0 {
-            state.counts.add(Some(subject), connections);
-        }
-        state.revision = (state.revision | 1) + 1;
-    }
-
-    /// Forgets what only `before` had. O(both).
-    pub fn settle(&self, before: &NodePlan, after: &NodePlan) {
-        let mut state = self.state();
-        if !state.counts.0.is_empty() {
-            for gone in &subjects(before) - &subjects(after) {
-                state.counts.0.remove(&gone);
+    let mut carried: BTreeMap<String, HashMap<Value, Count>> = BTreeMap::new();
+    for (set, elements) in elements(table, true) {
+        for (key, element) in elements {
+            let heir = Subject::of(table.family, set, key, element).and_then(|s| counts.remove(&s));
+            if let Some(count) = heir {
+                let set = carried.entry(set.name.clone()).or_default();
+                set.insert(*key, count);
             }
         }
     }
-
-    /// Forgets what is not in `plan`. O(plan), if anything is remembered.
-    pub fn keep(&self, plan: &NodePlan) {
-        let mut state = self.state();
-        if !state.counts.0.is_empty() {
-            let alive = subjects(plan);
-            state.counts.0.retain(|subject, _| alive.contains(subject));
-        }
-    }
-
-    /// What the kernel counts and what is remembered, together; `None` if nothing counts.
-    /// A commit in between makes it start over, so that no count goes back.
-    ///
-    /// # Errors
-    /// As [`Counts::read`].
-    pub fn totals(&self, kernel: &mut Nfnetlink) -> Result<Option<Counts>, NetlinkError> {
-        for _ in 0..TRIES {
-            let before = self.state().revision;
-            let Some(mut live) = Counts::read(kernel)? else {
-                return Ok(None);
-            };
-            let state = self.state();
-            if state.revision == before && before.is_multiple_of(2) {
-                live.add_known(&state.counts);
-                return Ok(Some(live));
-            }
-        }
-        Err(NetlinkError::Interrupted)
-    }
+    table.carried = carried;
 }
 
 #[cfg(test)]
@@ -301,7 +247,7 @@ mod tests {
         let mut counts = Counts::default();
         for (n, last) in [(0, 1), (1, 1), (2, 2)] {
             let (key, element) = slot(n, last);
-            counts.add(Subject::of(&set(), &key, &element), 10);
+            counts.add(Subject::of(Family::Ip, &set(), &key, &element), 10);
         }
         let found: Vec<u64> = counts.iter().map(|(_, n)| n).collect();
         assert_eq!(found, [20, 10]);
@@ -315,20 +261,28 @@ mod tests {
         let (key, element) = slot(0, 1);
         let mut other = set();
         other.name = names::STICKY_GROUPS.to_owned();
-        assert_eq!(Subject::of(&other, &key, &element), None);
+        assert_eq!(Subject::of(Family::Ip, &other, &key, &element), None);
     }
 
     #[test]
-    fn what_was_retired_is_added_only_to_what_lives() {
-        let subject = |last| {
-            let (key, element) = slot(0, last);
-            Subject::of(&set(), &key, &element)
-        };
-        let (mut live, mut retired) = (Counts::default(), Counts::default());
-        live.add(subject(1), 1);
-        retired.add(subject(1), 4);
-        retired.add(subject(2), 9);
-        live.add_known(&retired);
-        assert_eq!(live.iter().map(|(_, n)| n).collect::<Vec<_>>(), [5]);
+    fn counts_go_to_one_element_of_the_same_endpoint_and_to_nobody_else() {
+        let (gone, last, heir) = (slot(0, 1), slot(1, 2), slot(0, 2));
+        let mut table = TableDelta::empty(Family::Ip);
+        table.sets.insert(names::ENDPOINTS.to_owned(), {
+            let mut set = set();
+            set.counted = true;
+            set
+        });
+        let list = |elements| Operation::AddElements(names::ENDPOINTS.to_owned(), elements);
+        table.operations.push(list(vec![heir.clone(), slot(3, 2)]));
+        let subject =
+            |(key, element): &(Value, Element)| Subject::of(Family::Ip, &set(), key, element);
+        let count = |packets| Count { packets, bytes: 9 };
+        let found = [(subject(&gone), count(5)), (subject(&last), count(7))];
+        let found = found.into_iter().map(|(s, c)| (s.unwrap(), c)).collect();
+        hand_over(&mut table, found);
+        let carried = &table.carried[names::ENDPOINTS];
+        assert_eq!(carried.len(), 1);
+        assert_eq!(carried[&heir.0], count(7));
     }
 }

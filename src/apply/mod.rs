@@ -1,6 +1,7 @@
 //! Bringing the kernel to the desired state, and keeping it there against other writers.
 
 use crate::compile::layout::names;
+use crate::counters;
 use crate::diff::{Delta, Operation, TableDelta, diff};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
@@ -20,6 +21,11 @@ pub trait Kernel {
     /// # Errors
     /// [`NetlinkError::Raced`] if it is not; otherwise why nothing was done.
     fn commit(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError>;
+    /// Has the elements that `delta` adds go on from what those they replace have counted.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    fn carry_counters(&mut self, delta: &mut Delta) -> Result<(), NetlinkError>;
 }
 
 impl Kernel for Nfnetlink {
@@ -29,6 +35,10 @@ impl Kernel for Nfnetlink {
 
     fn commit(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError> {
         Self::commit(self, delta, generation)
+    }
+
+    fn carry_counters(&mut self, delta: &mut Delta) -> Result<(), NetlinkError> {
+        counters::carry(self, delta)
     }
 }
 
@@ -61,10 +71,11 @@ pub fn reconcile(
     for races in 0..TRIES {
         let before = kernel.read()?;
         let desired = desired(&before);
-        let delta = diff(&desired, &before);
+        let mut delta = diff(&desired, &before);
         let committed = if delta.is_empty() {
             None
         } else {
+            kernel.carry_counters(&mut delta)?;
             match kernel.commit(&delta, before.generation) {
                 Err(NetlinkError::Raced) => continue,
                 result => Some(result?),
@@ -124,10 +135,9 @@ pub fn purge_affinity(
         purged += clients.len();
         let delta = Delta {
             tables: vec![TableDelta {
-                family: table.family,
                 sets: [(set.name.clone(), set.clone())].into(),
                 operations: vec![Operation::DeleteElements(set.name.clone(), clients)],
-                skeleton: None,
+                ..TableDelta::empty(table.family)
             }],
         };
         match kernel.commit(&delta, 0) {

@@ -239,6 +239,14 @@ pub struct RunArgs {
     /// Show metrics under kube-proxy's names as well
     #[arg(long)]
     pub kube_proxy_metric_names: bool,
+    /// Most series that --service-counters adds to the metrics
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10_000,
+        hide_short_help = true
+    )]
+    pub service_counter_series: usize,
     /// Form of the log
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,

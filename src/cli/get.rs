@@ -1,6 +1,6 @@
 //! `svcnat get`: tables that read like kubectl's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 
 use serde_json::{Value as Json, json};
@@ -8,8 +8,10 @@ use serde_json::{Value as Json, json};
 use super::args::{GetArgs, Resource, TableFormat};
 use super::error::CliError;
 use super::inputs::Inputs;
-use crate::cluster::Service;
-use crate::plan::{Endpoint, FrontendKey, ListKey, ServicePortKey, Target};
+use crate::cluster::{ObjectName, Service};
+use crate::counters::{Counts, What};
+use crate::netlink::Nfnetlink;
+use crate::plan::{Endpoint, FamilyPlan, Frontend, FrontendKey, ListKey, ServicePortKey, Target};
 
 /// Column names and rows; each row also as JSON.
 struct Table {
@@ -20,9 +22,13 @@ struct Table {
 pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let inputs = Inputs::resolve(&args.inputs)?;
     let wide = args.output == TableFormat::Wide;
+    let counts = match args.output {
+        TableFormat::Table => None,
+        TableFormat::Wide | TableFormat::Json => counts(&inputs)?,
+    };
     let table = match args.resource {
-        Resource::Services => services(&inputs, wide),
-        Resource::Endpoints => endpoints(&inputs),
+        Resource::Services => services(&inputs, wide, counts.as_ref()),
+        Resource::Endpoints => endpoints(&inputs, counts.as_ref()),
         Resource::Routes => routes(&inputs),
         Resource::Hostports => host_ports(&inputs),
     };
@@ -41,6 +47,18 @@ pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
         TableFormat::Table | TableFormat::Wide => print(out, &table)?,
     }
     Ok(0)
+}
+
+/// What the kernel has counted, if it is to count.
+fn counts(inputs: &Inputs) -> Result<Option<Counts>, CliError> {
+    if !inputs.config.service_counters {
+        return Ok(None);
+    }
+    let counts = Counts::read(&mut Nfnetlink::open()?)?;
+    if counts.is_none() {
+        eprintln!("warning: nothing is counted: the installed sets have no counters (svcnat diff)");
+    }
+    Ok(counts)
 }
 
 fn print(out: &mut impl Write, table: &Table) -> std::io::Result<()> {
@@ -90,7 +108,7 @@ fn or_none(items: &[String]) -> String {
     }
 }
 
-fn services(inputs: &Inputs, wide: bool) -> Table {
+fn services(inputs: &Inputs, wide: bool, counts: Option<&Counts>) -> Table {
     let mut columns = vec![
         "NAMESPACE",
         "NAME",
@@ -104,6 +122,10 @@ fn services(inputs: &Inputs, wide: bool) -> Table {
     if wide {
         columns.push("SELECTOR");
     }
+    let totals = counts.map(|counts| {
+        columns.extend(["CONNECTIONS", "REFUSED"]);
+        connections(inputs, counts)
+    });
     let rows = inputs
         .cluster
         .services
@@ -143,10 +165,28 @@ fn services(inputs: &Inputs, wide: bool) -> Table {
                     .collect();
                 row.push(or_none(&selector));
             }
+            if let Some(totals) = &totals {
+                let (taken, refused) = totals.get(&service.name).copied().unwrap_or_default();
+                row.extend([taken.to_string(), refused.to_string()]);
+            }
             row
         })
         .collect();
     Table { columns, rows }
+}
+
+/// Connections taken and refused by service. O(frontends).
+fn connections<'i>(inputs: &'i Inputs, counts: &Counts) -> BTreeMap<&'i ObjectName, (u64, u64)> {
+    let mut totals: BTreeMap<&ObjectName, (u64, u64)> = BTreeMap::new();
+    for plan in &inputs.plan.families {
+        for (key, frontend) in &plan.frontends {
+            let of = |what| counts.of(plan.family, &frontend.comment, key.protocol(), what);
+            let total = totals.entry(&frontend.owner.service).or_default();
+            total.0 += of(What::Frontend(*key));
+            total.1 += of(What::Refused(*key));
+        }
+    }
+    totals
 }
 
 fn ports(service: &Service) -> String {
@@ -207,8 +247,11 @@ fn unix_seconds(text: &str) -> Option<u64> {
     Some(days.checked_sub(epoch)? * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
-fn endpoints(inputs: &Inputs) -> Table {
-    let columns = vec!["SERVICE", "PORT", "KIND", "FRONTEND", "POLICY", "ENDPOINTS"];
+fn endpoints(inputs: &Inputs, counts: Option<&Counts>) -> Table {
+    let mut columns = vec!["SERVICE", "PORT", "KIND", "FRONTEND", "POLICY", "ENDPOINTS"];
+    if counts.is_some() {
+        columns.extend(["CONNECTIONS", "REFUSED", "BY-ENDPOINT"]);
+    }
     let mut rows = Vec::new();
     for family in &inputs.plan.families {
         let list = |key: &ListKey| {
@@ -217,22 +260,28 @@ fn endpoints(inputs: &Inputs) -> Table {
                 .into_iter()
                 .flatten()
                 .map(|(e, weight)| match weight {
-                    1 => at(e.addr, e.port.get()),
-                    _ => format!("{}*{weight}", at(e.addr, e.port.get())),
+                    1 => e.to_string(),
+                    _ => format!("{e}*{weight}"),
                 })
                 .collect();
             or_none(&shown)
         };
         for (key, frontend) in &family.frontends {
             let mut push = |policy: &str, endpoints: String| {
-                rows.push(vec![
+                let mut row = vec![
                     frontend.owner.service.to_string(),
                     port_name(&frontend.owner),
                     format!("{:?}", frontend.kind),
-                    frontend_name(key),
+                    key.to_string(),
                     policy.to_owned(),
                     endpoints,
-                ]);
+                ];
+                row.extend(
+                    counts
+                        .into_iter()
+                        .flat_map(|c| counted(c, key, frontend, family)),
+                );
+                rows.push(row);
             };
             match &frontend.target {
                 Target::List(key) => push(&format!("{:?}", key.view), list(key)),
@@ -262,18 +311,29 @@ fn port_name(port: &ServicePortKey) -> String {
     }
 }
 
-/// `ADDRESS:PORT`, IPv6 in brackets.
-fn at(addr: std::net::IpAddr, port: u16) -> String {
-    std::net::SocketAddr::from((addr, port)).to_string()
-}
-
-fn frontend_name(key: &FrontendKey) -> String {
-    match key {
-        FrontendKey::Address(addr, protocol, port) => {
-            format!("{}/{protocol}", at(*addr, port.get()))
-        }
-        FrontendKey::NodePort(protocol, port) => format!("node:{port}/{protocol}"),
-    }
+/// Connections to a frontend, those nobody could serve, and to each endpoint of its service
+/// port by whatever frontend.
+fn counted(
+    counts: &Counts,
+    key: &FrontendKey,
+    frontend: &Frontend,
+    family: &FamilyPlan,
+) -> [String; 3] {
+    let of = |what| counts.of(family.family, &frontend.comment, key.protocol(), what);
+    let lists = frontend
+        .target
+        .lists()
+        .filter_map(|list| family.lists.get(list));
+    let endpoints: BTreeSet<&Endpoint> = lists.flat_map(|list| list.endpoints.keys()).collect();
+    let by_endpoint: Vec<String> = endpoints
+        .into_iter()
+        .map(|endpoint| format!("{endpoint}={}", of(What::Endpoint(*endpoint))))
+        .collect();
+    [
+        of(What::Frontend(*key)).to_string(),
+        of(What::Refused(*key)).to_string(),
+        or_none(&by_endpoint),
+    ]
 }
 
 fn routes(inputs: &Inputs) -> Table {
@@ -299,7 +359,7 @@ fn host_ports(inputs: &Inputs) -> Table {
             vec![
                 key.addr.map_or_else(|| "*".to_owned(), |a| a.to_string()),
                 format!("{}/{}", key.port, key.protocol),
-                at(port.endpoint.addr, port.endpoint.port.get()),
+                port.endpoint.to_string(),
                 port.owner.to_string(),
             ]
         })

@@ -8,10 +8,15 @@ use std::sync::atomic::AtomicBool;
 use super::args::{DeleteArgs, DriftArg, Output, RunArgs};
 use super::error::CliError;
 use super::inputs::Inputs;
+use crate::counters::{Counts, What};
 use crate::follow::{
     Agent, Drift, Options, Reading, Signals, Sources, SyncError, Waker, Watch, notify,
 };
-use crate::observe::{Binds, Capability, Shared, drop_all_but, init_log, serve};
+use crate::netlink::Nfnetlink;
+use crate::observe::{
+    Binds, Capability, ConnectionSource, Connections, Counted, Shared, drop_all_but, init_log,
+    serve,
+};
 use crate::source::api;
 
 pub fn run(args: &RunArgs) -> Result<u8, CliError> {
@@ -50,7 +55,11 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         take_over: args.take_over_kube_proxy,
         skip_invalid: args.inputs.skip_invalid,
     };
-    let observed = Shared::new(args.kube_proxy_metric_names);
+    let connections = ConnectionSource {
+        read: Box::new(read_connections),
+        limit: args.service_counter_series,
+    };
+    let observed = Shared::new(args.kube_proxy_metric_names, Some(connections));
     let binds = Binds {
         healthz: bind("healthz-bind-address", &args.healthz_bind_address)?,
         metrics: bind("metrics-bind-address", &args.metrics_bind_address)?,
@@ -69,6 +78,31 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         return super::delete::run(&delete, &mut std::io::stderr());
     }
     Ok(0)
+}
+
+/// What the kernel has counted. O(elements).
+fn read_connections() -> Result<Option<Vec<Connections>>, String> {
+    let read = || Counts::read(&mut Nfnetlink::open()?);
+    let counts = read().map_err(|e| e.to_string())?;
+    Ok(counts.map(|counts| {
+        let rows = counts.iter().map(|(subject, connections)| {
+            let (namespace, service, port) = subject.names();
+            Connections {
+                family: subject.family.to_string(),
+                namespace: namespace.to_owned(),
+                service: service.to_owned(),
+                port: port.to_owned(),
+                protocol: subject.protocol.to_string(),
+                counted: match subject.what {
+                    What::Frontend(at) => Counted::Frontend(at.to_string()),
+                    What::Refused(at) => Counted::Refused(at.to_string()),
+                    What::Endpoint(at) => Counted::Endpoint(at.to_string()),
+                },
+                connections,
+            }
+        });
+        rows.collect()
+    }))
 }
 
 /// Gives up what is not needed. Files of others may only be readable to root.

@@ -44,6 +44,13 @@ impl OneOrMany {
             Self::Many(list) => list.join(","),
         }
     }
+
+    /// Each text by itself; one text may be a comma list.
+    fn listed(self) -> Vec<String> {
+        let text = self.joined();
+        let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+        parts.map(str::to_owned).collect()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,7 +60,7 @@ struct Raw {
     kind: String,
     node_name: Option<String>,
     #[serde(rename = "nodeIPs")]
-    node_ips: Option<Vec<String>>,
+    node_ips: Option<OneOrMany>,
     #[serde(rename = "clusterCIDR")]
     cluster_cidr: Option<OneOrMany>,
     #[serde(rename = "podCIDRs")]
@@ -150,7 +157,10 @@ fn parse(text: &str) -> Result<FileConfig, String> {
         &mut config.non_masquerade_cidrs,
     )?;
     config.node_name = raw.node_name.unwrap_or_default().trim().to_lowercase();
-    config.node_ips = addresses("nodeIPs", &raw.node_ips.unwrap_or_default())?;
+    config.node_ips = addresses(
+        "nodeIPs",
+        &raw.node_ips.map(OneOrMany::listed).unwrap_or_default(),
+    )?;
     if let Some(value) = raw.node_port_addresses {
         let text = value.joined();
         config.nodeport_addresses = if text == "primary" {

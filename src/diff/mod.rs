@@ -3,7 +3,7 @@
 
 mod render;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 pub use render::write;
 
@@ -53,6 +53,38 @@ pub struct TableDelta {
     pub operations: Vec<Operation>,
     /// The table the steps lead to, for rules that name its sets; without elements.
     pub skeleton: Option<Table>,
+    /// What added elements of counted sets start from, by set and key; others start from 0.
+    pub carried: BTreeMap<String, HashMap<Value, Count>>,
+}
+
+impl TableDelta {
+    /// No steps yet.
+    #[must_use]
+    pub const fn empty(family: Family) -> Self {
+        Self {
+            family,
+            sets: BTreeMap::new(),
+            operations: Vec::new(),
+            skeleton: None,
+            carried: BTreeMap::new(),
+        }
+    }
+}
+
+/// What an element has counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Count {
+    /// Packets that found it: first packets, in the maps of ours that count.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+    }
 }
 
 /// All steps.
@@ -129,12 +161,7 @@ pub fn own(delta: &mut Delta, desired: &Ruleset, live: &LiveRuleset) {
         let mut change = match at.map(|at| delta.tables.remove(at)) {
             _ if found.is_some() && !orphan => creation(table, true),
             Some(change) => change,
-            None => TableDelta {
-                family: *family,
-                sets: BTreeMap::new(),
-                operations: Vec::new(),
-                skeleton: None,
-            },
+            None => TableDelta::empty(*family),
         };
         let adds = |o: &&mut Operation| **o == Operation::AddTable;
         match change.operations.iter_mut().find(adds) {
@@ -188,10 +215,8 @@ fn rules_agree(table: &Table, chain: &crate::ruleset::Chain, live: &LiveTable) -
 
 fn removal(family: Family) -> TableDelta {
     TableDelta {
-        family,
-        sets: BTreeMap::new(),
         operations: vec![Operation::DeleteTable],
-        skeleton: None,
+        ..TableDelta::empty(family)
     }
 }
 
@@ -281,6 +306,7 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
         sets: skeleton.sets.clone(),
         operations,
         skeleton: Some(skeleton),
+        carried: BTreeMap::new(),
     }
 }
 
@@ -355,6 +381,7 @@ fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
         sets,
         operations,
         skeleton: has_rules.then(|| skeleton(table)),
+        carried: BTreeMap::new(),
     })
 }
 
@@ -391,6 +418,7 @@ pub fn elements_only(
         sets,
         operations,
         skeleton: None,
+        carried: BTreeMap::new(),
     })
 }
 

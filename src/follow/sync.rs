@@ -1,12 +1,13 @@
 //! Between the engine and the kernel: commits steps, starts over when one fails, finds out
 //! when somebody else changed our tables, and tidies up after a commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::apply::purge_affinity;
 use crate::cluster::{Family, ObjectName, Protocol};
+use crate::counters;
 use crate::diff::{Counts, Delta, Operation, TableDelta, diff, own, resembles};
 use crate::engine::{Engine, Next, Step};
 use crate::host::conntrack::Conntrack;
@@ -135,7 +136,7 @@ impl Sync {
         let start = Instant::now();
         let result = match engine.advance() {
             Next::Rebuild => self.rebuild(engine),
-            Next::Step(step) => match self.commit(&step.delta) {
+            Next::Step(mut step) => match self.commit(&mut step.delta) {
                 Ok(committed) => self.after_step(engine, *step, committed),
                 Err(error) => {
                     // Somebody meddled with what the step builds on: start over.
@@ -182,10 +183,11 @@ impl Sync {
     /// Commits increments. They are not bound to a generation: elements of ours come and go
     /// whatever others write to their own tables, so a busy neighbour cannot hold us up. If
     /// one meddles with ours, the kernel refuses what does not fit, or [`Sync::look`] finds it.
-    fn commit(&mut self, delta: &Delta) -> Result<Option<Committed>, SyncError> {
+    fn commit(&mut self, delta: &mut Delta) -> Result<Option<Committed>, SyncError> {
         if delta.is_empty() {
             return Ok(None);
         }
+        counters::carry(&mut self.kernel, delta)?;
         let committed = self.kernel.commit(delta, 0)?;
         self.generation = next(self.generation);
         Ok(Some(committed))
@@ -205,6 +207,7 @@ impl Sync {
                 self.generation = live.generation;
                 None
             } else {
+                counters::carry(&mut self.kernel, &mut delta)?;
                 match self.kernel.commit(&delta, live.generation) {
                     Err(NetlinkError::Raced) => continue,
                     Err(NetlinkError::Refused {
@@ -249,10 +252,8 @@ impl Sync {
             match delta.tables.iter_mut().find(|t| t.family == family) {
                 Some(table) => table.operations.push(operation),
                 None => delta.tables.push(TableDelta {
-                    family,
-                    sets: BTreeMap::new(),
                     operations: vec![operation],
-                    skeleton: None,
+                    ..TableDelta::empty(family)
                 }),
             }
             tracing::info!(family = family.nft_name(), "taking over from kube-proxy");

@@ -5,6 +5,7 @@ use super::constants::{chain, common, counter, elem, rule, set, table};
 use super::encode::predecessor;
 use super::expr;
 use super::set_types;
+use crate::diff::Count;
 use crate::ruleset::bytecode::{Instr, verdict};
 use crate::ruleset::{
     BaseChain, ChainType, Element, ElementData, Hook, Set, SetData, SetKind, TABLE, Value,
@@ -146,16 +147,19 @@ pub fn elements(
     Ok(())
 }
 
-/// Hands the elements of one message to `each`, with the packets they have counted.
-pub fn counters(message: &Message<'_>, mut each: impl FnMut(&Value, &Element, u64)) {
+/// Hands the elements of one message to `each`, with what they have counted.
+pub fn counters(message: &Message<'_>, mut each: impl FnMut(&Value, &Element, Count)) {
     for (_, item) in message.attrs().nested(elem::LIST_ELEMENTS) {
         let a = Attrs(item);
         let expression = a.nested(elem::EXPR);
-        if expression.string(common::EXPR_NAME) == Some(counter::NAME)
-            && let Some(packets) = expression.nested(common::EXPR_DATA).u64(counter::PACKETS)
+        if expression.string(common::EXPR_NAME) != Some(counter::NAME) {
+            continue;
+        }
+        let data = expression.nested(common::EXPR_DATA);
+        if let (Some(packets), Some(bytes)) = (data.u64(counter::PACKETS), data.u64(counter::BYTES))
             && let Some((key, element)) = element(a)
         {
-            each(&key, &element, packets);
+            each(&key, &element, Count { packets, bytes });
         }
     }
 }

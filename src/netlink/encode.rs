@@ -8,7 +8,7 @@ use super::constants::{
 use super::expr;
 use super::ffi::{RawExpr, Scratch};
 use super::set_types::{length, type_number, userdata};
-use crate::diff::{Delta, Operation, TableDelta};
+use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::ruleset::{
     Element, ElementData, Family, Set, SetData, SetKind, TABLE, Table, Value, bytecode::verdict,
     lower,
@@ -169,12 +169,10 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
             e.w.end_message(open);
         }
         Operation::AddElements(name, elements) => {
-            let schema = table.sets.get(name);
-            list(e, family, msg::NEWSETELEM, name, schema, elements);
+            list(e, table, msg::NEWSETELEM, name, elements);
         }
         Operation::DeleteElements(name, elements) => {
-            let schema = table.sets.get(name);
-            list(e, family, msg::DELSETELEM, name, schema, elements);
+            list(e, table, msg::DELSETELEM, name, elements);
         }
     }
 }
@@ -230,15 +228,19 @@ fn add_set(e: &mut Encoder, family: Family, set: &Set) {
     w.attr(set::USERDATA, &userdata(set, family));
     if set.counted {
         // Elements are given a copy of it.
-        let expression = w.nest(set::EXPR);
-        w.string(common::EXPR_NAME, counter::NAME);
-        let data = w.nest(common::EXPR_DATA);
-        w.attr(counter::BYTES, &0_u64.to_be_bytes());
-        w.attr(counter::PACKETS, &0_u64.to_be_bytes());
-        w.end_nest(data);
-        w.end_nest(expression);
+        counter(w, set::EXPR, Count::default());
     }
     w.end_message(open);
+}
+
+fn counter(w: &mut Writer, kind: u16, count: Count) {
+    let expression = w.nest(kind);
+    w.string(common::EXPR_NAME, counter::NAME);
+    let data = w.nest(common::EXPR_DATA);
+    w.attr(counter::BYTES, &count.bytes.to_be_bytes());
+    w.attr(counter::PACKETS, &count.packets.to_be_bytes());
+    w.end_nest(data);
+    w.end_nest(expression);
 }
 
 fn number(n: usize) -> u32 {
@@ -246,20 +248,15 @@ fn number(n: usize) -> u32 {
 }
 
 /// Element messages: as many as it takes, each with a list below [`MAX_LIST`].
-fn list(
-    e: &mut Encoder,
-    family: Family,
-    kind: u8,
-    name: &str,
-    schema: Option<&Set>,
-    elements: &[(Value, Element)],
-) {
+fn list(e: &mut Encoder, table: &TableDelta, kind: u8, name: &str, elements: &[(Value, Element)]) {
+    let schema = table.sets.get(name);
+    let carried = table.carried.get(name);
     let interval = schema.is_some_and(|s| s.kind == SetKind::Interval);
     let plain_interval = interval && schema.is_some_and(|s| s.key.len() == 1);
     let flags = if kind == msg::NEWSETELEM { CREATE } else { 0 };
     let mut rest = elements.iter().peekable();
     while rest.peek().is_some() {
-        let open = e.open(kind, flags, family);
+        let open = e.open(kind, flags, table.family);
         let w = &mut e.w;
         w.string(elem::LIST_TABLE, TABLE);
         w.string(elem::LIST_SET, name);
@@ -269,7 +266,8 @@ fn list(
             if plain_interval {
                 range(w, key, element);
             } else {
-                self::element(w, key, element, interval);
+                let count = carried.and_then(|counts| counts.get(key));
+                self::element(w, key, element, interval, count);
             }
             if w.bytes.len() - start > MAX_LIST - 800 {
                 break;
@@ -286,7 +284,7 @@ fn value(w: &mut Writer, kind: u16, value: &Value) {
     w.end_nest(nest);
 }
 
-fn element(w: &mut Writer, key: &Value, element: &Element, interval: bool) {
+fn element(w: &mut Writer, key: &Value, element: &Element, interval: bool, count: Option<&Count>) {
     let item = w.nest(common::LIST_ELEM);
     value(w, elem::KEY, key);
     if interval {
@@ -305,6 +303,9 @@ fn element(w: &mut Writer, key: &Value, element: &Element, interval: bool) {
         }
     }
     comment(w, element);
+    if let Some(count) = count {
+        counter(w, elem::EXPR, *count);
+    }
     w.end_nest(item);
 }
 
@@ -323,7 +324,7 @@ fn comment(w: &mut Writer, element: &Element) {
 /// A range of a one-field interval set: its start, and a marker one past its end. The
 /// last address of all needs no marker.
 fn range(w: &mut Writer, key: &Value, element: &Element) {
-    self::element(w, key, element, false);
+    self::element(w, key, element, false, None);
     let end = element.end.as_deref().unwrap_or(key);
     if let Some(past) = successor(end) {
         let item = w.nest(common::LIST_ELEM);

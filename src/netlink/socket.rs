@@ -11,7 +11,7 @@ use super::constants::{generation, msg};
 use super::encode::{Batch, Finish, batch, dump, get_elements, get_generation};
 use super::error::{NetlinkError, Refusal};
 use super::{decode, ffi};
-use crate::diff::Delta;
+use crate::diff::{Count, Delta};
 use crate::ruleset::{Element, Family, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value};
 
 /// ERESTART: the generation the batch was bound to is over. Not among user-space errnos.
@@ -325,7 +325,7 @@ impl Nfnetlink {
         Ok(set)
     }
 
-    /// Hands every element of our counted sets to `each`, with the packets it has counted.
+    /// Hands every element of our counted sets to `each`, with what it has counted.
     /// Returns whether there is any such set. O(elements of these).
     ///
     /// # Errors
@@ -333,7 +333,7 @@ impl Nfnetlink {
     /// or came twice.
     pub fn counters(
         &mut self,
-        mut each: impl FnMut(&Set, &Value, &Element, u64),
+        mut each: impl FnMut(Family, &Set, &Value, &Element, Count),
     ) -> Result<bool, NetlinkError> {
         let before = self.generation()?.id;
         let mut any = false;
@@ -346,8 +346,8 @@ impl Nfnetlink {
             any |= !sets.is_empty();
             for set in &sets {
                 self.dump(msg::GETSETELEM, family, Some(&set.name), |message| {
-                    decode::counters(message, |key, element, packets| {
-                        each(set, key, element, packets);
+                    decode::counters(message, |key, element, count| {
+                        each(family, set, key, element, count);
                     });
                     Ok(())
                 })?;
@@ -360,7 +360,7 @@ impl Nfnetlink {
         }
     }
 
-    /// Hands these elements of one of our sets to `each`, with the packets they have counted;
+    /// Hands these elements of one of our sets to `each`, with what they have counted;
     /// from the first one on that is not there, none. O(keys).
     ///
     /// # Errors
@@ -370,7 +370,7 @@ impl Nfnetlink {
         family: Family,
         set: &Set,
         keys: &[Value],
-        mut each: impl FnMut(&Value, &Element, u64),
+        mut each: impl FnMut(&Value, &Element, Count),
     ) -> Result<(), NetlinkError> {
         for request in get_elements(family, &set.name, keys, self.seq.wrapping_add(1)) {
             self.next_seq();

@@ -4,7 +4,7 @@
 use std::sync::atomic::AtomicU64;
 
 use jiff::Timestamp;
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -282,14 +282,22 @@ impl Metrics {
             .inc();
     }
 
+    /// The metrics as text, without the end mark.
     pub(super) fn render(&self) -> String {
         let mut out = String::new();
-        if encode(&mut out, &self.registry).is_err() {
+        if encode_registry(&mut out, &self.registry).is_err() {
             // Writing into a string fails for nothing but a metric that cannot be encoded.
             out.push_str("# a metric could not be encoded\n");
         }
         out
     }
+}
+
+/// Text with the end mark that the form asks for.
+pub(super) fn finish(mut text: String) -> String {
+    // A string takes everything.
+    let _ = encode_eof(&mut text);
+    text
 }
 
 #[expect(

@@ -3,6 +3,7 @@
 //! The agent writes plain facts into [`Shared`] and never waits for a reader; the servers
 //! read them on a thread of their own.
 
+mod connections;
 mod health_ports;
 mod log;
 mod metrics;
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub use connections::{Connections, Counted, Source as ConnectionSource};
 pub use log::{LogFormat, init as init_log};
 use metrics::Metrics;
 pub use privileges::{Capability, drop_all_but, held as held_capabilities};
@@ -66,6 +68,7 @@ pub type HealthPorts = BTreeMap<u16, ServiceHealth>;
 pub struct Shared {
     inner: Mutex<Inner>,
     health_ports: watch::Sender<HealthPorts>,
+    connections: Option<ConnectionSource>,
 }
 
 struct Inner {
@@ -91,9 +94,10 @@ pub(crate) struct Health {
 }
 
 impl Shared {
-    /// Nothing happened yet. With `kube_proxy_names`, metrics also go by kube-proxy's names.
+    /// Nothing happened yet. With `kube_proxy_names`, metrics also go by kube-proxy's names;
+    /// with `connections`, they have counters per frontend and endpoint.
     #[must_use]
-    pub fn new(kube_proxy_names: bool) -> Arc<Self> {
+    pub fn new(kube_proxy_names: bool, connections: Option<ConnectionSource>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 metrics: Metrics::new(kube_proxy_names),
@@ -109,6 +113,7 @@ impl Shared {
                 autoscaler_taint: false,
             }),
             health_ports: watch::channel(HealthPorts::new()).0,
+            connections,
         })
     }
 
@@ -219,8 +224,17 @@ impl Shared {
         (checks.iter().all(|(_, ok)| *ok), checks)
     }
 
+    /// All metrics. May wait for the kernel, without keeping the agent from its work.
     pub(crate) fn metrics(&self) -> String {
-        self.inner().metrics.render()
+        let mut text = self.inner().metrics.render();
+        if let Some(source) = &self.connections {
+            match (source.read)() {
+                Ok(Some(found)) => text.push_str(&connections::render(found, source.limit)),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(error, "cannot read the service counters"),
+            }
+        }
+        metrics::finish(text)
     }
 
     pub(crate) fn state(&self) -> Value {

@@ -7,6 +7,7 @@ mod support;
 mod absent;
 mod affinity;
 mod cluster_ips;
+mod counters;
 mod egress;
 mod external;
 mod flows;
