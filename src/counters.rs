@@ -13,6 +13,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::cluster::Protocol;
+use crate::compile::frontend_key_of;
 use crate::compile::layout::{Counted, counted};
 use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::netlink::{NetlinkError, Nfnetlink};
@@ -51,18 +52,17 @@ impl Subject {
     /// Whom an element of `set` counts for; `None` if it counts nothing.
     fn of(family: Family, set: &Set, key: &Value, element: &Element) -> Option<Self> {
         let kind = counted(&set.name)?;
-        let fields = key.fields(&set.key)?;
         let (protocol, what) = match kind {
             Counted::Frontends => {
-                let at = frontend(&fields)?;
+                let at = frontend_key_of(set, key)?;
                 (at.protocol(), What::Frontend(at))
             }
             Counted::Refusals => {
-                let at = frontend(&fields)?;
+                let at = frontend_key_of(set, key)?;
                 (at.protocol(), What::Refused(at))
             }
             Counted::Endpoints => (
-                fields.iter().find_map(protocol)?,
+                key.fields(&set.key)?.iter().find_map(protocol)?,
                 What::Endpoint(endpoint(set, element)?),
             ),
         };
@@ -86,21 +86,6 @@ impl Subject {
 fn protocol(field: &FieldValue) -> Option<Protocol> {
     match field {
         FieldValue::Proto(number) => Protocol::from_number(*number),
-        _ => None,
-    }
-}
-
-fn frontend(fields: &[FieldValue]) -> Option<FrontendKey> {
-    match fields {
-        [FieldValue::Addr(addr), proto, FieldValue::Port(port)] => Some(FrontendKey::Address(
-            *addr,
-            protocol(proto)?,
-            NonZeroU16::new(*port)?,
-        )),
-        [proto, FieldValue::Port(port)] => Some(FrontendKey::NodePort(
-            protocol(proto)?,
-            NonZeroU16::new(*port)?,
-        )),
         _ => None,
     }
 }

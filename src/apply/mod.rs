@@ -1,9 +1,16 @@
 //! Bringing the kernel to the desired state, and keeping it there against other writers.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use crate::cluster::{Cluster, Family, Protocol};
 use crate::compile::layout::names;
 use crate::counters;
 use crate::diff::{Delta, Operation, TableDelta, diff};
+use crate::host::conntrack::Conntrack;
+use crate::host::{HostError, conntrack_plan};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
+use crate::plan::NodePlan;
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
 
 /// Times a commit is tried again after another program's came first.
@@ -97,6 +104,35 @@ pub fn reconcile(
         });
     }
     Err(NetlinkError::Raced)
+}
+
+/// Removes tracked UDP and SCTP flows that lead where no new one would, now that `committed`
+/// is in force and all that is wanted. O(tracked flows). Returns how many.
+///
+/// # Errors
+/// If the table cannot be read or the kernel refuses.
+pub fn drop_stale_flows(
+    table: &mut Conntrack,
+    committed: &Delta,
+    plan: &NodePlan,
+    cluster: &Cluster,
+    local_addresses: &BTreeSet<IpAddr>,
+) -> Result<usize, HostError> {
+    let serving = conntrack_plan::serving(cluster);
+    let closed = conntrack_plan::closed(committed, local_addresses);
+    let context = conntrack_plan::Context {
+        local_addresses,
+        serving: &serving,
+    };
+    let mut removed = 0;
+    for family in Family::ALL {
+        for protocol in [Protocol::Udp, Protocol::Sctp] {
+            let flows = table.dump(family, protocol)?;
+            let stale = conntrack_plan::stale_in(plan, &closed, flows, &context);
+            removed += table.delete_flows(&stale)?;
+        }
+    }
+    Ok(removed)
 }
 
 /// Forgets the clients of endpoints that the commit removed: their handles lead nowhere

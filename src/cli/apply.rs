@@ -7,12 +7,13 @@ use serde_json::json;
 use super::args::{ApplyArgs, DryRun, Output};
 use super::error::CliError;
 use super::inputs::{Inputs, report};
-use crate::apply::{Outcome, purge_affinity, reconcile};
-use crate::cluster::{Family, Protocol};
+use crate::apply::{Outcome, drop_stale_flows, purge_affinity, reconcile};
+use crate::cluster::Family;
 use crate::compile::compile;
 use crate::config::Sysctls;
-use crate::diff;
-use crate::host::{self, conntrack, conntrack_plan, interfaces, routes, sysctl};
+use crate::diff::{self, Delta};
+use crate::host::conntrack::Conntrack;
+use crate::host::{self, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
 use crate::problem::Severity;
 
@@ -63,7 +64,7 @@ pub fn install(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Done, CliError
     let outcome = reconcile(kernel, |live| compile(&inputs.plan, &live.sets()))?;
     let clients = purge_affinity(kernel, &outcome.delta, &outcome.desired)?;
     Ok(Done {
-        flows: stale_flows(inputs)?,
+        flows: stale_flows(inputs, &outcome.delta)?,
         generation: outcome.generation,
         outcome,
         routes,
@@ -168,25 +169,18 @@ pub fn needed_sysctls(inputs: &Inputs) -> Result<Vec<sysctl::Setting>, CliError>
     ))
 }
 
-/// Removes tracked UDP and SCTP flows that lead where no new one would.
-fn stale_flows(inputs: &Inputs) -> Result<usize, CliError> {
-    let mut table = conntrack::Conntrack::open().map_err(host_error)?;
+/// Removes tracked flows that the commit made stale.
+fn stale_flows(inputs: &Inputs, committed: &Delta) -> Result<usize, CliError> {
+    let mut table = Conntrack::open().map_err(host_error)?;
     let interfaces = interfaces::list().map_err(host_error)?;
-    let local_addresses = interfaces::local_addresses(&interfaces);
-    let serving = conntrack_plan::serving(&inputs.cluster);
-    let context = conntrack_plan::Context {
-        local_addresses: &local_addresses,
-        serving: &serving,
-    };
-    let mut removed = 0;
-    for family in Family::ALL {
-        for protocol in [Protocol::Udp, Protocol::Sctp] {
-            let flows = table.dump(family, protocol).map_err(host_error)?;
-            let stale = conntrack_plan::stale_in(&inputs.plan, flows, &context);
-            removed += table.delete_flows(&stale).map_err(host_error)?;
-        }
-    }
-    Ok(removed)
+    drop_stale_flows(
+        &mut table,
+        committed,
+        &inputs.plan,
+        &inputs.cluster,
+        &interfaces::local_addresses(&interfaces),
+    )
+    .map_err(host_error)
 }
 
 fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {

@@ -278,6 +278,26 @@ pub fn frontend_value_key(key: &FrontendKey) -> Value {
     }
 }
 
+/// The frontend, or the host port, that a key of such a map stands for.
+pub fn frontend_key_of(set: &Set, key: &Value) -> Option<FrontendKey> {
+    let protocol = |number| Protocol::from_number(number);
+    match key.fields(&set.key)?[..] {
+        [
+            FieldValue::Addr(addr),
+            FieldValue::Proto(p),
+            FieldValue::Port(port),
+        ] => Some(FrontendKey::Address(
+            addr,
+            protocol(p)?,
+            port.try_into().ok()?,
+        )),
+        [FieldValue::Proto(p), FieldValue::Port(port)] => {
+            Some(FrontendKey::NodePort(protocol(p)?, port.try_into().ok()?))
+        }
+        _ => None,
+    }
+}
+
 /// Key of an endpoint in the handles map.
 pub fn handle_key(group: u32, endpoint: &Endpoint) -> Value {
     Value::new()

@@ -13,7 +13,7 @@ mod skeleton;
 
 use std::collections::{BTreeMap, HashMap};
 
-pub use allocate::{Numbers, Sets, frontend_value_key};
+pub use allocate::{Numbers, Sets, frontend_key_of, frontend_value_key};
 pub use elements::{Sink, cluster_ip, hairpin};
 
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape};

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::apply::purge_affinity;
-use crate::cluster::{Family, ObjectName, Protocol};
+use crate::apply::{drop_stale_flows, purge_affinity};
+use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{Counts, Delta, Operation, TableDelta, diff, own, resembles};
 use crate::engine::{Engine, Next, Step};
@@ -231,7 +231,13 @@ impl Sync {
                 counts,
                 committed,
                 clients: self.purge(&delta, engine)?,
-                flows: self.stale_in(engine, &plan)?,
+                flows: drop_stale_flows(
+                    &mut self.conntrack,
+                    &delta,
+                    &plan,
+                    engine.cluster(),
+                    &self.local_addresses,
+                )?,
                 problems,
                 ..Synced::default()
             });
@@ -288,23 +294,6 @@ impl Sync {
             return Ok(0);
         }
         Ok(self.conntrack.delete(&stale)?.entries)
-    }
-
-    fn stale_in(&mut self, engine: &Engine, plan: &NodePlan) -> Result<usize, SyncError> {
-        let serving = conntrack_plan::serving(engine.cluster());
-        let context = conntrack_plan::Context {
-            local_addresses: &self.local_addresses,
-            serving: &serving,
-        };
-        let mut removed = 0;
-        for family in Family::ALL {
-            for protocol in [Protocol::Udp, Protocol::Sctp] {
-                let flows = self.conntrack.dump(family, protocol)?;
-                let stale = conntrack_plan::stale_in(plan, flows, &context);
-                removed += self.conntrack.delete_flows(&stale)?;
-            }
-        }
-        Ok(removed)
     }
 
     /// Puts our routes right; a route that fails does not keep the others from being made.

@@ -12,6 +12,9 @@ use std::net::IpAddr;
 
 use super::conntrack::{Flow, StaleFlow};
 use crate::cluster::{Cluster, Family, ObjectName, Protocol};
+use crate::compile::frontend_key_of;
+use crate::compile::layout::names;
+use crate::diff::{Delta, Operation};
 use crate::plan::{
     Endpoint, FamilyPlan, FrontendKey, ListKey, NodePlan, ServicePortKey, Target, View,
 };
@@ -30,7 +33,7 @@ pub struct Context<'a> {
 }
 
 /// Address, protocol and port, as in the original direction of a flow.
-type DoorKey = (IpAddr, Protocol, u16);
+pub type DoorKey = (IpAddr, Protocol, u16);
 
 /// All that is behind an address and port of this node or of a service.
 #[derive(Default)]
@@ -120,10 +123,54 @@ pub fn stale_after(
     stale
 }
 
-/// Which of `flows`, a dump of the table, are stale under a plan when nothing is known of
-/// the one before: at a first sync, or for a one-shot `apply`.
+/// The frontends and host ports that `delta` takes out of the kernel, or replaces.
 #[must_use]
-pub fn stale_in(desired: &NodePlan, flows: Vec<Flow>, context: &Context<'_>) -> Vec<Flow> {
+pub fn closed(delta: &Delta, local_addresses: &BTreeSet<IpAddr>) -> BTreeSet<DoorKey> {
+    let mut doors = BTreeSet::new();
+    for table in &delta.tables {
+        for operation in &table.operations {
+            let Operation::DeleteElements(name, elements) = operation else {
+                continue;
+            };
+            let Some(set) = table.sets.get(name).filter(|set| is_door(&set.name)) else {
+                continue;
+            };
+            for key in elements
+                .iter()
+                .filter_map(|(key, _)| frontend_key_of(set, key))
+            {
+                let (protocol, port) = (key.protocol(), key.port().get());
+                match key {
+                    FrontendKey::Address(addr, ..) => drop(doors.insert((addr, protocol, port))),
+                    FrontendKey::NodePort(..) => doors.extend(
+                        local_of(table.family, local_addresses).map(|addr| (addr, protocol, port)),
+                    ),
+                }
+            }
+        }
+    }
+    doors
+}
+
+fn is_door(set: &str) -> bool {
+    [
+        names::FRONTENDS,
+        names::NODE_PORTS,
+        names::HOST_PORTS,
+        names::HOST_PORT_ADDRESSES,
+    ]
+    .contains(&set)
+}
+
+/// Which of `flows`, a dump of the table, are stale under a plan when of the one before only
+/// `closed` is known: at a first sync, or for a one-shot `apply`.
+#[must_use]
+pub fn stale_in(
+    desired: &NodePlan,
+    closed: &BTreeSet<DoorKey>,
+    flows: Vec<Flow>,
+    context: &Context<'_>,
+) -> Vec<Flow> {
     let doors = doors(desired, context);
     let in_service_range = |addr: IpAddr| {
         let mut ranges = desired
@@ -141,7 +188,11 @@ pub fn stale_in(desired: &NodePlan, flows: Vec<Flow>, context: &Context<'_>) -> 
                 !endpoint_of(flow).is_some_and(|endpoint| door.leads_to(&endpoint, context.serving))
             }
             // A service that is no more; the range is nobody else's to translate.
-            None => !untranslated && flow.is_dst_nat() && in_service_range(key.0),
+            None => {
+                !untranslated
+                    && flow.is_dst_nat()
+                    && (in_service_range(key.0) || closed.contains(&key))
+            }
         }
     };
     let concerned = flows.into_iter().filter(|flow| concerns(flow.protocol));

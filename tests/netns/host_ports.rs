@@ -1,9 +1,11 @@
 //! hostPort and hostIP of this node's pods.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 use svcnat::cluster::{Family, Protocol};
 
-use crate::support::{Cluster, Dual, Lab, ip_of, pod, pod_net, row};
+use crate::support::{Cluster, Dual, Lab, Outcome, ip_of, pod, pod_net, row};
 
 fn ports(ports: Value) -> Value {
     json!({"containers": [{"name": "main", "ports": ports}]})
@@ -147,4 +149,17 @@ fn a_host_port_moves_with_its_pod_and_goes_with_it() {
     lab.check(&[at("its successor").answers(&["a1"])]);
     lab.apply(&Cluster::with([]));
     lab.check(&[at("nobody").refused()]);
+}
+
+#[test]
+fn a_udp_flow_to_a_host_port_that_is_gone_ends_with_it() {
+    let lab = Lab::running(&Cluster::with([]).object(pod("a0", json!({}), both(81))));
+    for family in Family::ALL {
+        lab.apply(&Cluster::with([]).object(pod("a0", json!({}), both(81))));
+        let to = SocketAddr::new(ip_of("a").of(family), 81);
+        let mut flow = lab.from("out").open(Protocol::Udp, to).expect("a flow");
+        lab.apply(&Cluster::with([]));
+        let after = flow.ask();
+        assert!(!matches!(after, Outcome::Answer(_)), "{family}: {after:?}");
+    }
 }

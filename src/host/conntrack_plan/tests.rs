@@ -168,7 +168,7 @@ fn is_stale(desired: &NodePlan, flow: Flow) -> bool {
         local_addresses: &local_addresses,
         serving: &Serving::new(),
     };
-    !stale_in(desired, vec![flow], &context).is_empty()
+    !stale_in(desired, &BTreeSet::new(), vec![flow], &context).is_empty()
 }
 
 const BOTH: [&str; 2] = ["10.1.0.5:5353", "10.1.0.6:5353"];
