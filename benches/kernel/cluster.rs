@@ -71,8 +71,8 @@ pub fn read(text: &str) -> Cluster {
 pub fn slice_change(text: &str) -> Change {
     let cluster = read(text);
     let (_, slices) = cluster.slices.into_iter().next().expect("one service");
-    let (name, slice) = slices.into_iter().next().expect("one slice");
-    Change::Slice(name, Some(slice))
+    let slice = slices.into_iter().next().expect("one slice");
+    Change::Slice(slice.name.clone(), Some(slice))
 }
 
 /// A Service as an event of the API.

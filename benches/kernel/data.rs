@@ -161,7 +161,7 @@ fn ours(bench: &Bench, services: usize, classes: usize, affinity: bool) {
     }
     let mut objects = read(&text);
     for (n, slices) in objects.slices.values_mut().enumerate() {
-        for slice in slices.values_mut() {
+        for slice in slices.iter_mut() {
             // Ports tell endpoints apart; the server answers on one, so a service with more
             // endpoints repeats it by weight.
             for endpoint in &mut slice.endpoints {

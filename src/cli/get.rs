@@ -148,8 +148,8 @@ fn services(inputs: &Inputs, wide: bool, counts: Option<&Counts>) -> Table {
                 or_none(&ips)
             };
             let mut row = vec![
-                service.name.namespace.clone(),
-                service.name.name.clone(),
+                service.name.namespace.to_string(),
+                service.name.name.to_string(),
                 service.service_type.to_string(),
                 cluster_ip,
                 or_none(&external),
@@ -305,7 +305,7 @@ fn endpoints(inputs: &Inputs, counts: Option<&Counts>) -> Table {
 }
 
 fn port_name(port: &ServicePortKey) -> String {
-    match port.port_name.as_str() {
+    match &*port.port_name {
         "" => "<unnamed>".to_owned(),
         name => name.to_owned(),
     }

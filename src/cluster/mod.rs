@@ -4,8 +4,10 @@
 //! Kubernetes names; what the API leaves out is already resolved to its documented default.
 
 mod change;
+mod names;
+mod slices;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -15,20 +17,22 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::ruleset::{Family, Protocol};
 pub use change::Change;
+pub use names::{Name, Names};
+pub use slices::Slices;
 
 /// `namespace/name` of a namespaced object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectName {
     /// Namespace; `default` where a manifest leaves it out.
-    pub namespace: String,
+    pub namespace: Name,
     /// Name.
-    pub name: String,
+    pub name: Name,
 }
 
 impl ObjectName {
     /// A name from its parts.
     #[must_use]
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    pub fn new(namespace: impl Into<Name>, name: impl Into<Name>) -> Self {
         Self {
             namespace: namespace.into(),
             name: name.into(),
@@ -46,7 +50,7 @@ impl fmt::Display for ObjectName {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Origin {
     /// File name, `<stdin>`, or the API server's address.
-    pub source: String,
+    pub source: Name,
     /// Number of the document in the source, from 1; 0 if it has no documents.
     pub document: usize,
     /// First line of the document, from 1; 0 if unknown.
@@ -114,7 +118,7 @@ pub enum TargetPort {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Name, empty if unnamed.
-    pub name: String,
+    pub name: Name,
     /// Protocol.
     pub protocol: Protocol,
     /// The port of the service.
@@ -154,8 +158,8 @@ pub struct Service {
     pub dual_stack: bool,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
-    /// `spec.selector`; empty if it has none.
-    pub selector: BTreeMap<String, String>,
+    /// `spec.selector` in key order; empty if it has none.
+    pub selector: Vec<(Name, Name)>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP or absent.
@@ -194,22 +198,43 @@ pub struct SliceEndpoint {
     /// `conditions.terminating`, null is false.
     pub terminating: bool,
     /// `nodeName`.
-    pub node_name: Option<String>,
+    pub node_name: Option<Name>,
     /// `zone`.
-    pub zone: Option<String>,
+    pub zone: Option<Name>,
     /// `targetRef` name, if it is a Pod.
-    pub pod: Option<String>,
-    /// `hints.forZones`.
-    pub for_zones: BTreeSet<String>,
-    /// `hints.forNodes`.
-    pub for_nodes: BTreeSet<String>,
+    pub pod: Option<Name>,
+    /// `hints`; `None` if they name nobody.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// For whom an endpoint is meant.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Hints {
+    /// `forZones`.
+    pub for_zones: Vec<Name>,
+    /// `forNodes`.
+    pub for_nodes: Vec<Name>,
+}
+
+impl SliceEndpoint {
+    /// Zones it is meant for; empty if that is not said.
+    #[must_use]
+    pub fn for_zones(&self) -> &[Name] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.for_zones)
+    }
+
+    /// Nodes it is meant for; empty if that is not said.
+    #[must_use]
+    pub fn for_nodes(&self) -> &[Name] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.for_nodes)
+    }
 }
 
 /// One port of an EndpointSlice that has a number.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SlicePort {
     /// Name, empty if unnamed.
-    pub name: String,
+    pub name: Name,
     /// Protocol.
     pub protocol: Protocol,
     /// Number.
@@ -330,11 +355,10 @@ pub struct ServiceCidr {
 /// same ruleset whatever order they came in.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Cluster {
-    /// Services by name. Boxed, as slices are.
+    /// Services by name. Boxed: a map reserves room for eleven values in each node.
     pub services: BTreeMap<ObjectName, Box<Service>>,
-    /// Slices by service, then by slice name. Boxed: a map reserves room for eleven values,
-    /// and most services have one slice.
-    pub slices: BTreeMap<ObjectName, BTreeMap<ObjectName, Box<EndpointSlice>>>,
+    /// Slices by service.
+    pub slices: BTreeMap<ObjectName, Slices>,
     /// Pods by name.
     pub pods: BTreeMap<ObjectName, Pod>,
     /// Nodes by name.
@@ -358,8 +382,7 @@ impl Cluster {
         self.slices
             .get(service)
             .into_iter()
-            .flat_map(BTreeMap::values)
-            .map(|slice| &**slice)
+            .flat_map(Slices::iter)
             .collect()
     }
 }

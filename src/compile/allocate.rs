@@ -137,7 +137,14 @@ pub fn handle(
 /// The slots of a list: `previous` with as few changes as possible, now holding `desired`
 /// (each endpoint as often as its weight). O(previous + desired).
 pub fn slots(previous: &[Option<Endpoint>], desired: &BTreeMap<Endpoint, u32>) -> Vec<Endpoint> {
-    let total: usize = desired.values().map(|w| *w as usize).sum();
+    let all = || {
+        let endpoints = desired.iter();
+        endpoints.flat_map(|(endpoint, count)| (0..*count).map(|_| *endpoint))
+    };
+    if previous.is_empty() {
+        return all().collect();
+    }
+    let total = all().count();
     let mut left: BTreeMap<Endpoint, u32> = desired.clone();
     let mut slots: Vec<Option<Endpoint>> = (0..total)
         .map(|i| {

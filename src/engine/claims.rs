@@ -1,15 +1,17 @@
 //! Who lays claim to a frontend. Two Services may list the same external address and port;
 //! the first in name order has it, and the other takes over when that one goes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::cluster::ObjectName;
 use crate::plan::{Frontend, FrontendKey};
 
-/// Claimants by frontend, in name order.
+/// Claimants by frontend. Nearly all frontends have one, so the others are kept apart.
 #[derive(Debug, Default)]
-pub(super) struct Claims(HashMap<FrontendKey, Vec<Arc<ObjectName>>>);
+pub(super) struct Claims {
+    one: HashMap<FrontendKey, ObjectName>,
+    more: HashMap<FrontendKey, BTreeSet<ObjectName>>,
+}
 
 impl Claims {
     /// All that claim `key` besides `name`.
@@ -18,8 +20,9 @@ impl Claims {
         key: &FrontendKey,
         name: &'a ObjectName,
     ) -> impl Iterator<Item = &'a ObjectName> {
-        let claimants = self.0.get(key).into_iter().flatten();
-        claimants.map(|c| &**c).filter(move |c| *c != name)
+        let one = self.one.get(key).into_iter();
+        let more = self.more.get(key).into_iter().flatten();
+        one.chain(more).filter(move |claimant| *claimant != name)
     }
 
     /// A service gives up `before` and claims `after`. O(both).
@@ -30,20 +33,33 @@ impl Claims {
         after: &BTreeMap<FrontendKey, Frontend>,
     ) {
         for key in before.keys().filter(|key| !after.contains_key(key)) {
-            if let Some(claimants) = self.0.get_mut(key) {
-                claimants.retain(|c| **c != *name);
-                if claimants.is_empty() {
-                    self.0.remove(key);
-                }
-            }
+            self.give_up(key, name);
         }
-        let mut shared = None;
         for key in after.keys().filter(|key| !before.contains_key(key)) {
-            let name = Arc::clone(shared.get_or_insert_with(|| Arc::new(name.clone())));
-            let claimants = self.0.entry(*key).or_insert_with(|| Vec::with_capacity(1));
-            if let Err(at) = claimants.binary_search(&name) {
-                claimants.insert(at, name);
+            self.claim(*key, name);
+        }
+    }
+
+    fn claim(&mut self, key: FrontendKey, name: &ObjectName) {
+        match self.one.get(&key) {
+            None => drop(self.one.insert(key, name.clone())),
+            Some(known) if known == name => {}
+            Some(_) => drop(self.more.entry(key).or_default().insert(name.clone())),
+        }
+    }
+
+    fn give_up(&mut self, key: &FrontendKey, name: &ObjectName) {
+        if self.one.get(key) == Some(name) {
+            self.one.remove(key);
+            let next = self.more.get_mut(key).and_then(BTreeSet::pop_first);
+            if let Some(next) = next {
+                self.one.insert(*key, next);
             }
+        } else if let Some(more) = self.more.get_mut(key) {
+            more.remove(name);
+        }
+        if self.more.get(key).is_some_and(BTreeSet::is_empty) {
+            self.more.remove(key);
         }
     }
 }

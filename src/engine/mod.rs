@@ -15,12 +15,12 @@ mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Change, Cluster, EndpointSlice, Family, ObjectName};
+use crate::cluster::{Change, Cluster, EndpointSlice, Family, Names, ObjectName, Slices};
 use crate::compile::{Numbers, Sink, compile_numbered, node_level, services};
 use crate::config::Config;
 use crate::diff::{Delta, diff, elements, elements_only};
 use crate::plan::{
-    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Shape, plan, plan_node_level,
+    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Shape, plan_each, plan_node_level,
     plan_routes, plan_service,
 };
 use crate::problem::Problem;
@@ -63,6 +63,7 @@ pub struct Engine {
     interface_addresses: Vec<std::net::IpAddr>,
     node: NodeContext,
     cluster: Cluster,
+    names: Names,
     /// Which service a slice belongs to.
     slice_service: BTreeMap<ObjectName, ObjectName>,
     endpoints: usize,
@@ -119,6 +120,7 @@ impl Engine {
             interface_addresses,
             node,
             cluster: Cluster::default(),
+            names: Names::default(),
             slice_service: BTreeMap::new(),
             endpoints: 0,
             families: Vec::new(),
@@ -133,11 +135,7 @@ impl Engine {
     }
 
     fn set_cluster(&mut self, cluster: Cluster) {
-        self.slice_service = cluster
-            .slices
-            .iter()
-            .flat_map(|(service, slices)| slices.keys().map(|name| (name.clone(), service.clone())))
-            .collect();
+        self.slice_service = services_of_slices(&cluster);
         self.endpoints = count_endpoints(&cluster);
         self.cluster = cluster;
         self.rebuild = true;
@@ -184,11 +182,7 @@ impl Engine {
     #[must_use]
     pub fn slice(&self, name: &ObjectName) -> Option<&EndpointSlice> {
         let service = self.slice_service.get(name)?;
-        self.cluster
-            .slices
-            .get(service)?
-            .get(name)
-            .map(|slice| &**slice)
+        self.cluster.slices.get(service)?.get(name)
     }
 
     /// True if objects changed since the last step.
@@ -252,12 +246,7 @@ impl Engine {
         }
         self.node_level_changed |= self.cluster.pods != cluster.pods;
         std::mem::swap(&mut self.cluster, &mut cluster);
-        self.slice_service = self
-            .cluster
-            .slices
-            .iter()
-            .flat_map(|(service, slices)| slices.keys().map(|name| (name.clone(), service.clone())))
-            .collect();
+        self.slice_service = services_of_slices(&self.cluster);
         self.endpoints = count_endpoints(&self.cluster);
     }
 
@@ -270,7 +259,10 @@ impl Engine {
                 }
                 self.touch(&name);
                 match object {
-                    Some(object) => drop(self.cluster.services.insert(name, object)),
+                    Some(mut object) => {
+                        self.names.share_service(&mut object);
+                        self.cluster.services.insert(object.name.clone(), object);
+                    }
                     None => drop(self.cluster.services.remove(&name)),
                 }
             }
@@ -316,17 +308,16 @@ impl Engine {
             }
             self.slice_service.remove(&name);
         }
-        if let Some(slice) = object {
+        if let Some(mut slice) = object {
             self.touch(&slice.service);
+            let service = self.cluster.services.get_key_value(&slice.service);
+            self.names
+                .share_slice(&mut slice, service.map(|(name, _)| name));
             self.endpoints += slice.endpoints.len();
             self.slice_service
-                .insert(name.clone(), slice.service.clone());
-            let slices = self
-                .cluster
-                .slices
-                .entry(slice.service.clone())
-                .or_default();
-            slices.insert(name, slice);
+                .insert(slice.name.clone(), slice.service.clone());
+            let slices = self.cluster.slices.entry(slice.service.clone());
+            slices.or_default().insert(slice);
         }
     }
 
@@ -345,7 +336,7 @@ impl Engine {
             .iter()
             .map(|family| match self.cluster.services.get(name) {
                 Some(service) => plan_service(service, &slices, *family, &self.node),
-                None => ServicePlan::default(),
+                None => ServicePlan::empty(*family),
             })
             .collect()
     }
@@ -516,29 +507,33 @@ impl Engine {
         let (node, mut problems) =
             NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
         self.node = node;
-        let (plan, found) = plan(&self.cluster, &self.config, &self.node);
+        let mut families: Vec<FamilyState> = Family::ALL
+            .into_iter()
+            .map(|family| {
+                let (frame, _) = plan_node_level(&self.cluster, &self.config, &self.node, family);
+                FamilyState {
+                    shared: Shared::new(&frame),
+                    frame,
+                    numbers: Numbers::default(),
+                    claims: Claims::default(),
+                }
+            })
+            .collect();
+        let nothing = BTreeMap::new();
+        let (plan, found) = plan_each(&self.cluster, &self.config, &self.node, |service, part| {
+            let family = |state: &&mut FamilyState| state.frame.family == part.family;
+            if let Some(state) = families.iter_mut().find(family) {
+                let claims = &mut state.claims;
+                claims.change(service, &nothing, &part.frontends);
+                state.shared.count(part);
+            }
+        });
         problems.extend(found);
         let (ruleset, mut numbers) = compile_numbered(&plan, &live.sets());
-        self.families = Vec::new();
-        for family in Family::ALL {
-            let (frame, _) = plan_node_level(&self.cluster, &self.config, &self.node, family);
-            let mut state = FamilyState {
-                shared: Shared::new(&frame),
-                frame,
-                numbers: numbers.remove(&family).unwrap_or_default(),
-                claims: Claims::default(),
-            };
-            let nothing = ServicePlan::default();
-            for service in self.cluster.services.values() {
-                let slices = self.cluster.slices_of(&service.name);
-                let part = plan_service(service, &slices, family, &self.node);
-                state
-                    .claims
-                    .change(&service.name, &nothing.frontends, &part.frontends);
-                state.shared.count(&part);
-            }
-            self.families.push(state);
+        for state in &mut families {
+            state.numbers = numbers.remove(&state.frame.family).unwrap_or_default();
         }
+        self.families = families;
         self.routes.clone_from(&plan.routes);
         self.ruleset = ruleset;
         self.changed.clear();
@@ -555,8 +550,15 @@ fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, object: Option<Box<V>>) {
     }
 }
 
+fn services_of_slices(cluster: &Cluster) -> BTreeMap<ObjectName, ObjectName> {
+    let slices = cluster.slices.values().flat_map(Slices::iter);
+    slices
+        .map(|slice| (slice.name.clone(), slice.service.clone()))
+        .collect()
+}
+
 fn count_endpoints(cluster: &Cluster) -> usize {
-    let slices = cluster.slices.values().flat_map(BTreeMap::values);
+    let slices = cluster.slices.values().flat_map(Slices::iter);
     slices.map(|slice| slice.endpoints.len()).sum()
 }
 

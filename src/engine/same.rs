@@ -1,8 +1,6 @@
 //! Whether two versions of an object differ in anything that decides.
 
-use std::collections::BTreeMap;
-
-use crate::cluster::{EndpointSlice, ObjectName, Service};
+use crate::cluster::{EndpointSlice, Service, Slices};
 
 /// True if nothing differs that decides anything: where an object was read does not.
 pub(super) fn same_service(old: Option<&Service>, new: Option<&Service>) -> bool {
@@ -25,17 +23,14 @@ pub(super) fn same_slice(old: &EndpointSlice, new: &EndpointSlice) -> bool {
         && old.endpoints == new.endpoints
 }
 
-pub(super) fn same_slices(
-    old: Option<&BTreeMap<ObjectName, Box<EndpointSlice>>>,
-    new: Option<&BTreeMap<ObjectName, Box<EndpointSlice>>>,
-) -> bool {
+pub(super) fn same_slices(old: Option<&Slices>, new: Option<&Slices>) -> bool {
     match (old, new) {
         (Some(old), Some(new)) => {
             old.len() == new.len()
                 && old
                     .iter()
-                    .zip(new)
-                    .all(|((a, old), (b, new))| a == b && same_slice(old, new))
+                    .zip(new.iter())
+                    .all(|(old, new)| old.name == new.name && same_slice(old, new))
         }
         (old, new) => old.is_none() && new.is_none(),
     }

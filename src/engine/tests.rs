@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
 use crate::diff::Operation;
+use crate::plan::plan;
 use crate::ruleset::{LiveTable, Set};
 use crate::source::{Loaded, load_str};
 
@@ -143,11 +144,10 @@ fn change(action: &Action) -> Option<Change> {
                 ready: *ready,
                 serving: true,
                 terminating: !ready,
-                node_name: Some(if *here { "n1" } else { "n2" }.to_owned()),
+                node_name: Some(if *here { "n1" } else { "n2" }.into()),
                 zone: None,
-                pod: Some(format!("p{octet}")),
-                for_zones: BTreeSet::new(),
-                for_nodes: BTreeSet::new(),
+                pod: Some(format!("p{octet}").into()),
+                hints: None,
             };
             let name = slice_name(*n, *slice);
             let slice = EndpointSlice {
@@ -157,7 +157,7 @@ fn change(action: &Action) -> Option<Change> {
                 family: Family::Ip,
                 endpoints: endpoints.iter().map(endpoint).collect(),
                 ports: vec![SlicePort {
-                    name: String::new(),
+                    name: "".into(),
                     protocol: Protocol::Tcp,
                     port: NonZeroU16::new(8080)?,
                 }],

@@ -28,7 +28,7 @@ pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
 pub use sync::{Look, Sync, SyncError, Synced};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Slices};
 use crate::config::Config;
 use crate::diff::Delta;
 use crate::engine::Engine;
@@ -405,8 +405,8 @@ impl<'a> Agent<'a> {
             return Err(format!("{errors} errors in the input"));
         }
         let before = self.engine.endpoint_count();
-        let slices = reading.cluster.slices.values().flatten();
-        let after: usize = slices.map(|(_, slice)| slice.endpoints.len()).sum();
+        let slices = reading.cluster.slices.values().flat_map(Slices::iter);
+        let after: usize = slices.map(|slice| slice.endpoints.len()).sum();
         let lost = before.saturating_sub(after);
         if !first && !confirmed && pending::too_many(lost, before, self.options.max_endpoint_loss) {
             tracing::warn!(

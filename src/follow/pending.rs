@@ -182,7 +182,7 @@ pub fn too_many(lost: usize, endpoints: usize, share: f64) -> bool {
 fn name_of(change: &Change) -> ObjectName {
     match change {
         Change::Service(name, _) | Change::Slice(name, _) | Change::Pod(name, _) => name.clone(),
-        Change::Node(name, _) | Change::ServiceCidr(name, _) => ObjectName::new("", name),
+        Change::Node(name, _) | Change::ServiceCidr(name, _) => ObjectName::new("", name.as_str()),
     }
 }
 
@@ -192,13 +192,17 @@ fn names(kind: Kind, known: &Cluster) -> Vec<ObjectName> {
         Kind::EndpointSlice => known
             .slices
             .values()
-            .flat_map(|s| s.keys().cloned())
+            .flat_map(|s| s.iter().map(|slice| slice.name.clone()))
             .collect(),
         Kind::Pod => known.pods.keys().cloned().collect(),
-        Kind::Node => known.nodes.keys().map(|n| ObjectName::new("", n)).collect(),
+        Kind::Node => known
+            .nodes
+            .keys()
+            .map(|n| ObjectName::new("", n.as_str()))
+            .collect(),
         Kind::ServiceCidr => {
             let names = known.service_cidrs.keys();
-            names.map(|n| ObjectName::new("", n)).collect()
+            names.map(|n| ObjectName::new("", n.as_str())).collect()
         }
     }
 }

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, EndpointSlice, Node, Pod, Service, ServiceCidr};
+use crate::cluster::{Cluster, EndpointSlice, Names, Node, Pod, Service, ServiceCidr, Slices};
 
 const MAGIC: &str = "svcnat-state";
 /// Counted up when the objects' form changes: another version's file is not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FILE: &str = "state.json";
 
 /// Why a saved state cannot be used or written.
@@ -99,12 +99,7 @@ impl Saved {
     pub fn write(&self, cluster: &Cluster) -> Result<usize, SavedError> {
         let outgoing = Outgoing {
             services: cluster.services.values().map(|s| &**s).collect(),
-            slices: cluster
-                .slices
-                .values()
-                .flat_map(|s| s.values())
-                .map(|slice| &**slice)
-                .collect(),
+            slices: cluster.slices.values().flat_map(Slices::iter).collect(),
             pods: cluster.pods.values().collect(),
             nodes: cluster.nodes.values().collect(),
             service_cidrs: cluster.service_cidrs.values().collect(),
@@ -154,11 +149,17 @@ impl Saved {
         let saved: Incoming =
             serde_json::from_slice(body).map_err(|e| self.content(&e.to_string()))?;
         let mut cluster = Cluster::default();
-        let services = saved.services.into_iter();
-        cluster.services = services.map(|s| (s.name.clone(), Box::new(s))).collect();
-        for slice in saved.slices {
+        let mut names = Names::default();
+        let services = saved.services.into_iter().map(|mut service| {
+            names.share_service(&mut service);
+            (service.name.clone(), Box::new(service))
+        });
+        cluster.services = services.collect();
+        for mut slice in saved.slices {
+            let service = cluster.services.get_key_value(&slice.service);
+            names.share_slice(&mut slice, service.map(|(name, _)| name));
             let slices = cluster.slices.entry(slice.service.clone()).or_default();
-            slices.insert(slice.name.clone(), Box::new(slice));
+            slices.insert(Box::new(slice));
         }
         let pods = saved.pods.into_iter();
         cluster.pods = pods.map(|p| (p.name.clone(), p)).collect();
@@ -223,7 +224,8 @@ mod tests {
         flipped[at] ^= 1;
         fs::write(&saved.path, flipped).unwrap();
         assert!(saved.read().unwrap_err().to_string().contains("damaged"));
-        let other = String::from_utf8(whole).unwrap().replacen(" 1 ", " 2 ", 1);
+        let (ours, next) = (format!(" {VERSION} "), format!(" {} ", VERSION + 1));
+        let other = String::from_utf8(whole).unwrap().replacen(&ours, &next, 1);
         fs::write(&saved.path, other).unwrap();
         assert!(saved.read().unwrap_err().to_string().contains("version"));
         fs::remove_dir_all(folder).unwrap();

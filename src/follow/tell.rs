@@ -78,7 +78,7 @@ impl Agent<'_> {
 
 /// Puts a service's health check port where it belongs now.
 fn health_port(engine: &Engine, name: &ObjectName, ports: &mut HealthPorts) {
-    ports.retain(|_, health| health.namespace != name.namespace || health.name != name.name);
+    ports.retain(|_, health| *health.namespace != *name.namespace || *health.name != *name.name);
     let Some(service) = engine.cluster().services.get(name) else {
         return;
     };
@@ -95,8 +95,8 @@ fn health_port(engine: &Engine, name: &ObjectName, ports: &mut HealthPorts) {
         .map(|endpoint| endpoint.address)
         .collect();
     let health = ServiceHealth {
-        namespace: name.namespace.clone(),
-        name: name.name.clone(),
+        namespace: name.namespace.to_string(),
+        name: name.name.to_string(),
         local_endpoints: local.len(),
     };
     ports.insert(port.get(), health);

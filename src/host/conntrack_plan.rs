@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::conntrack::{Flow, StaleFlow};
 use crate::cluster::{Cluster, Family, ObjectName, Protocol};
@@ -72,7 +73,7 @@ pub fn serving_of<'a>(
         let Some(slices) = cluster.slices.get(service) else {
             continue;
         };
-        for slice in slices.values() {
+        for slice in slices.iter() {
             for port in slice.ports.iter().filter(|port| concerns(port.protocol)) {
                 let key = ServicePortKey {
                     service: service.clone(),
@@ -261,11 +262,11 @@ fn doors<'a>(plan: &'a NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Doo
 
 /// The endpoints of a service port in any list: what a policy would not choose now is still
 /// good for a flow that has it.
-fn endpoints_of(family: &FamilyPlan, owner: &ServicePortKey) -> BTreeSet<Endpoint> {
+fn endpoints_of(family: &FamilyPlan, owner: &Arc<ServicePortKey>) -> BTreeSet<Endpoint> {
     [View::Cluster, View::Local]
         .into_iter()
         .filter_map(|view| {
-            let port = owner.clone();
+            let port = Arc::clone(owner);
             family.lists.get(&ListKey { port, view })
         })
         .flat_map(|list| list.endpoints.keys().copied())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::types::{Endpoint, View};
-use crate::cluster::{EndpointSlice, Family, ServicePort, SliceEndpoint};
+use crate::cluster::{EndpointSlice, Family, Name, ServicePort, SliceEndpoint};
 
 /// What node an endpoint is seen from.
 #[derive(Clone, Copy, Debug)]
@@ -145,7 +145,7 @@ pub fn standings(
         View::Cluster => &selection.cluster,
         View::Local => &selection.local,
     };
-    let by_node = chosen.values().all(|e| e.for_nodes.contains(from.node));
+    let by_node = chosen.values().all(|e| named(e.for_nodes(), from.node));
     let standing = |key: &Endpoint, e: &SliceEndpoint| {
         let usable = e.ready || (e.serving && e.terminating);
         match view {
@@ -184,6 +184,10 @@ pub fn without_port(
         .collect()
 }
 
+fn named(names: &[Name], wanted: &str) -> bool {
+    names.iter().any(|name| **name == *wanted)
+}
+
 /// Narrows ready endpoints by their hints: those for this node if every endpoint has a
 /// node hint and one names it, else the same by zone, else all.
 fn by_topology<'a>(
@@ -200,13 +204,13 @@ fn by_topology<'a>(
                 .collect::<BTreeMap<_, _>>()
         })
     };
-    let by_node = narrowed(&|e| !e.for_nodes.is_empty(), &|e| {
-        e.for_nodes.contains(from.node)
+    let by_node = narrowed(&|e| !e.for_nodes().is_empty(), &|e| {
+        named(e.for_nodes(), from.node)
     });
     let by_zone = || {
         let zone = from.zone?;
-        narrowed(&|e| !e.for_zones.is_empty(), &|e| {
-            e.for_zones.contains(zone)
+        narrowed(&|e| !e.for_zones().is_empty(), &|e| {
+            named(e.for_zones(), zone)
         })
     };
     by_node.or_else(by_zone).unwrap_or(ready)
@@ -215,8 +219,7 @@ fn by_topology<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{ObjectName, Origin, Protocol, SlicePort, TargetPort};
-    use std::collections::BTreeSet;
+    use crate::cluster::{Hints, ObjectName, Origin, Protocol, SlicePort, TargetPort};
     use std::net::IpAddr;
     use std::num::NonZeroU16;
 
@@ -234,8 +237,7 @@ mod tests {
             node_name: Some(node.into()),
             zone: None,
             pod: None,
-            for_zones: BTreeSet::new(),
-            for_nodes: BTreeSet::new(),
+            hints: None,
         }
     }
 
@@ -256,7 +258,20 @@ mod tests {
 
     fn zoned(n: u8, zone: &str) -> SliceEndpoint {
         SliceEndpoint {
-            for_zones: BTreeSet::from([zone.to_owned()]),
+            hints: Some(Box::new(Hints {
+                for_zones: vec![zone.into()],
+                for_nodes: Vec::new(),
+            })),
+            ..endpoint(n, "n2")
+        }
+    }
+
+    fn zoned_for(n: u8, zone: &str, node: &str) -> SliceEndpoint {
+        SliceEndpoint {
+            hints: Some(Box::new(Hints {
+                for_zones: vec![zone.into()],
+                for_nodes: vec![node.into()],
+            })),
             ..endpoint(n, "n2")
         }
     }
@@ -270,14 +285,14 @@ mod tests {
             family: Family::Ip,
             endpoints,
             ports: vec![SlicePort {
-                name: String::new(),
+                name: "".into(),
                 protocol: Protocol::Tcp,
                 port: NonZeroU16::MIN,
             }],
             trigger_time: None,
         };
         let port = ServicePort {
-            name: String::new(),
+            name: "".into(),
             protocol: Protocol::Tcp,
             port: NonZeroU16::MIN,
             target_port: TargetPort::Number(NonZeroU16::MIN),
@@ -326,14 +341,14 @@ mod tests {
             family: Family::Ip,
             endpoints,
             ports: vec![SlicePort {
-                name: String::new(),
+                name: "".into(),
                 protocol: Protocol::Tcp,
                 port: NonZeroU16::MIN,
             }],
             trigger_time: None,
         };
         let port = ServicePort {
-            name: String::new(),
+            name: "".into(),
             protocol: Protocol::Tcp,
             port: NonZeroU16::MIN,
             target_port: TargetPort::Number(NonZeroU16::MIN),
@@ -375,10 +390,8 @@ mod tests {
             reasons(vec![zoned(1, "z1"), zoned(2, "z2")], View::Cluster),
             [Standing::Used, Standing::OtherZone]
         );
-        let mut here = zoned(1, "z1");
-        here.for_nodes.insert("n1".into());
-        let mut there = zoned(2, "z1");
-        there.for_nodes.insert("n2".into());
+        let here = zoned_for(1, "z1", "n1");
+        let there = zoned_for(2, "z1", "n2");
         assert_eq!(
             reasons(vec![here, there], View::Cluster),
             [Standing::Used, Standing::OtherNode]
@@ -404,10 +417,8 @@ mod tests {
 
     #[test]
     fn node_hints_come_before_zone_hints() {
-        let mut near = zoned(1, "z1");
-        near.for_nodes.insert("n1".into());
-        let mut far = zoned(2, "z1");
-        far.for_nodes.insert("n2".into());
+        let near = zoned_for(1, "z1", "n1");
+        let far = zoned_for(2, "z1", "n2");
         assert_eq!(chosen(vec![near, far]).0, [1]);
     }
 

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, Family};
+use crate::cluster::{Cluster, Family, ObjectName};
 use crate::config::{Config, DetectLocal, NodePortAddresses};
 use crate::problem::Problem;
 
@@ -39,10 +39,21 @@ pub fn complete(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> V
 /// The desired state of this node. `cluster` should be [`complete`]d. O(cluster).
 #[must_use]
 pub fn plan(cluster: &Cluster, config: &Config, node: &NodeContext) -> (NodePlan, Vec<Problem>) {
+    plan_each(cluster, config, node, |_, _| {})
+}
+
+/// The same; shows `seen` what each Service brings to each family, before it is merged.
+#[must_use]
+pub fn plan_each(
+    cluster: &Cluster,
+    config: &Config,
+    node: &NodeContext,
+    mut seen: impl FnMut(&ObjectName, &ServicePlan),
+) -> (NodePlan, Vec<Problem>) {
     let mut problems = Vec::new();
     let families = Family::ALL
         .iter()
-        .map(|family| plan_family(cluster, config, node, *family, &mut problems))
+        .map(|family| plan_family(cluster, config, node, *family, &mut problems, &mut seen))
         .collect();
     let (routes, found) = plan_routes(cluster, config, node);
     problems.extend(found);
@@ -98,11 +109,13 @@ fn plan_family(
     node: &NodeContext,
     family: Family,
     problems: &mut Vec<Problem>,
+    seen: &mut impl FnMut(&ObjectName, &ServicePlan),
 ) -> FamilyPlan {
     let (mut out, found) = plan_node_level(cluster, config, node, family);
     problems.extend(found);
     for service in cluster.services.values() {
         let part = plan_service(service, &cluster.slices_of(&service.name), family, node);
+        seen(&service.name, &part);
         out.add(part);
     }
     for (key, port) in &out.host_ports {

@@ -13,13 +13,15 @@ use super::types::{
     View,
 };
 use crate::cluster::{
-    EndpointSlice, Family, Service, ServicePort, ServiceType, SliceEndpoint, TrafficPolicy,
+    EndpointSlice, Family, Name, Service, ServicePort, ServiceType, SliceEndpoint, TrafficPolicy,
 };
 use crate::ruleset::comment;
 
 /// What one service brings to one family's plan.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePlan {
+    /// Family.
+    pub family: Family,
     /// Endpoint lists that some frontend leads to.
     pub lists: BTreeMap<ListKey, EndpointList>,
     /// Frontends.
@@ -28,6 +30,20 @@ pub struct ServicePlan {
     pub cluster_ips: BTreeMap<IpAddr, Arc<str>>,
     /// Addresses of its endpoints on this node.
     pub local_endpoints: BTreeSet<IpAddr>,
+}
+
+impl ServicePlan {
+    /// A plan of nothing.
+    #[must_use]
+    pub const fn empty(family: Family) -> Self {
+        Self {
+            family,
+            lists: BTreeMap::new(),
+            frontends: BTreeMap::new(),
+            cluster_ips: BTreeMap::new(),
+            local_endpoints: BTreeSet::new(),
+        }
+    }
 }
 
 /// True if this proxy has nothing to do for the service: headless, an alias, another
@@ -45,7 +61,7 @@ pub fn plan_service(
     family: Family,
     node: &NodeContext,
 ) -> ServicePlan {
-    let mut plan = ServicePlan::default();
+    let mut plan = ServicePlan::empty(family);
     let of_family = |addr: &&IpAddr| Family::of(addr) == family;
     let Some(cluster_ip) = service.cluster_ips.iter().find(of_family) else {
         return plan;
@@ -53,8 +69,8 @@ pub fn plan_service(
     if is_ignored(service) {
         return plan;
     }
-    plan.cluster_ips
-        .insert(*cluster_ip, comment::clean(&service.name.to_string()));
+    let own = comment::clean(&service.name.to_string());
+    plan.cluster_ips.insert(*cluster_ip, Arc::clone(&own));
     let from = Viewpoint {
         node: &node.name,
         zone: node.zone.as_deref(),
@@ -67,15 +83,15 @@ pub fn plan_service(
             family,
             node,
             chosen: &chosen,
-            key: ServicePortKey {
+            key: Arc::new(ServicePortKey {
                 service: service.name.clone(),
                 port_name: port.name.clone(),
                 protocol: port.protocol,
-            },
-            comment: comment::clean(&match port.name.as_str() {
-                "" => service.name.to_string(),
-                name => format!("{}:{name}", service.name),
             }),
+            comment: match &*port.name {
+                "" => Arc::clone(&own),
+                name => comment::clean(&format!("{}:{name}", service.name)),
+            },
         }
         .plan(&mut plan, *cluster_ip);
     }
@@ -88,7 +104,7 @@ struct Port<'a> {
     family: Family,
     node: &'a NodeContext,
     chosen: &'a Selection<'a>,
-    key: ServicePortKey,
+    key: Arc<ServicePortKey>,
     comment: Arc<str>,
 }
 
@@ -138,7 +154,7 @@ impl Port<'_> {
         let frontend = Frontend {
             kind,
             target,
-            owner: self.key.clone(),
+            owner: Arc::clone(&self.key),
             source_ranges,
             comment: Arc::clone(&self.comment),
         };
@@ -215,7 +231,7 @@ impl Port<'_> {
             return None;
         }
         let key = ListKey {
-            port: self.key.clone(),
+            port: Arc::clone(&self.key),
             view,
         };
         plan.lists
@@ -235,7 +251,7 @@ impl Port<'_> {
         if weights.is_empty() {
             return chosen.keys().map(|endpoint| (*endpoint, 1)).collect();
         }
-        let named = |kind: &str, name: &Option<String>| {
+        let named = |kind: &str, name: &Option<Name>| {
             let name = name.as_deref()?;
             weights.get(&format!("{kind}/{name}")).copied()
         };

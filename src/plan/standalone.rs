@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::service::is_ignored;
 use crate::cluster::{
-    Cluster, EndpointSlice, Family, ObjectName, Pod, Service, SliceEndpoint, SlicePort, TargetPort,
+    Cluster, EndpointSlice, Family, Name, ObjectName, Pod, Service, SliceEndpoint, SlicePort,
+    TargetPort,
 };
 use crate::problem::Problem;
 
@@ -118,7 +119,7 @@ pub fn slices_from_pods(cluster: &mut Cluster) -> Vec<Problem> {
         {
             continue;
         }
-        let pods = by_namespace.get(service.name.namespace.as_str());
+        let pods = by_namespace.get(&*service.name.namespace);
         let selected: Vec<&Pod> = pods
             .into_iter()
             .flatten()
@@ -127,7 +128,7 @@ pub fn slices_from_pods(cluster: &mut Cluster) -> Vec<Problem> {
                 service
                     .selector
                     .iter()
-                    .all(|(k, v)| labels.get(k) == Some(v))
+                    .all(|(k, v)| labels.get(&**k).is_some_and(|found| **found == **v))
             })
             .copied()
             .collect();
@@ -159,7 +160,7 @@ pub fn slices_from_pods(cluster: &mut Cluster) -> Vec<Problem> {
             .slices
             .entry(slice.service.clone())
             .or_default()
-            .insert(slice.name.clone(), Box::new(slice));
+            .insert(Box::new(slice));
     }
     problems
 }
@@ -180,18 +181,17 @@ fn slices_of(service: &Service, family: Family, pods: &[&Pod]) -> Vec<EndpointSl
                 ready: usable && (!pod.terminating || service.publish_not_ready),
                 serving: usable,
                 terminating: pod.terminating,
-                node_name: pod.node_name.clone(),
+                node_name: pod.node_name.as_deref().map(Name::from),
                 zone: None,
                 pod: Some(pod.name.name.clone()),
-                for_zones: BTreeSet::new(),
-                for_nodes: BTreeSet::new(),
+                hints: None,
             });
     }
     (0..)
         .zip(by_ports)
         .map(|(n, (ports, endpoints))| EndpointSlice {
             name: ObjectName::new(
-                &service.name.namespace,
+                Name::clone(&service.name.namespace),
                 format!("pods-of-{}-{}-{n}", service.name.name, family.nft_name()),
             ),
             origin: service.origin.clone(),

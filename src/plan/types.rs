@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::ServicePlan;
-use crate::cluster::{Balancing, Family, ObjectName, Protocol};
+use crate::cluster::{Balancing, Family, Name, ObjectName, Protocol};
 use crate::config::{Config, DetectLocal, Unallocated};
 
 /// A port of a service in one family: the unit of load balancing.
@@ -18,7 +18,7 @@ pub struct ServicePortKey {
     /// The Service.
     pub service: ObjectName,
     /// The port's name, empty if unnamed.
-    pub port_name: String,
+    pub port_name: Name,
     /// Protocol (several unnamed... ports of one name differ by it).
     pub protocol: Protocol,
 }
@@ -36,7 +36,7 @@ pub enum View {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListKey {
     /// The service port.
-    pub port: ServicePortKey,
+    pub port: Arc<ServicePortKey>,
     /// Which endpoints.
     pub view: View,
 }
@@ -162,7 +162,7 @@ pub struct Frontend {
     /// What it leads to.
     pub target: Target,
     /// The service port it belongs to.
-    pub owner: ServicePortKey,
+    pub owner: Arc<ServicePortKey>,
     /// Allowed sources (load-balancer addresses only); `None`: everyone.
     pub source_ranges: Option<Vec<IpNet>>,
     /// Comment: `namespace/name:port`.

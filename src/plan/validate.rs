@@ -113,7 +113,7 @@ pub fn check(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> Vec<
     }
     for (service, slices) in &cluster.slices {
         if !cluster.services.contains_key(service)
-            && let Some(slice) = slices.values().next()
+            && let Some(slice) = slices.iter().next()
         {
             problems.push(Problem::warning(
                 Some(&slice.origin),

@@ -386,12 +386,12 @@ impl<W: Fn()> OneKind<W> {
             fields.insert("metadata".to_owned(), metadata);
         }
         let origin = Origin {
-            source: server.to_owned(),
+            source: server.into(),
             ..Origin::default()
         };
         let mut cluster = Cluster::default();
         let mut problems = Vec::new();
-        insert_object(&mut cluster, value, &origin, &mut problems);
+        insert_object(&mut cluster, None, value, &origin, &mut problems);
         (found(self.kind, name, cluster), problems)
     }
 }
@@ -424,13 +424,16 @@ fn found(kind: Kind, name: ObjectName, cluster: Cluster) -> Change {
         }
         Kind::EndpointSlice => {
             let slice = cluster.slices.into_values().flatten().next();
-            Change::Slice(name, slice.map(|(_, slice)| slice))
+            Change::Slice(name, slice)
         }
         Kind::Pod => Change::Pod(name, cluster.pods.into_values().next().map(Box::new)),
-        Kind::Node => Change::Node(name.name, cluster.nodes.into_values().next().map(Box::new)),
+        Kind::Node => Change::Node(
+            name.name.to_string(),
+            cluster.nodes.into_values().next().map(Box::new),
+        ),
         Kind::ServiceCidr => {
             let cidr = cluster.service_cidrs.into_values().next();
-            Change::ServiceCidr(name.name, cidr.map(Box::new))
+            Change::ServiceCidr(name.name.to_string(), cidr.map(Box::new))
         }
     }
 }

@@ -1,10 +1,8 @@
 //! EndpointSlices, and Endpoints as slices.
 
-use std::collections::BTreeSet;
-
 use super::fields::{Checker, address};
 use super::raw;
-use crate::cluster::{EndpointSlice, Family, ObjectName, SliceEndpoint, SlicePort};
+use crate::cluster::{EndpointSlice, Family, Hints, Name, ObjectName, SliceEndpoint, SlicePort};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -33,7 +31,7 @@ pub fn slice(
     if raw.metadata.label(HEADLESS).is_some() {
         return None;
     }
-    let service = ObjectName::new(&name.namespace, service);
+    let service = ObjectName::new(Name::clone(&name.namespace), service);
     let trigger_time = raw.metadata.annotation(TRIGGER_TIME).map(str::to_owned);
     let mut ports = ports("ports", raw.ports.unwrap_or_default(), c);
     ports.shrink_to_fit();
@@ -71,24 +69,28 @@ pub fn slice(
 fn convert(address: std::net::IpAddr, raw: raw::Endpoint) -> SliceEndpoint {
     let conditions = raw.conditions.unwrap_or_default();
     let hints = raw.hints.unwrap_or_default();
-    let names = |list: Option<Vec<raw::Named>>| -> BTreeSet<String> {
-        list.into_iter().flatten().map(|n| n.name).collect()
+    let names = |list: Option<Vec<raw::Named>>| -> Vec<Name> {
+        list.into_iter().flatten().map(|n| n.name.into()).collect()
+    };
+    let hints = Hints {
+        for_zones: names(hints.for_zones),
+        for_nodes: names(hints.for_nodes),
     };
     SliceEndpoint {
         address,
         ready: conditions.ready.unwrap_or(true),
         serving: conditions.serving.unwrap_or(true),
         terminating: conditions.terminating.unwrap_or(false),
-        node_name: raw.node_name,
-        zone: raw.zone,
+        node_name: raw.node_name.map(Name::from),
+        zone: raw.zone.map(Name::from),
         pod: pod(raw.target_ref),
-        for_zones: names(hints.for_zones),
-        for_nodes: names(hints.for_nodes),
+        hints: (hints != Hints::default()).then(|| Box::new(hints)),
     }
 }
 
-fn pod(target: Option<raw::TargetRef>) -> Option<String> {
-    target.filter(|t| t.kind.as_deref() == Some("Pod"))?.name
+fn pod(target: Option<raw::TargetRef>) -> Option<Name> {
+    let target = target.filter(|t| t.kind.as_deref() == Some("Pod"))?;
+    target.name.map(Name::from)
 }
 
 /// Ports without a number are for other uses of slices and are passed over.
@@ -102,7 +104,7 @@ fn ports(field: &str, list: Vec<raw::EndpointPort>, c: &mut Checker<'_>) -> Vec<
         let port = c.port(&format!("{field}[{i}].port"), number);
         if let (Some(protocol), Some(port)) = (protocol, port) {
             out.push(SlicePort {
-                name: raw.name.unwrap_or_default(),
+                name: raw.name.unwrap_or_default().into(),
                 protocol,
                 port,
             });
@@ -143,18 +145,17 @@ pub fn endpoints(
                 ready,
                 serving: ready,
                 terminating: false,
-                node_name: raw.node_name,
+                node_name: raw.node_name.map(Name::from),
                 zone: None,
                 pod: pod(raw.target_ref),
-                for_zones: BTreeSet::new(),
-                for_nodes: BTreeSet::new(),
+                hints: None,
             });
         }
         for family in Family::ALL {
             let of_family = |e: &&SliceEndpoint| Family::of(&e.address) == family;
             out.push(EndpointSlice {
                 name: ObjectName::new(
-                    &name.namespace,
+                    Name::clone(&name.namespace),
                     format!("{LEGACY}{}/{i}/{}", name.name, family.nft_name()),
                 ),
                 origin: c.origin.clone(),

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::cluster::{Cluster, ObjectName, Origin};
+use crate::cluster::{Cluster, EndpointSlice, Names, ObjectName, Origin};
 use crate::problem::Problem;
 use documents::documents;
 use fields::{Checker, name_problem};
@@ -45,6 +45,8 @@ pub struct Loaded {
     pub cluster: Cluster,
     /// What was wrong, skipped or odd.
     pub problems: Vec<Problem>,
+    /// Names that objects share.
+    names: Names,
 }
 
 /// A source that cannot be read at all.
@@ -139,7 +141,7 @@ fn load_bytes(bytes: &[u8], source: &str, into: &mut Loaded) {
                 .filter(|b| **b == b'\n')
                 .count();
             let origin = Origin {
-                source: source.to_owned(),
+                source: source.into(),
                 document: 0,
                 line,
             };
@@ -158,7 +160,7 @@ pub fn load_str(text: &str, source: &str, into: &mut Loaded) {
     let mut skipped: BTreeMap<String, usize> = BTreeMap::new();
     for document in documents(text) {
         let origin = Origin {
-            source: source.to_owned(),
+            source: source.into(),
             document: document.number,
             line: document.line,
         };
@@ -180,7 +182,7 @@ pub fn load_str(text: &str, source: &str, into: &mut Loaded) {
     }
     for (kind, count) in skipped {
         let origin = Origin {
-            source: source.to_owned(),
+            source: source.into(),
             ..Origin::default()
         };
         into.problems.push(Problem::notice(
@@ -320,14 +322,21 @@ fn object(value: Value, origin: &Origin, into: &mut Loaded, skipped: &mut BTreeM
         ));
         return;
     }
-    if !insert_object(&mut into.cluster, value, origin, &mut into.problems) {
+    let Loaded {
+        cluster,
+        problems,
+        names,
+    } = into;
+    if !insert_object(cluster, Some(names), value, origin, problems) {
         *skipped.entry(kind).or_default() += 1;
     }
 }
 
-/// Adds one object to `cluster`; false if its kind plays no part here.
+/// Adds one object to `cluster`; false if its kind plays no part here. With `names`, it
+/// shares its names with the objects before it.
 pub fn insert_object(
     cluster: &mut Cluster,
+    names: Option<&mut Names>,
     object: Value,
     origin: &Origin,
     problems: &mut Vec<Problem>,
@@ -357,7 +366,7 @@ pub fn insert_object(
     );
     let cluster_wide = matches!(kind.as_str(), "Node" | "ServiceCIDR");
     let shown = if cluster_wide {
-        name.name.clone()
+        name.name.to_string()
     } else {
         name.to_string()
     };
@@ -375,34 +384,45 @@ pub fn insert_object(
         c.error("metadata.namespace", problem);
         return true;
     }
-    insert(cluster, &kind, name, object, &mut c);
+    insert(cluster, names, &kind, name, object, &mut c);
     true
 }
 
-fn insert(cluster: &mut Cluster, kind: &str, name: ObjectName, object: Value, c: &mut Checker<'_>) {
+fn insert(
+    cluster: &mut Cluster,
+    names: Option<&mut Names>,
+    kind: &str,
+    name: ObjectName,
+    object: Value,
+    c: &mut Checker<'_>,
+) {
     match kind {
         "Service" => {
-            let made = typed(object, c).and_then(|raw| service::service(name.clone(), raw, c));
-            let made = made.map(Box::new);
-            add(&mut cluster.services, name, made, |s| &s.origin, c);
-        }
-        "EndpointSlice" => {
-            if let Some(slice) = typed(object, c).and_then(|raw| endpoints::slice(name, raw, c)) {
-                let slices = cluster.slices.entry(slice.service.clone()).or_default();
+            let mut made = typed(object, c).and_then(|raw| service::service(name, raw, c));
+            if let (Some(names), Some(service)) = (names, &mut made) {
+                names.share_service(service);
+            }
+            if let Some(made) = made {
+                let name = made.name.clone();
                 add(
-                    slices,
-                    slice.name.clone(),
-                    Some(Box::new(slice)),
+                    &mut cluster.services,
+                    name,
+                    Some(Box::new(made)),
                     |s| &s.origin,
                     c,
                 );
+            }
+        }
+        "EndpointSlice" => {
+            if let Some(slice) = typed(object, c).and_then(|raw| endpoints::slice(name, raw, c)) {
+                add_slice(cluster, names, slice, c);
             }
         }
         "Endpoints" => {
             if let Some(raw) = typed(object, c) {
                 for slice in endpoints::endpoints(&name, raw, c) {
                     let slices = cluster.slices.entry(name.clone()).or_default();
-                    slices.insert(slice.name.clone(), Box::new(slice));
+                    slices.insert(Box::new(slice));
                 }
             }
         }
@@ -411,15 +431,21 @@ fn insert(cluster: &mut Cluster, kind: &str, name: ObjectName, object: Value, c:
             add(&mut cluster.pods, name, made, |p| &p.origin, c);
         }
         "Node" => {
-            let made = typed(object, c).and_then(|raw| pod::node(name.name.clone(), raw, c));
-            add(&mut cluster.nodes, name.name, made, |n| &n.origin, c);
+            let made = typed(object, c).and_then(|raw| pod::node(name.name.to_string(), raw, c));
+            add(
+                &mut cluster.nodes,
+                name.name.to_string(),
+                made,
+                |n| &n.origin,
+                c,
+            );
         }
         "ServiceCIDR" => {
-            let made =
-                typed(object, c).and_then(|raw| service::service_cidr(name.name.clone(), raw, c));
+            let made = typed(object, c)
+                .and_then(|raw| service::service_cidr(name.name.to_string(), raw, c));
             add(
                 &mut cluster.service_cidrs,
-                name.name,
+                name.name.to_string(),
                 made,
                 |s| &s.origin,
                 c,
@@ -444,6 +470,31 @@ fn typed<T: DeserializeOwned>(object: Value, c: &mut Checker<'_>) -> Option<T> {
     }
 }
 
+/// Adds a slice to its service's; a second one of the same name is an error.
+fn add_slice(
+    cluster: &mut Cluster,
+    names: Option<&mut Names>,
+    mut slice: EndpointSlice,
+    c: &mut Checker<'_>,
+) {
+    let service = cluster.services.get_key_value(&slice.service);
+    if let Some(names) = names {
+        names.share_slice(&mut slice, service.map(|(name, _)| name));
+    }
+    let slices = cluster.slices.entry(slice.service.clone()).or_default();
+    match slices.get(&slice.name) {
+        Some(first) => taken(&first.origin.clone(), c),
+        None => slices.insert(Box::new(slice)),
+    }
+}
+
+fn taken(first: &Origin, c: &mut Checker<'_>) {
+    c.error(
+        "metadata.name",
+        format!("is taken: the same object is at {first}, which is kept"),
+    );
+}
+
 /// Adds an object under its name; a second one of the same name is an error.
 fn add<K: Ord, T>(
     map: &mut BTreeMap<K, T>,
@@ -454,11 +505,7 @@ fn add<K: Ord, T>(
 ) {
     let Some(made) = made else { return };
     if let Some(first) = map.get(&key) {
-        let first = origin(first).clone();
-        c.error(
-            "metadata.name",
-            format!("is taken: the same object is at {first}, which is kept"),
-        );
+        taken(origin(first), c);
         return;
     }
     map.insert(key, made);
@@ -468,11 +515,9 @@ fn add<K: Ord, T>(
 /// both, and slices know more.
 pub fn prefer_slices(cluster: &mut Cluster) {
     for slices in cluster.slices.values_mut() {
-        if slices
-            .keys()
-            .any(|name| !name.name.starts_with(endpoints::LEGACY))
-        {
-            slices.retain(|name, _| !name.name.starts_with(endpoints::LEGACY));
+        let legacy = |slice: &EndpointSlice| slice.name.name.starts_with(endpoints::LEGACY);
+        if slices.iter().any(|slice| !legacy(slice)) {
+            slices.retain(|slice| !legacy(slice));
         }
     }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::fields::{Checker, address, prefix};
 use super::raw::{self, IntOrString};
 use crate::cluster::{
-    Balancing, Family, ObjectName, Service, ServiceCidr, ServicePort, ServiceType, TargetPort,
-    TrafficPolicy,
+    Balancing, Family, Name, ObjectName, Service, ServiceCidr, ServicePort, ServiceType,
+    TargetPort, TrafficPolicy,
 };
 
 /// Label that hands a service to another proxy, whatever its value.
@@ -73,7 +73,7 @@ pub fn service(name: ObjectName, raw: raw::Service, c: &mut Checker<'_>) -> Opti
             Some("PreferDualStack" | "RequireDualStack")
         ),
         ports: ports(spec.ports.unwrap_or_default(), c),
-        selector: spec.selector.unwrap_or_default(),
+        selector: selector(spec.selector.unwrap_or_default()),
         external_ips,
         load_balancer_ips,
         source_ranges: source_ranges(
@@ -99,6 +99,13 @@ pub fn service(name: ObjectName, raw: raw::Service, c: &mut Checker<'_>) -> Opti
         name,
     };
     (!c.failed).then_some(service)
+}
+
+fn selector(labels: BTreeMap<String, String>) -> Vec<(Name, Name)> {
+    let pairs = labels.into_iter();
+    pairs
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect()
 }
 
 fn cluster_ips(spec: &raw::ServiceSpec, c: &mut Checker<'_>) -> (Vec<std::net::IpAddr>, bool) {
@@ -182,7 +189,7 @@ fn ports(list: Vec<raw::ServicePort>, c: &mut Checker<'_>) -> Vec<ServicePort> {
             },
         };
         out.push(ServicePort {
-            name: raw.name.unwrap_or_default(),
+            name: raw.name.unwrap_or_default().into(),
             protocol,
             port,
             target_port,

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use svcnat::cluster::{Balancing, Family, ObjectName, Protocol};
 use svcnat::config::{DetectLocal, Unallocated};
@@ -191,7 +192,7 @@ fn family_plan(family: Family, services: &str, pods: &str, node: &str) -> Family
     .into_iter()
     .enumerate()
     {
-        let owner = service_port(name, protocols[n % 3]);
+        let owner = Arc::new(service_port(name, protocols[n % 3]));
         let key = ListKey {
             port: owner.clone(),
             view: View::Cluster,

@@ -61,7 +61,7 @@ fn empty() -> NodePlan {
 fn dns(protocol: Protocol, endpoints: &[&str]) -> NodePlan {
     let mut plan = empty();
     let family = &mut plan.families[0];
-    let port = owner(protocol);
+    let port = Arc::new(owner(protocol));
     let list = ListKey {
         port: port.clone(),
         view: View::Cluster,
