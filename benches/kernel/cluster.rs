@@ -72,7 +72,7 @@ pub fn slice_change(text: &str) -> Change {
     let cluster = read(text);
     let (_, slices) = cluster.slices.into_iter().next().expect("one service");
     let slice = slices.into_iter().next().expect("one slice");
-    Change::Slice(slice.name.clone(), Some(slice))
+    Change::Slice(slice.name.clone(), Some(Box::new(slice)))
 }
 
 /// A Service as an event of the API.

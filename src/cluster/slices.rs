@@ -5,7 +5,7 @@ use super::{EndpointSlice, ObjectName};
 
 /// Slices in name order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Slices(Vec<Box<EndpointSlice>>);
+pub struct Slices(Vec<EndpointSlice>);
 
 impl Slices {
     fn find(&self, name: &ObjectName) -> Result<usize, usize> {
@@ -15,11 +15,11 @@ impl Slices {
     /// The slice of this name.
     #[must_use]
     pub fn get(&self, name: &ObjectName) -> Option<&EndpointSlice> {
-        self.find(name).ok().map(|at| &*self.0[at])
+        self.find(name).ok().map(|at| &self.0[at])
     }
 
     /// Adds a slice, in place of one of the same name. O(slices).
-    pub fn insert(&mut self, slice: Box<EndpointSlice>) {
+    pub fn insert(&mut self, slice: EndpointSlice) {
         match self.find(&slice.name) {
             Ok(at) => self.0[at] = slice,
             Err(at) => {
@@ -32,23 +32,23 @@ impl Slices {
     }
 
     /// Removes and returns the slice of this name. O(slices).
-    pub fn remove(&mut self, name: &ObjectName) -> Option<Box<EndpointSlice>> {
+    pub fn remove(&mut self, name: &ObjectName) -> Option<EndpointSlice> {
         self.find(name).ok().map(|at| self.0.remove(at))
     }
 
     /// Keeps those that `good` says so of.
     pub fn retain(&mut self, good: impl Fn(&EndpointSlice) -> bool) {
-        self.0.retain(|slice| good(slice));
+        self.0.retain(good);
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &EndpointSlice> {
-        self.0.iter().map(|slice| &**slice)
+        self.0.iter()
     }
 
     /// All of them, to be changed in anything but their names.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut EndpointSlice> {
-        self.0.iter_mut().map(|slice| &mut **slice)
+        self.0.iter_mut()
     }
 
     /// Number of slices.
@@ -65,7 +65,7 @@ impl Slices {
 }
 
 impl IntoIterator for Slices {
-    type Item = Box<EndpointSlice>;
+    type Item = EndpointSlice;
     type IntoIter = std::vec::IntoIter<Self::Item>;
 
     fn into_iter(self) -> Self::IntoIter {

@@ -6,12 +6,14 @@
 //! way: an endpoint that stays keeps its slot, a hole is filled by whoever stood behind the
 //! new end. So one removed endpoint moves at most one other.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
+use foldhash::{HashMap, HashMapExt, HashSet};
+
 use super::layout::{LIST_MASK, MARKER, names};
-use crate::plan::{Endpoint, FamilyPlan, FrontendKey, ListKey, Target};
-use crate::ruleset::{DataType, ElementData, FieldValue, Protocol, Set, Value};
+use crate::plan::{Endpoint, FamilyPlan, FrontendKey, ListKey, Target, WeightedEndpoints};
+use crate::ruleset::{DataType, Datum, ElementData, FieldValue, Protocol, Set, Value};
 
 /// Numbers tried before a name is given up on. With a million lists in two million numbers
 /// the chance of needing this many is 2^-256.
@@ -136,7 +138,7 @@ pub fn handle(
 
 /// The slots of a list: `previous` with as few changes as possible, now holding `desired`
 /// (each endpoint as often as its weight). O(previous + desired).
-pub fn slots(previous: &[Option<Endpoint>], desired: &BTreeMap<Endpoint, u32>) -> Vec<Endpoint> {
+pub fn slots(previous: &[Option<Endpoint>], desired: &WeightedEndpoints) -> Vec<Endpoint> {
     let all = || {
         let endpoints = desired.iter();
         endpoints.flat_map(|(endpoint, count)| (0..*count).map(|_| *endpoint))
@@ -145,18 +147,20 @@ pub fn slots(previous: &[Option<Endpoint>], desired: &BTreeMap<Endpoint, u32>) -
         return all().collect();
     }
     let total = all().count();
-    let mut left: BTreeMap<Endpoint, u32> = desired.clone();
+    let mut left: Vec<u32> = desired.values().copied().collect();
     let mut slots: Vec<Option<Endpoint>> = (0..total)
         .map(|i| {
             let endpoint = previous.get(i).copied().flatten()?;
-            let count = left.get_mut(&endpoint).filter(|count| **count > 0)?;
+            let count = left.get_mut(desired.position(&endpoint)?);
+            let count = count.filter(|count| **count > 0)?;
             *count -= 1;
             Some(endpoint)
         })
         .collect();
-    let mut rest = left
-        .iter()
-        .flat_map(|(endpoint, count)| (0..*count).map(|_| *endpoint));
+    let mut rest = desired
+        .keys()
+        .zip(left)
+        .flat_map(|(endpoint, count)| (0..count).map(|_| *endpoint));
     for slot in &mut slots {
         if slot.is_none() {
             *slot = rest.next();
@@ -262,7 +266,7 @@ impl<'a> Memory<'a> {
     }
 }
 
-fn read_endpoint(set: &Set, data: &Value) -> Option<Endpoint> {
+fn read_endpoint(set: &Set, data: &Datum) -> Option<Endpoint> {
     let crate::ruleset::SetData::Fields(schema) = &set.data else {
         return None;
     };
@@ -326,7 +330,7 @@ mod tests {
         }
     }
 
-    fn desired(numbers: &[u8]) -> BTreeMap<Endpoint, u32> {
+    fn desired(numbers: &[u8]) -> WeightedEndpoints {
         numbers.iter().map(|n| (endpoint(*n), 1)).collect()
     }
 
@@ -349,7 +353,7 @@ mod tests {
 
     #[test]
     fn weights_are_repeated_slots() {
-        let weights = BTreeMap::from([(endpoint(1), 3), (endpoint(2), 1)]);
+        let weights = [(endpoint(1), 3), (endpoint(2), 1)].into_iter().collect();
         let slots = slots(&[], &weights);
         assert_eq!(slots.iter().filter(|e| **e == endpoint(1)).count(), 3);
         assert_eq!(slots.len(), 4);

@@ -16,7 +16,7 @@ use crate::plan::{
     Endpoint, EndpointList, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey, ListKey,
     Target, View,
 };
-use crate::ruleset::{Element, ElementData, Protocol, Value};
+use crate::ruleset::{Datum, Element, ElementData, Protocol, Value};
 
 /// Takes elements: a set's name, the key and the element.
 pub trait Sink {
@@ -66,11 +66,11 @@ pub fn source_slots(list: &EndpointList) -> Vec<Endpoint> {
 }
 
 fn number(id: u32) -> ElementData {
-    ElementData::Value(Value::new().u32(id))
+    ElementData::Value(Datum::new().u32(id))
 }
 
 fn address_and_port(endpoint: &Endpoint) -> ElementData {
-    ElementData::Value(Value::new().addr(endpoint.addr).port(endpoint.port.get()))
+    ElementData::Value(Datum::new().addr(endpoint.addr).port(endpoint.port.get()))
 }
 
 /// One slot element per slot of the list.

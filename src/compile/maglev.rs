@@ -5,14 +5,12 @@
 //! free one, so that shares are equal to within one slot per turn and a lost endpoint
 //! moves few slots of the others. A weight of w is w claims a turn.
 
-use std::collections::BTreeMap;
-
 use super::allocate::hash;
-use crate::plan::Endpoint;
+use crate::plan::{Endpoint, WeightedEndpoints};
 
 /// The endpoint of each of `slots` slots (a prime). Depends on nothing but its arguments:
 /// every node computes the same table. O(slots log slots) on average.
-pub fn table(endpoints: &BTreeMap<Endpoint, u32>, slots: u32) -> Vec<Endpoint> {
+pub fn table(endpoints: &WeightedEndpoints, slots: u32) -> Vec<Endpoint> {
     let size = u64::from(slots);
     let mut turns: Vec<(Endpoint, u32, u64, u64)> = endpoints
         .iter()
@@ -52,7 +50,7 @@ mod tests {
     use std::net::IpAddr;
     use std::num::NonZeroU16;
 
-    fn endpoints(n: u8) -> BTreeMap<Endpoint, u32> {
+    fn endpoints(n: u8) -> WeightedEndpoints {
         (1..=n)
             .map(|i| {
                 let endpoint = Endpoint {
@@ -80,8 +78,8 @@ mod tests {
 
     #[test]
     fn weights_are_shares() {
-        let mut endpoints = endpoints(2);
-        *endpoints.values_mut().next().unwrap() = 3;
+        let weights = [3, 1].into_iter();
+        let endpoints: WeightedEndpoints = endpoints(2).keys().copied().zip(weights).collect();
         let table = table(&endpoints, 1021);
         let first = share(&table, endpoints.keys().next().unwrap());
         assert!((765..=766).contains(&first), "{first}");

@@ -11,7 +11,9 @@ mod maglev;
 mod sets;
 mod skeleton;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::{HashMap, HashMapExt};
 
 pub use allocate::{Numbers, Sets, frontend_key_of, frontend_value_key};
 pub use elements::{Sink, cluster_ip, hairpin};

@@ -22,7 +22,7 @@ pub fn sets(outline: &Outline<'_>) -> Vec<Set> {
     for class in Class::all() {
         classes.elements.insert(
             Value::new().u32(class.bits()),
-            Element::new(ElementData::Goto(class.chain())),
+            Element::new(ElementData::Goto(class.chain().into())),
         );
     }
     let mut sets = vec![

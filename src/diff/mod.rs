@@ -453,13 +453,13 @@ pub fn elements(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ruleset::{DataType, ElementData};
+    use crate::ruleset::{DataType, Datum, ElementData};
 
     fn map(pairs: &[(u32, u32)]) -> BTreeMap<Value, Element> {
         pairs
             .iter()
             .map(|(k, v)| {
-                let data = ElementData::Value(Value::new().u32(*v));
+                let data = ElementData::Value(Datum::new().u32(*v));
                 (Value::new().u32(*k), Element::new(data))
             })
             .collect()

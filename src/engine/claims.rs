@@ -1,7 +1,9 @@
 //! Who lays claim to a frontend. Two Services may list the same external address and port;
 //! the first in name order has it, and the other takes over when that one goes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+
+use foldhash::HashMap;
 
 use crate::cluster::ObjectName;
 use crate::plan::{Frontend, FrontendKey};

@@ -317,7 +317,7 @@ impl Engine {
             self.slice_service
                 .insert(slice.name.clone(), slice.service.clone());
             let slices = self.cluster.slices.entry(slice.service.clone());
-            slices.or_default().insert(slice);
+            slices.or_default().insert(*slice);
         }
     }
 

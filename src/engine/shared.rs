@@ -1,9 +1,11 @@
 //! Elements that several services may want: the hairpin of a local pod, a clusterIP's entry,
 //! the set of an affinity timeout. Counted, so that the last one to go takes it along.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::Elements;
 use crate::compile::{cluster_ip, hairpin};

@@ -159,7 +159,7 @@ impl Saved {
             let service = cluster.services.get_key_value(&slice.service);
             names.share_slice(&mut slice, service.map(|(name, _)| name));
             let slices = cluster.slices.entry(slice.service.clone()).or_default();
-            slices.insert(Box::new(slice));
+            slices.insert(slice);
         }
         let pods = saved.pods.into_iter();
         cluster.pods = pods.map(|p| (p.name.clone(), p)).collect();

@@ -8,7 +8,7 @@ use super::set_types;
 use crate::diff::Count;
 use crate::ruleset::bytecode::{Instr, verdict};
 use crate::ruleset::{
-    BaseChain, ChainType, Element, ElementData, Hook, Set, SetData, SetKind, TABLE, Value,
+    BaseChain, ChainType, Datum, Element, ElementData, Hook, Set, SetData, SetKind, TABLE, Value,
 };
 
 /// True if a message is about our table: its name is the first attribute of all kinds.
@@ -165,20 +165,21 @@ pub fn counters(message: &Message<'_>, mut each: impl FnMut(&Value, &Element, Co
 }
 
 fn element(a: Attrs<'_>) -> Option<(Value, Element)> {
-    let value = |kind| Value::from_bytes(a.nested(kind).get(common::DATA_VALUE)?);
-    let key = value(elem::KEY)?;
+    let bytes = |kind| a.nested(kind).get(common::DATA_VALUE);
+    let key = Value::from_bytes(bytes(elem::KEY)?)?;
     let data = match a.get(elem::DATA).map(Attrs) {
         None => ElementData::None,
         Some(data) => match data.get(common::DATA_VERDICT).map(Attrs) {
-            None => ElementData::Value(value(elem::DATA)?),
+            None => ElementData::Value(Datum::from_bytes(bytes(elem::DATA)?)?),
             Some(v) if v.u32(common::VERDICT_CODE)?.cast_signed() == verdict::GOTO => {
-                ElementData::Goto(v.string(common::VERDICT_CHAIN)?.to_owned())
+                ElementData::Goto(v.string(common::VERDICT_CHAIN)?.into())
             }
             Some(_) => return None,
         },
     };
     let mut element = Element::new(data);
-    element.end = value(elem::KEY_END).filter(|end| *end != key).map(Box::new);
+    let end = bytes(elem::KEY_END).and_then(Value::from_bytes);
+    element.end = end.filter(|end| *end != key).map(Box::new);
     element.comment = a.get(elem::USERDATA).and_then(comment);
     Some((key, element))
 }

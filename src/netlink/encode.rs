@@ -278,7 +278,7 @@ fn list(e: &mut Encoder, table: &TableDelta, kind: u8, name: &str, elements: &[(
     }
 }
 
-fn value(w: &mut Writer, kind: u16, value: &Value) {
+fn value<const N: usize>(w: &mut Writer, kind: u16, value: &Value<N>) {
     let nest = w.nest(kind);
     w.attr(common::DATA_VALUE, value.as_bytes());
     w.end_nest(nest);

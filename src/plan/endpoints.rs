@@ -27,43 +27,45 @@ impl Viewpoint<'_> {
 /// The endpoints of a service port, chosen for this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection<'a> {
-    /// For policy Cluster.
-    pub cluster: BTreeMap<Endpoint, &'a SliceEndpoint>,
-    /// For policy Local.
-    pub local: BTreeMap<Endpoint, &'a SliceEndpoint>,
+    /// For policy Cluster, in order.
+    pub cluster: Vec<Known<'a>>,
+    /// For policy Local, in order.
+    pub local: Vec<Known<'a>>,
     /// True if any node has a usable endpoint: decides refuse against drop.
     pub any: bool,
 }
 
-/// All endpoints of one service port: slices add up, one entry per address and port. Of
-/// two entries for one address the one that is not terminating counts.
-fn merge<'a>(
-    slices: &[&'a EndpointSlice],
-    family: Family,
-    port: &ServicePort,
-) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
-    let mut all: BTreeMap<Endpoint, &SliceEndpoint> = BTreeMap::new();
+/// An endpoint and what its slice says of it.
+pub type Known<'a> = (Endpoint, &'a SliceEndpoint);
+
+/// All endpoints of one service port in order: slices add up, one entry per address and
+/// port. Of two entries for one address the one that is not terminating counts.
+fn merge<'a>(slices: &[&'a EndpointSlice], family: Family, port: &ServicePort) -> Vec<Known<'a>> {
+    let mut all: Vec<Known<'a>> = Vec::new();
     for slice in slices.iter().filter(|slice| slice.family == family) {
         let ports = slice
             .ports
             .iter()
             .filter(|p| p.name == port.name && p.protocol == port.protocol);
         for slice_port in ports {
-            for endpoint in &slice.endpoints {
+            all.extend(slice.endpoints.iter().map(|endpoint| {
                 let key = Endpoint {
                     addr: endpoint.address,
                     port: slice_port.port,
                 };
-                all.entry(key)
-                    .and_modify(|known| {
-                        if known.terminating || !endpoint.terminating {
-                            *known = endpoint;
-                        }
-                    })
-                    .or_insert(endpoint);
-            }
+                (key, endpoint)
+            }));
         }
     }
+    // Stable: of equal keys, the one that came last is last.
+    all.sort_by_key(|(key, _)| *key);
+    all.dedup_by(|later, known| {
+        let same = later.0 == known.0;
+        if same && (known.1.terminating || !later.1.terminating) {
+            known.1 = later.1;
+        }
+        same
+    });
     all
 }
 
@@ -76,15 +78,13 @@ pub fn select<'a>(
     from: Viewpoint<'_>,
 ) -> Selection<'a> {
     let all = merge(slices, family, port);
-    let pick = |wanted: &dyn Fn(&SliceEndpoint) -> bool| -> BTreeMap<Endpoint, &'a SliceEndpoint> {
-        all.iter()
-            .filter(|(_, e)| wanted(e))
-            .map(|(key, e)| (*key, *e))
-            .collect()
+    let pick = |wanted: &dyn Fn(&SliceEndpoint) -> bool| -> Vec<Known<'a>> {
+        let found = all.iter().filter(|(_, e)| wanted(e));
+        found.copied().collect()
     };
     let dying = |e: &SliceEndpoint| e.serving && e.terminating;
     let ready = pick(&|e| e.ready);
-    let any = all.values().any(|e| e.ready || dying(e));
+    let any = all.iter().any(|(_, e)| e.ready || dying(e));
     let cluster = if ready.is_empty() {
         pick(&dying)
     } else {
@@ -145,11 +145,11 @@ pub fn standings(
         View::Cluster => &selection.cluster,
         View::Local => &selection.local,
     };
-    let by_node = chosen.values().all(|e| named(e.for_nodes(), from.node));
+    let by_node = chosen.iter().all(|(_, e)| named(e.for_nodes(), from.node));
     let standing = |key: &Endpoint, e: &SliceEndpoint| {
         let usable = e.ready || (e.serving && e.terminating);
         match view {
-            _ if chosen.contains_key(key) => Standing::Used,
+            _ if chosen.binary_search_by_key(key, |(k, _)| *k).is_ok() => Standing::Used,
             _ if !usable => Standing::Unready,
             View::Local if !from.is_local(e) => Standing::NotOnThisNode,
             _ if !e.ready => Standing::Terminating,
@@ -172,8 +172,8 @@ pub fn without_port(
     port: &ServicePort,
 ) -> BTreeSet<IpAddr> {
     let known: BTreeSet<IpAddr> = merge(slices, family, port)
-        .into_keys()
-        .map(|endpoint| endpoint.addr)
+        .into_iter()
+        .map(|(endpoint, _)| endpoint.addr)
         .collect();
     slices
         .iter()
@@ -190,18 +190,12 @@ fn named(names: &[Name], wanted: &str) -> bool {
 
 /// Narrows ready endpoints by their hints: those for this node if every endpoint has a
 /// node hint and one names it, else the same by zone, else all.
-fn by_topology<'a>(
-    ready: BTreeMap<Endpoint, &'a SliceEndpoint>,
-    from: Viewpoint<'_>,
-) -> BTreeMap<Endpoint, &'a SliceEndpoint> {
+fn by_topology<'a>(ready: Vec<Known<'a>>, from: Viewpoint<'_>) -> Vec<Known<'a>> {
     let narrowed = |hinted: &dyn Fn(&SliceEndpoint) -> bool,
                     here: &dyn Fn(&SliceEndpoint) -> bool| {
-        (ready.values().all(|e| hinted(e)) && ready.values().any(|e| here(e))).then(|| {
-            ready
-                .iter()
-                .filter(|(_, e)| here(e))
-                .map(|(key, e)| (*key, *e))
-                .collect::<BTreeMap<_, _>>()
+        (ready.iter().all(|(_, e)| hinted(e)) && ready.iter().any(|(_, e)| here(e))).then(|| {
+            let near = ready.iter().filter(|(_, e)| here(e));
+            near.copied().collect::<Vec<_>>()
         })
     };
     let by_node = narrowed(&|e| !e.for_nodes().is_empty(), &|e| {
@@ -299,8 +293,9 @@ mod tests {
             node_port: None,
         };
         let selection = select(&[&slice], Family::Ip, &port, HERE);
-        let octets = |m: &BTreeMap<Endpoint, &SliceEndpoint>| {
-            m.keys()
+        let octets = |m: &[Known<'_>]| {
+            m.iter()
+                .map(|(key, _)| key)
                 .map(|e| match e.addr {
                     IpAddr::V4(v4) => v4.octets()[3],
                     IpAddr::V6(_) => 0,

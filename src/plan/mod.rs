@@ -24,7 +24,7 @@ pub use node::NodeContext;
 pub use service::{ServicePlan, plan_service};
 pub use types::{
     Endpoint, EndpointList, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey,
-    ListKey, NodePlan, Route, ServicePortKey, Shape, Target, View,
+    ListKey, NodePlan, Route, ServicePortKey, Shape, Target, View, WeightedEndpoints,
 };
 
 /// Fills in what a cluster would have: clusterIPs and endpoints of Services that have none.

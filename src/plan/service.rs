@@ -10,7 +10,7 @@ use super::NodeContext;
 use super::endpoints::{Selection, Viewpoint, select};
 use super::types::{
     Endpoint, EndpointList, Frontend, FrontendKey, FrontendKind, ListKey, ServicePortKey, Target,
-    View,
+    View, WeightedEndpoints,
 };
 use crate::cluster::{
     EndpointSlice, Family, Name, Service, ServicePort, ServiceType, SliceEndpoint, TrafficPolicy,
@@ -246,28 +246,22 @@ impl Port<'_> {
     }
 
     /// Endpoints with their weights, brought to lowest terms.
-    fn weighted(&self, chosen: &BTreeMap<Endpoint, &SliceEndpoint>) -> BTreeMap<Endpoint, u32> {
+    fn weighted(&self, chosen: &[(Endpoint, &SliceEndpoint)]) -> WeightedEndpoints {
         let weights = &self.service.weights;
         if weights.is_empty() {
-            return chosen.keys().map(|endpoint| (*endpoint, 1)).collect();
+            return chosen.iter().map(|(endpoint, _)| (*endpoint, 1)).collect();
         }
         let named = |kind: &str, name: &Option<Name>| {
             let name = name.as_deref()?;
             weights.get(&format!("{kind}/{name}")).copied()
         };
-        let mut out: BTreeMap<Endpoint, u32> = chosen
+        let out: WeightedEndpoints = chosen
             .iter()
             .map(|(key, e)| {
                 let weight = named("pod", &e.pod).or_else(|| named("zone", &e.zone));
                 (*key, weight.unwrap_or(1).max(1))
             })
             .collect();
-        let divisor = out.values().copied().fold(0, gcd).max(1);
-        out.values_mut().for_each(|weight| *weight /= divisor);
-        out
+        out.in_lowest_terms()
     }
-}
-
-const fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

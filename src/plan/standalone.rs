@@ -160,7 +160,7 @@ pub fn slices_from_pods(cluster: &mut Cluster) -> Vec<Problem> {
             .slices
             .entry(slice.service.clone())
             .or_default()
-            .insert(Box::new(slice));
+            .insert(slice);
     }
     problems
 }

@@ -50,12 +50,82 @@ pub struct Endpoint {
     pub port: NonZeroU16,
 }
 
+/// Endpoints in order, each once, with its weight. A sorted list: most are short, and there
+/// is one for every service port.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct WeightedEndpoints(Vec<(Endpoint, u32)>);
+
+impl WeightedEndpoints {
+    /// Endpoints and weights.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&Endpoint, &u32)> {
+        self.0.iter().map(|(endpoint, weight)| (endpoint, weight))
+    }
+
+    /// Endpoints alone.
+    pub fn keys(&self) -> impl Iterator<Item = &Endpoint> {
+        self.0.iter().map(|(endpoint, _)| endpoint)
+    }
+
+    /// Weights alone.
+    pub fn values(&self) -> impl Iterator<Item = &u32> {
+        self.0.iter().map(|(_, weight)| weight)
+    }
+
+    /// Number of endpoints.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True if there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The place of an endpoint in the order.
+    #[must_use]
+    pub fn position(&self, endpoint: &Endpoint) -> Option<usize> {
+        self.0.binary_search_by_key(endpoint, |(e, _)| *e).ok()
+    }
+
+    /// Divides all weights by what they have in common.
+    #[must_use]
+    pub fn in_lowest_terms(mut self) -> Self {
+        let divisor = self.values().copied().fold(0, gcd).max(1);
+        for (_, weight) in &mut self.0 {
+            *weight /= divisor;
+        }
+        self
+    }
+}
+
+/// In any order; of two entries for one endpoint the last counts.
+impl FromIterator<(Endpoint, u32)> for WeightedEndpoints {
+    fn from_iter<I: IntoIterator<Item = (Endpoint, u32)>>(items: I) -> Self {
+        let mut list: Vec<(Endpoint, u32)> = items.into_iter().collect();
+        list.sort_by_key(|(endpoint, _)| *endpoint);
+        list.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                kept.1 = later.1;
+            }
+            same
+        });
+        Self(list)
+    }
+}
+
+const fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// The endpoints of a list and how one is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointList {
     /// Endpoints and their weights (at least 1; all 1 unless the user weighs them).
     /// Never empty: a list without endpoints does not exist.
-    pub endpoints: BTreeMap<Endpoint, u32>,
+    pub endpoints: WeightedEndpoints,
     /// Random or by source address.
     pub balancing: Balancing,
     /// Session affinity, in seconds.

@@ -116,7 +116,7 @@ pub fn element(set: &Set, key: &Value, element: &Element) -> Json {
     }
 }
 
-fn key(schema: &[DataType], key: &Value, end: Option<&Value>) -> Json {
+fn key<const N: usize>(schema: &[DataType], key: &Value<N>, end: Option<&Value<N>>) -> Json {
     let from = key.fields(schema).unwrap_or_default();
     let to = end.and_then(|end| end.fields(schema));
     let mut fields: Vec<Json> = from

@@ -149,7 +149,11 @@ pub fn element(out: &mut impl Write, set: &Set, key: &Value, element: &Element) 
     }
 }
 
-fn write_fields(out: &mut impl Write, schema: &[DataType], value: &Value) -> io::Result<()> {
+fn write_fields<const N: usize>(
+    out: &mut impl Write,
+    schema: &[DataType],
+    value: &Value<N>,
+) -> io::Result<()> {
     let Some(fields) = value.fields(schema) else {
         return write!(out, "{value:?}");
     };

@@ -12,6 +12,10 @@ pub const MAX_LEN: usize = 127;
 /// act on, replaced by `?`, cut to [`MAX_LEN`] bytes with `~` as the sign of the cut.
 #[must_use]
 pub fn clean(text: &str) -> Arc<str> {
+    let harmless = |b: u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\');
+    if text.len() <= MAX_LEN && text.bytes().all(harmless) {
+        return text.into();
+    }
     let mut out = String::with_capacity(text.len().min(MAX_LEN));
     for c in text.chars() {
         let c = if c.is_control()

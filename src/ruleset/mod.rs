@@ -21,7 +21,7 @@ pub use live::{LiveChain, LiveRuleset, LiveTable};
 pub use lower::lower;
 pub use set::{Element, ElementData, Set, SetData, SetKind};
 pub use statement::{Action, Match, Rule, Selector, Statement};
-pub use value::{ClassId, DataType, FieldValue, Protocol, Value};
+pub use value::{ClassId, DataType, Datum, FieldValue, Protocol, Value};
 
 /// The name of our table in both families. Nothing outside it is ever touched.
 pub const TABLE: &str = "svcnat";

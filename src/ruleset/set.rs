@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{DataType, Value};
+use super::{DataType, Datum, Value};
 
 /// What a set is for, besides its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,9 +22,9 @@ pub enum ElementData {
     /// Nothing: the element of a set.
     None,
     /// A data map's value.
-    Value(Value),
+    Value(Datum),
     /// A verdict map's target chain, reached by `goto`.
-    Goto(String),
+    Goto(Box<str>),
 }
 
 /// The value side of one element. Its key is the key of [`Set::elements`].

@@ -131,18 +131,22 @@ const MAX_BYTES: usize = 40;
 ///
 /// Ordering is bytewise, which for addresses is numeric order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Value {
+pub struct Value<const N: usize = MAX_BYTES> {
     // `len` comes second so that the derived order compares contents first.
-    bytes: [u8; MAX_BYTES],
+    bytes: [u8; N],
     len: u8,
 }
 
-impl Value {
+/// The data of a map's element: an IPv6 address and a port at most. There are as many as
+/// elements, so they are no longer than they must be.
+pub type Datum = Value<20>;
+
+impl<const N: usize> Value<N> {
     /// No fields yet.
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            bytes: [0; MAX_BYTES],
+            bytes: [0; N],
             len: 0,
         }
     }
@@ -218,13 +222,13 @@ impl Value {
     }
 }
 
-impl Default for Value {
+impl<const N: usize> Default for Value<N> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Value {
+impl<const N: usize> fmt::Debug for Value<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("0x")?;
         self.as_bytes()
@@ -305,7 +309,7 @@ mod tests {
 
     #[test]
     fn fields_are_padded_and_read_back() {
-        let key = Value::new()
+        let key = Value::<MAX_BYTES>::new()
             .addr(IpAddr::from([10, 254, 176, 53]))
             .proto(Protocol::Tcp)
             .port(80)
@@ -328,6 +332,6 @@ mod tests {
 
     #[test]
     fn a_value_of_another_length_has_no_fields() {
-        assert_eq!(Value::new().u32(1).fields(&[DataType::Ipv6Addr]), None);
+        assert_eq!(Datum::new().u32(1).fields(&[DataType::Ipv6Addr]), None);
     }
 }

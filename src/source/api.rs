@@ -424,7 +424,7 @@ fn found(kind: Kind, name: ObjectName, cluster: Cluster) -> Change {
         }
         Kind::EndpointSlice => {
             let slice = cluster.slices.into_values().flatten().next();
-            Change::Slice(name, slice)
+            Change::Slice(name, slice.map(Box::new))
         }
         Kind::Pod => Change::Pod(name, cluster.pods.into_values().next().map(Box::new)),
         Kind::Node => Change::Node(

@@ -422,7 +422,7 @@ fn insert(
             if let Some(raw) = typed(object, c) {
                 for slice in endpoints::endpoints(&name, raw, c) {
                     let slices = cluster.slices.entry(name.clone()).or_default();
-                    slices.insert(Box::new(slice));
+                    slices.insert(slice);
                 }
             }
         }
@@ -484,7 +484,7 @@ fn add_slice(
     let slices = cluster.slices.entry(slice.service.clone()).or_default();
     match slices.get(&slice.name) {
         Some(first) => taken(&first.origin.clone(), c),
-        None => slices.insert(Box::new(slice)),
+        None => slices.insert(slice),
     }
 }
 

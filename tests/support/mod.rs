@@ -208,7 +208,9 @@ fn family_plan(family: Family, services: &str, pods: &str, node: &str) -> Family
                 view: View::Local,
             };
             let mut some = endpoints.clone();
-            some.endpoints.pop_last();
+            let fewer = some.endpoints.len() - 1;
+            let rest = some.endpoints.iter().take(fewer);
+            some.endpoints = rest.map(|(e, weight)| (*e, *weight)).collect();
             plan.lists.insert(local, some);
         }
         plan.lists.insert(key.clone(), endpoints);
