@@ -1,0 +1,218 @@
+//! Other programs on the same host: busy ones, a proxy before us, one that flushes everything.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::*;
+use crate::server::Server;
+use crate::support::{in_namespace, run};
+
+#[test]
+fn a_neighbour_that_commits_all_the_time_does_not_hold_us_up() {
+    in_namespace(|| {
+        loopback();
+        let server = Server::new();
+        fill(&server, 40, 3);
+        let listening = server.listen(0);
+        let agent = Agent::start("neighbour", &[url(listening.address.port())]);
+        eventually("the first sync", || agent.agrees_with(&server));
+        let stop = AtomicBool::new(false);
+        let commits = AtomicUsize::new(0);
+        run(
+            "nft",
+            &["-f", "-"],
+            "table ip other {\n set s { type ipv4_addr; }\n}\n",
+        );
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut nft = Command::new("nft")
+                    .arg("-i")
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .spawn()
+                    .unwrap();
+                let mut input = nft.stdin.take().unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    // nft reads a line, commits it, reads the next.
+                    writeln!(input, "flush set ip other s").unwrap();
+                    commits.fetch_add(1, Ordering::Relaxed);
+                }
+                drop(input);
+                nft.wait().unwrap();
+            });
+            let mut random = Random(0xbeef);
+            for _ in 0..300 {
+                change_something(&server, &mut random);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            eventually("agreement beside a busy neighbour", || {
+                agent.agrees_with(&server)
+            });
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(commits.load(Ordering::Relaxed) > 100);
+        assert!(run("nft", &["list", "table", "ip", "other"], "").contains("set s"));
+    });
+}
+
+#[test]
+fn kube_proxys_tables_go_out_in_the_transaction_that_brings_ours_in() {
+    in_namespace(|| {
+        loopback();
+        let server = Server::new();
+        fill(&server, 3, 2);
+        let listening = server.listen(0);
+        for family in ["ip", "ip6"] {
+            run(
+                "nft",
+                &["-f", "-"],
+                &format!(
+                    "table {family} kube-proxy {{\n chain c {{ type nat hook prerouting priority -100; }}\n}}\n"
+                ),
+            );
+        }
+        run("nft", &["add", "table", "ip", "bystander"], "");
+        let before = generation();
+        let agent = Agent::start(
+            "takeover",
+            &[
+                url(listening.address.port()),
+                "--take-over-kube-proxy".into(),
+            ],
+        );
+        eventually("the first sync", || agent.agrees_with(&server));
+        assert_eq!(generation(), before + 1, "one transaction");
+        let tables = run("nft", &["list", "tables"], "");
+        assert!(
+            !tables.contains("kube-proxy") && tables.contains("bystander"),
+            "{tables}"
+        );
+    });
+}
+
+fn generation() -> u32 {
+    svcnat::netlink::Nfnetlink::open()
+        .unwrap()
+        .generation()
+        .unwrap()
+        .id
+}
+
+#[test]
+fn a_flush_is_repaired_within_a_fraction_of_a_second() {
+    in_namespace(|| {
+        loopback();
+        let server = Server::new();
+        fill(&server, 100, 3);
+        let listening = server.listen(0);
+        let agent = Agent::start("flush", &[url(listening.address.port())]);
+        eventually("the first sync", || agent.agrees_with(&server));
+        let mut times = Vec::new();
+        for _ in 0..10 {
+            run("nft", &["flush", "ruleset"], "");
+            let start = Instant::now();
+            eventually("the repair", || listed("frontends").contains(&address(99)));
+            times.push(start.elapsed());
+        }
+        times.sort();
+        println!(
+            "repair after a flush: median {:?}, worst {:?}",
+            times[5], times[9]
+        );
+        assert!(times[5] < Duration::from_millis(500), "{times:?}");
+        assert!(agent.agrees_with(&server));
+    });
+}
+
+#[test]
+fn owned_tables_survive_flushes_and_kills_and_no_connection_fails() {
+    in_namespace(|| {
+        loopback();
+        // The node is client and server: the way to the service address is loopback.
+        run("ip", &["addr", "add", "172.17.0.2/32", "dev", "lo"], "");
+        run("ip", &["route", "add", "10.254.0.0/16", "dev", "lo"], "");
+        let listener = std::net::TcpListener::bind("172.17.0.2:8080").unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                drop(stream);
+            }
+        });
+        let server = Server::new();
+        server.put(service(0));
+        server.put(slice(0, &[0]));
+        let listening = server.listen(0);
+        let mut agent = Agent::start(
+            "owned",
+            &[url(listening.address.port()), "--own-tables".into()],
+        );
+        eventually("the first sync", || agent.agrees_with(&server));
+        let reach = || {
+            let to = format!("{}:80", address(0)).parse().unwrap();
+            TcpStream::connect_timeout(&to, Duration::from_secs(2))
+        };
+        reach().expect("the service answers");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                let mut connections = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    reach().expect("a connection during a flush");
+                    connections += 1;
+                }
+                connections
+            });
+            for _ in 0..50 {
+                run("nft", &["flush", "ruleset"], "");
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(client.join().unwrap() > 50);
+        });
+        assert!(agent.agrees_with(&server));
+        assert_eq!(
+            agent.log().matches("cause=drift").count(),
+            0,
+            "{}",
+            agent.log()
+        );
+        let foreign = Command::new("nft")
+            .args([
+                "add",
+                "element",
+                "ip",
+                "svcnat",
+                "cluster-ips",
+                "{ 10.254.9.9 }",
+            ])
+            .output()
+            .unwrap();
+        assert!(!foreign.status.success(), "others cannot write");
+        // Killed, the rules stay; the next one adopts them and changes nothing else.
+        agent.kill();
+        reach().expect("rules outlive the daemon");
+        agent.again();
+        eventually("the adoption", || {
+            agent.log().matches("cause=start").count() == 2
+        });
+        let log = agent.log();
+        let last = log.lines().rfind(|l| l.contains("cause=start")).unwrap();
+        assert!(last.contains(" added=0 deleted=0 "), "{last}");
+        run("nft", &["flush", "ruleset"], "");
+        reach().expect("adopted tables survive a flush");
+        server.put(slice(0, &[0, 1]));
+        eventually("a change", || agent.agrees_with(&server));
+        agent.kill();
+        let deleted = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+            .arg("delete")
+            .output()
+            .unwrap();
+        assert!(
+            deleted.status.success(),
+            "{}",
+            String::from_utf8_lossy(&deleted.stderr)
+        );
+        assert!(!run("nft", &["list", "tables"], "").contains("svcnat"));
+    });
+}
