@@ -4,6 +4,7 @@
 //! What is wrong with one object is reported and that object left out; the rest is read.
 
 pub mod api;
+mod clients;
 mod documents;
 mod endpoints;
 mod fields;
