@@ -20,6 +20,9 @@ pub const ARGS: [&str; 5] = [
     "--manage-routes=false",
 ];
 
+/// The one setting of an agent's own that `diff` must know too.
+const SETTING: &str = "--unallocated";
+
 pub struct Agent {
     folder: PathBuf,
     child: Child,
@@ -80,11 +83,16 @@ impl Agent {
         let output = Command::new(env!("CARGO_BIN_EXE_svcnat"))
             .arg("diff")
             .args(ARGS)
+            .args(self.args.iter().filter(|a| a.starts_with(SETTING)))
             .arg("-f")
             .arg(file)
             .output()
             .unwrap();
         output.status.success()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory in KiB.

@@ -10,3 +10,4 @@ mod others;
 mod server;
 #[path = "../support/mod.rs"]
 mod support;
+mod traffic;
