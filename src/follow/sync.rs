@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::apply::purge_affinity;
+use crate::apply::{TRIES, bound_to, purge_affinity};
 use crate::cluster::{Family, ObjectName, Protocol};
 use crate::diff::{Counts, Delta, Operation, TableDelta, diff, own, resembles};
 use crate::engine::{Engine, Next, Step};
@@ -16,8 +16,6 @@ use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, Route};
 use crate::problem::Problem;
 
-/// Times a commit is tried again after another program's came first.
-const TRIES: usize = 100;
 /// A full read-back may take this share of the time at most, however often others commit.
 const VERIFY_SHARE: u32 = 20;
 /// Name of kube-proxy's tables (both families).
@@ -191,9 +189,10 @@ impl Sync {
         Ok(Some(committed))
     }
 
-    /// Reads the kernel back, compares and commits the difference, bound to what was read.
+    /// Reads the kernel back, compares and commits the difference, bound to what was read
+    /// unless others keep coming first ([`bound_to`]).
     fn rebuild(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
-        for _ in 0..TRIES {
+        for races in 0..TRIES {
             let live = self.kernel.read()?;
             let (mut delta, plan, problems) = engine.rebuild(&live);
             let counts = delta.counts();
@@ -205,7 +204,7 @@ impl Sync {
                 self.generation = live.generation;
                 None
             } else {
-                match self.kernel.commit(&delta, live.generation) {
+                match self.kernel.commit(&delta, bound_to(live.generation, races)) {
                     Err(NetlinkError::Raced) => continue,
                     Err(NetlinkError::Refused {
                         operation, errno, ..
