@@ -47,7 +47,7 @@ pub struct Synced {
     pub clients: usize,
     /// Routes added, replaced and deleted.
     pub routes: usize,
-    /// Routes that failed.
+    /// Routes that failed, if they did not fail in the same way before.
     pub route_errors: Vec<String>,
     /// Services that were planned anew; all of them if [`Synced::full`].
     pub services: Vec<ObjectName>,
@@ -78,6 +78,8 @@ pub struct Sync {
     generation: u32,
     local_addresses: BTreeSet<IpAddr>,
     routes: BTreeSet<Route>,
+    /// Routes that failed the last time, and why.
+    route_errors: Vec<String>,
     take_over: bool,
     /// Own the tables, as long as the kernel can.
     own: bool,
@@ -99,6 +101,7 @@ impl Sync {
             generation: 0,
             local_addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
+            route_errors: Vec::new(),
             take_over,
             own,
             verify_after: Instant::now(),
@@ -310,14 +313,25 @@ impl Sync {
         let live = routes::list_ours()?;
         let report = routes::apply(&routes::plan(engine.routes(), &live))?;
         synced.routes = report.added + report.replaced + report.deleted;
-        synced.route_errors = report.errors.iter().map(ToString::to_string).collect();
-        if synced.route_errors.is_empty() {
+        let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+        // What fails again for the same reason is not told again.
+        if errors != self.route_errors {
+            synced.route_errors.clone_from(&errors);
+        }
+        self.route_errors = errors;
+        if self.route_errors.is_empty() {
             self.routes.clone_from(engine.routes());
         } else {
             // Tried again with the next sync.
             self.routes.clear();
         }
         Ok(())
+    }
+
+    /// True if routes failed the last time.
+    #[must_use]
+    pub const fn routes_owed(&self) -> bool {
+        !self.route_errors.is_empty()
     }
 
     /// Puts our routes right after somebody changed routes or links.

@@ -19,3 +19,4 @@ mod sequences;
 mod spread;
 mod standalone;
 mod topology;
+mod upheavals;
