@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::{TRIES, bound_to, purge_affinity};
 use crate::cluster::{Family, ObjectName, Protocol};
-use crate::diff::{Counts, Delta, Operation, TableDelta, diff, own, resembles};
+use crate::diff::{Counts, Delta, Operation, TableDelta, ahead, diff, own, resembles};
 use crate::engine::{Engine, Next, Step};
 use crate::host::conntrack::Conntrack;
 use crate::host::interfaces::{self, local_addresses};
@@ -202,18 +202,25 @@ impl Sync {
             if self.own {
                 own(&mut delta, engine.ruleset(), &live);
             }
-            self.add_take_over(&mut delta)?;
+            let taking_over = self.add_take_over(&mut delta)?;
+            if taking_over {
+                let first = ahead(&delta);
+                if !first.is_empty() {
+                    match self.kernel.commit(&first, bound_to(live.generation, races)) {
+                        Ok(_) | Err(NetlinkError::Raced) => {}
+                        Err(error) => self.give_up_owning(error)?,
+                    }
+                    continue;
+                }
+            }
             let committed = if delta.is_empty() {
                 self.generation = live.generation;
                 None
             } else {
                 match self.kernel.commit(&delta, bound_to(live.generation, races)) {
                     Err(NetlinkError::Raced) => continue,
-                    Err(NetlinkError::Refused {
-                        operation, errno, ..
-                    }) if self.own && operation.starts_with("to own") => {
-                        tracing::warn!(%errno, "this kernel has no owned tables (Linux 6.9): foreign changes are repaired instead");
-                        self.own = false;
+                    Err(error @ NetlinkError::Refused { .. }) => {
+                        self.give_up_owning(error)?;
                         continue;
                     }
                     result => {
@@ -223,6 +230,9 @@ impl Sync {
                 }
             };
             drop(live);
+            if taking_over {
+                tracing::info!("took over from kube-proxy");
+            }
             self.take_over = false;
             self.verify_owed = false;
             return Ok(Synced {
@@ -238,11 +248,27 @@ impl Sync {
         Err(NetlinkError::Raced.into())
     }
 
-    /// kube-proxy's tables go out in the transaction that brings ours in.
-    fn add_take_over(&mut self, delta: &mut Delta) -> Result<(), SyncError> {
-        if !self.take_over {
-            return Ok(());
+    /// Goes on without owning tables if that is what the kernel refused.
+    fn give_up_owning(&mut self, error: NetlinkError) -> Result<(), NetlinkError> {
+        match error {
+            NetlinkError::Refused {
+                operation, errno, ..
+            } if self.own && operation.starts_with("to own") => {
+                tracing::warn!(%errno, "this kernel has no owned tables (Linux 6.9): foreign changes are repaired instead");
+                self.own = false;
+                Ok(())
+            }
+            error => Err(error),
         }
+    }
+
+    /// kube-proxy's tables go out in the transaction that brings our rules in. True if there
+    /// are any.
+    fn add_take_over(&mut self, delta: &mut Delta) -> Result<bool, SyncError> {
+        if !self.take_over {
+            return Ok(false);
+        }
+        let mut found = false;
         for (family, name) in self.kernel.table_names()? {
             if name != KUBE_PROXY_TABLE {
                 continue;
@@ -257,9 +283,10 @@ impl Sync {
                     skeleton: None,
                 }),
             }
-            tracing::info!(family = family.nft_name(), "taking over from kube-proxy");
+            tracing::debug!(family = family.nft_name(), "kube-proxy's table goes");
+            found = true;
         }
-        Ok(())
+        Ok(found)
     }
 
     fn purge(&mut self, delta: &Delta, engine: &Engine) -> Result<usize, SyncError> {
