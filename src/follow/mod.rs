@@ -427,7 +427,10 @@ impl<'a> Agent<'a> {
         let slices = reading.cluster.slices.values().flatten();
         let after: usize = slices.map(|(_, slice)| slice.endpoints.len()).sum();
         let lost = before.saturating_sub(after);
-        if !first && !confirmed && pending::too_many(lost, before, self.options.max_endpoint_loss) {
+        // A file is often emptied, or moved away, just before it is written anew.
+        let too_many = pending::too_many(lost, before, self.options.max_endpoint_loss)
+            || (before > 0 && after == 0);
+        if !first && !confirmed && too_many {
             tracing::warn!(
                 lost,
                 of = before,
