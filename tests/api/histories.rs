@@ -91,7 +91,10 @@ fn killed_at_random_moments_it_misroutes_no_connection_and_ends_where_it_should(
                     if i % 5 == 4 {
                         std::thread::sleep(Duration::from_millis(2));
                     }
-                    while i == kill_at {
+                    if i != kill_at {
+                        continue;
+                    }
+                    loop {
                         std::thread::sleep(Duration::from_millis(random.below(100) as u64));
                         agent.kill();
                         agent.again();
