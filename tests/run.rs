@@ -4,8 +4,11 @@
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::{in_namespace, run};
@@ -27,7 +30,12 @@ impl Daemon {
         daemon
     }
 
-    fn spawn(folder: &std::path::Path, args: &[&str]) -> Child {
+    fn spawn(folder: &Path, args: &[&str]) -> Child {
+        Self::follow(folder, folder, args)
+    }
+
+    /// Follows `input`, with its log in `folder`.
+    fn follow(folder: &Path, input: &Path, args: &[&str]) -> Child {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -41,7 +49,7 @@ impl Daemon {
                 "--sysctls=ignore",
                 "-f",
             ])
-            .arg(folder)
+            .arg(input)
             .args(args)
             .stdin(Stdio::null())
             .stderr(log)
@@ -69,6 +77,9 @@ impl Drop for Daemon {
         // Gone already, if the test stopped it.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
         let _ = fs::remove_dir_all(&self.folder);
     }
 }
@@ -160,5 +171,189 @@ fn cleanup_on_exit_leaves_nothing() {
         let mut daemon = Daemon::start("cleanup", &["--cleanup-on-exit"]);
         daemon.stop();
         assert_eq!(run("nft", &["list", "ruleset"], ""), "");
+    });
+}
+
+/// Long enough for a change of the folder to be noticed and read.
+const NOTICED: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_file_written_in_place_is_taken_once_it_is_whole() {
+    in_namespace(|| {
+        let daemon = Daemon::start("steps", &[]);
+        let path = daemon.folder.join("a.yaml");
+        let text = service("10.254.0.11");
+        let (begin, rest) = text.split_at(text.find("ports").unwrap());
+        // Cut off, written halfway, left for a while and completed, all through one handle.
+        let mut file = fs::File::create(&path).unwrap();
+        file.write_all(begin.as_bytes()).unwrap();
+        std::thread::sleep(NOTICED);
+        assert!(frontends().contains("10.254.0.10"));
+        assert!(!daemon.log().contains("the last good state stays"));
+        file.write_all(rest.as_bytes()).unwrap();
+        drop(file);
+        eventually("the whole file", || frontends().contains("10.254.0.11"));
+
+        // The same in two steps, as two programs would: the half is seen, and said.
+        let text = service("10.254.0.12");
+        let (begin, rest) = text.split_at(text.find("ports").unwrap());
+        fs::write(&path, begin).unwrap();
+        eventually("the complaint", || {
+            let log = daemon.log();
+            log.contains("a.yaml") && log.contains("the last good state stays")
+        });
+        assert!(frontends().contains("10.254.0.11"));
+        let mut file = fs::File::options().append(true).open(&path).unwrap();
+        file.write_all(rest.as_bytes()).unwrap();
+        drop(file);
+        eventually("the completed file", || frontends().contains("10.254.0.12"));
+    });
+}
+
+#[test]
+fn a_file_emptied_before_it_is_written_takes_nothing_down() {
+    in_namespace(|| {
+        let daemon = Daemon::start("empty", &[]);
+        let path = daemon.folder.join("a.yaml");
+        fs::write(&path, "").unwrap();
+        eventually("the doubt", || {
+            daemon.log().contains("held until a second reading")
+        });
+        assert!(frontends().contains("10.254.0.10"));
+        fs::write(&path, service("10.254.0.11")).unwrap();
+        eventually("what was written", || frontends().contains("10.254.0.11"));
+        // Emptied and left so, it is meant.
+        fs::write(&path, "").unwrap();
+        eventually("the end of all services", || {
+            !frontends().contains("10.254.0.")
+        });
+    });
+}
+
+#[test]
+fn editors_leave_backups_swap_files_and_locks_and_only_the_file_counts() {
+    in_namespace(|| {
+        let daemon = Daemon::start("editors", &[]);
+        let folder = &daemon.folder;
+        let path = folder.join("a.yaml");
+        // vim: a swap file, the old file renamed to a backup, a new one under the old name.
+        fs::write(folder.join(".a.yaml.swp"), [0xff, 0xfe]).unwrap();
+        fs::rename(&path, folder.join("a.yaml~")).unwrap();
+        fs::write(&path, service("10.254.0.11")).unwrap();
+        fs::remove_file(folder.join("a.yaml~")).unwrap();
+        fs::remove_file(folder.join(".a.yaml.swp")).unwrap();
+        eventually("vim's file", || frontends().contains("10.254.0.11"));
+        // A slow one: for a while there is no file at all.
+        fs::rename(&path, folder.join("a.yaml~")).unwrap();
+        std::thread::sleep(NOTICED);
+        assert!(frontends().contains("10.254.0.11"));
+        fs::write(&path, service("10.254.0.12")).unwrap();
+        eventually("the slow editor's file", || {
+            frontends().contains("10.254.0.12")
+        });
+        // Emacs: a lock that is a link to nowhere, with the file's ending, and a hidden copy.
+        symlink("me@here.1234", folder.join(".#a.yaml")).unwrap();
+        fs::write(folder.join(".copy.yaml"), service("10.254.0.99")).unwrap();
+        daemon.write(&service("10.254.0.13"));
+        eventually("Emacs' file", || frontends().contains("10.254.0.13"));
+        assert!(!frontends().contains("10.254.0.99"));
+        let log = daemon.log();
+        assert!(!log.contains("the last good state stays"), "{log}");
+    });
+}
+
+/// Puts objects into a folder as the kubelet mounts a ConfigMap: files are links into
+/// `..data`, which is a link to the folder of one version and is renamed over.
+fn mount(folder: &Path, version: &str, text: &str) {
+    let data = folder.join(format!("..{version}"));
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("a.yaml"), text).unwrap();
+    symlink(format!("..{version}"), folder.join("..data_tmp")).unwrap();
+    fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+}
+
+#[test]
+fn a_config_map_is_followed_as_a_folder_and_as_a_file() {
+    for by_file in [false, true] {
+        in_namespace(|| {
+            let name = format!("svcnat-run-map-{by_file}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            let mounted = folder.join("mounted");
+            fs::create_dir_all(&mounted).unwrap();
+            mount(&mounted, "v1", &service("10.254.0.21"));
+            symlink("..data/a.yaml", mounted.join("a.yaml")).unwrap();
+            let input = if by_file {
+                mounted.join("a.yaml")
+            } else {
+                mounted.clone()
+            };
+            let child = Daemon::follow(&folder, &input, &[]);
+            let daemon = Daemon { folder, child };
+            eventually("the first version", || frontends().contains("10.254.0.21"));
+            mount(&mounted, "v2", &service("10.254.0.22"));
+            fs::remove_dir_all(mounted.join("..v1")).unwrap();
+            eventually("the second version", || frontends().contains("10.254.0.22"));
+            mount(&mounted, "v3", "kind: [");
+            eventually("the complaint", || {
+                daemon.log().contains("the last good state stays")
+            });
+            assert!(frontends().contains("10.254.0.22"));
+            mount(&mounted, "v4", &service("10.254.0.24"));
+            eventually("the fourth version", || frontends().contains("10.254.0.24"));
+        });
+    }
+}
+
+#[test]
+fn a_link_to_a_file_elsewhere_and_a_folder_made_later_are_followed_too() {
+    in_namespace(|| {
+        let daemon = Daemon::start("elsewhere", &[]);
+        // A folder that comes later, and a change in it later still.
+        let later = daemon.folder.join("later");
+        fs::create_dir(&later).unwrap();
+        std::thread::sleep(NOTICED);
+        let other = service("10.254.0.30").replace("name: a", "name: b");
+        fs::write(later.join("b.yaml"), &other).unwrap();
+        eventually("a file in a new folder", || {
+            frontends().contains("10.254.0.30")
+        });
+        drop(daemon);
+        let name = format!("svcnat-run-link-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(folder.join("real")).unwrap();
+        let real = folder.join("real/a.yaml");
+        fs::write(&real, service("10.254.0.31")).unwrap();
+        symlink(&real, folder.join("link.yaml")).unwrap();
+        let child = Daemon::follow(&folder, &folder.join("link.yaml"), &[]);
+        let _daemon = Daemon { folder, child };
+        eventually("the linked file", || frontends().contains("10.254.0.31"));
+        fs::write(&real, service("10.254.0.32")).unwrap();
+        eventually("the change behind the link", || {
+            frontends().contains("10.254.0.32")
+        });
+    });
+}
+
+#[test]
+fn a_folder_that_never_comes_to_rest_is_read_all_the_same() {
+    in_namespace(|| {
+        let daemon = Daemon::start("restless", &[]);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    fs::write(daemon.folder.join("noise.txt"), "noise").unwrap();
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            });
+            daemon.write(&service("10.254.0.11"));
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_secs(3) && !frontends().contains("10.254.0.11") {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let taken = frontends().contains("10.254.0.11");
+            stop.store(true, Ordering::Relaxed);
+            assert!(taken, "the change was not taken in {:?}", start.elapsed());
+        });
     });
 }

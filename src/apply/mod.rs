@@ -14,7 +14,19 @@ use crate::plan::NodePlan;
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
 
 /// Times a commit is tried again after another program's came first.
-const TRIES: usize = 100;
+pub const TRIES: usize = 100;
+/// Races after which a commit is no longer bound to a generation.
+const BOUND_TRIES: usize = 3;
+
+/// The generation a commit is bound to after so many lost races; 0 is any. A program that
+/// commits to its own tables faster than we can read ours would win for ever. Unbound, a
+/// commit is still one transaction, and the kernel refuses additions and removals that do
+/// not fit: only elements that somebody else adds to our tables at that very moment stay,
+/// which the next look finds.
+#[must_use]
+pub const fn bound_to(generation: u32, races: usize) -> u32 {
+    if races < BOUND_TRIES { generation } else { 0 }
+}
 
 /// What can be read and committed to: the kernel, or a stand-in for tests.
 pub trait Kernel {
@@ -23,7 +35,7 @@ pub trait Kernel {
     /// # Errors
     /// If they cannot be read.
     fn read(&mut self) -> Result<LiveRuleset, NetlinkError>;
-    /// Carries out `delta` if the generation is still `generation`.
+    /// Carries out `delta` if the generation is still `generation` (0: whatever it is).
     ///
     /// # Errors
     /// [`NetlinkError::Raced`] if it is not; otherwise why nothing was done.
@@ -83,13 +95,13 @@ pub fn reconcile(
             None
         } else {
             kernel.carry_counters(&mut delta)?;
-            match kernel.commit(&delta, before.generation) {
+            match kernel.commit(&delta, bound_to(before.generation, races)) {
                 Err(NetlinkError::Raced) => continue,
                 result => Some(result?),
             }
         };
         // A commit counts one up, and 0 means "any", so it is passed over. Bound to the
-        // generation before, ours is exactly the next.
+        // generation before, ours is exactly the next; one that was not bound came later.
         let generation = match committed {
             Some(_) => before.generation.checked_add(1).unwrap_or(1),
             None => before.generation,

@@ -1,10 +1,12 @@
 //! Desired minus live: the operations that lead from what the kernel holds to what it
 //! should hold, in an order it accepts.
 
+mod ahead;
 mod render;
 
 use std::collections::{BTreeMap, HashMap};
 
+pub use ahead::ahead;
 pub use render::write;
 
 use crate::ruleset::{

@@ -2,19 +2,24 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
+use crate::source::is_hidden;
+
 /// Writers make several changes in a row: wait until they pause.
 const SETTLE: Duration = Duration::from_millis(20);
+/// But no longer than this: some folders never come to rest.
+const SETTLE_LATEST: Duration = Duration::from_millis(200);
 
 /// Watches folders, and the folders of files: an editor or a config-map mount replaces a
 /// file by renaming another over it.
 pub struct Watch {
     inotify: Inotify,
+    paths: Vec<PathBuf>,
 }
 
 impl Watch {
@@ -24,8 +29,10 @@ impl Watch {
     /// If the kernel refuses.
     pub fn new(paths: &[PathBuf]) -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        let watch = Self { inotify };
-        for path in paths.iter().filter(|p| *p != Path::new("-")) {
+        let paths = paths.iter().filter(|p| *p != Path::new("-"));
+        let paths: Vec<PathBuf> = paths.cloned().collect();
+        let watch = Self { inotify, paths };
+        for path in &watch.paths {
             watch.add(path)?;
         }
         Ok(watch)
@@ -37,15 +44,36 @@ impl Watch {
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVE;
         if !path.is_dir() {
-            let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-            self.inotify
-                .add_watch(parent.unwrap_or(Path::new(".")), flags)?;
+            let folder = |path: &Path| match path.parent() {
+                Some(parent) if parent != Path::new("") => parent.to_owned(),
+                _ => PathBuf::from("."),
+            };
+            self.inotify.add_watch(&folder(path), flags)?;
+            // Behind a link, the folder of the file itself; a link to nowhere has none.
+            if path.is_symlink()
+                && let Ok(file) = path.canonicalize()
+            {
+                self.inotify.add_watch(&folder(&file), flags)?;
+            }
             return Ok(());
         }
         self.inotify.add_watch(path, flags)?;
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        for entry in entries.filter(|e| e.path().is_dir()) {
+        let entries = entries.filter(|e| !is_hidden(&e.path()));
+        for entry in entries.filter(|e| e.path().is_dir() || e.path().is_symlink()) {
             self.add(&entry.path())?;
+        }
+        Ok(())
+    }
+
+    /// Watches folders and links that came since. One that went while we looked is no error:
+    /// whatever follows it is a change of the folder it was in.
+    fn add_new(&self) -> Result<(), Errno> {
+        for path in &self.paths {
+            match self.add(path) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(e) => return Err(e),
+            }
         }
         Ok(())
     }
@@ -59,12 +87,14 @@ impl Watch {
         if !self.ready(timeout)? {
             return Ok(false);
         }
-        while self.ready(SETTLE)? {
+        let latest = Instant::now() + SETTLE_LATEST;
+        while Instant::now() < latest && self.ready(SETTLE)? {
             match self.inotify.read_events() {
                 Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
                 Err(e) => return Err(e),
             }
         }
+        self.add_new()?;
         Ok(true)
     }
 

@@ -12,12 +12,15 @@ mod service_manager;
 mod sync;
 mod tell;
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -34,6 +37,7 @@ use crate::diff::Delta;
 use crate::engine::Engine;
 use crate::host::monitor::Monitor;
 use crate::observe::{HealthPorts, Shared};
+use crate::plan::Route;
 use crate::problem::{Problem, Severity};
 use crate::source::api;
 use tell::report;
@@ -42,6 +46,8 @@ use tell::report;
 const LOOK: Duration = Duration::from_millis(50);
 /// Between two syncs after one failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two attempts at routes of which some failed.
+const ROUTES_RETRY: Duration = Duration::from_secs(5);
 /// The state goes to disk when nothing has changed for so long...
 const SAVE_QUIET: Duration = Duration::from_secs(2);
 /// ... or at the latest after this.
@@ -150,6 +156,7 @@ pub struct Agent<'a> {
     retry_at: Option<Instant>,
     last_look: Instant,
     last_verify: Instant,
+    last_routes: Instant,
     /// Since when the state on disk is out of date, and when it last changed.
     unsaved: Option<(Instant, Instant)>,
     /// A reading of files that lost too much, and when it is read again.
@@ -189,6 +196,7 @@ impl<'a> Agent<'a> {
             retry_at: None,
             last_look: now,
             last_verify: now,
+            last_routes: now,
             unsaved: None,
             doubted: None,
             progress: now,
@@ -222,6 +230,7 @@ impl<'a> Agent<'a> {
             self.flush_if_due();
             if reload || self.last_verify.elapsed() >= self.options.verify_period {
                 self.last_verify = Instant::now();
+                self.repair_routes();
                 self.look(true);
             } else if self.last_look.elapsed() >= LOOK {
                 self.look(false);
@@ -271,18 +280,28 @@ impl<'a> Agent<'a> {
 
     /// Links, addresses and routes.
     fn host_changes(&mut self) {
-        let changed = self.monitor.drain();
+        let routes = self.engine.routes();
+        let changed = self.monitor.drain(|to| leads_to(routes, to));
         if changed.addresses {
             match self.sync.refresh_addresses() {
                 Ok(addresses) => self.engine.set_interface_addresses(addresses),
                 Err(error) => tracing::error!(%error, "cannot read this node's addresses"),
             }
         }
-        if changed.routes && self.ready && self.options.drift != Drift::Ignore {
-            match self.sync.repair_routes(&self.engine) {
-                Ok(synced) => self.tell("routes", &synced),
-                Err(error) => tracing::error!(%error, "cannot repair routes"),
-            }
+        let owed = self.sync.routes_owed() && self.last_routes.elapsed() >= ROUTES_RETRY;
+        if changed.routes || owed {
+            self.repair_routes();
+        }
+    }
+
+    fn repair_routes(&mut self) {
+        if !self.ready || self.options.drift == Drift::Ignore {
+            return;
+        }
+        self.last_routes = Instant::now();
+        match self.sync.repair_routes(&self.engine) {
+            Ok(synced) => self.tell("routes", &synced),
+            Err(error) => tracing::error!(%error, "cannot repair routes"),
         }
     }
 
@@ -408,7 +427,10 @@ impl<'a> Agent<'a> {
         let slices = reading.cluster.slices.values().flat_map(Slices::iter);
         let after: usize = slices.map(|slice| slice.endpoints.len()).sum();
         let lost = before.saturating_sub(after);
-        if !first && !confirmed && pending::too_many(lost, before, self.options.max_endpoint_loss) {
+        // A file is often emptied, or moved away, just before it is written anew.
+        let too_many = pending::too_many(lost, before, self.options.max_endpoint_loss)
+            || (before > 0 && after == 0);
+        if !first && !confirmed && too_many {
             tracing::warn!(
                 lost,
                 of = before,
@@ -508,4 +530,15 @@ impl<'a> Agent<'a> {
             Err(error) => tracing::error!(%error, "cannot save the state"),
         }
     }
+}
+
+/// True if one of `routes` leads to `to`. O(log routes).
+fn leads_to(routes: &BTreeSet<Route>, to: IpNet) -> bool {
+    let first = Route {
+        destination: to,
+        via: Ipv4Addr::UNSPECIFIED.into(),
+        node: String::new(),
+    };
+    let next = routes.range(first..).next();
+    next.is_some_and(|route| route.destination.trunc() == to)
 }

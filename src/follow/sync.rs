@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use crate::apply::{drop_stale_flows, purge_affinity};
+use crate::apply::{TRIES, bound_to, drop_stale_flows, purge_affinity};
 use crate::cluster::ObjectName;
 use crate::counters;
-use crate::diff::{Counts, Delta, Operation, TableDelta, diff, own, resembles};
+use crate::diff::{Counts, Delta, Operation, TableDelta, ahead, diff, own, resembles};
 use crate::engine::{Engine, Next, Step};
 use crate::host::conntrack::Conntrack;
 use crate::host::interfaces::{self, local_addresses};
@@ -17,8 +17,6 @@ use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, Route};
 use crate::problem::Problem;
 
-/// Times a commit is tried again after another program's came first.
-const TRIES: usize = 100;
 /// A full read-back may take this share of the time at most, however often others commit.
 const VERIFY_SHARE: u32 = 20;
 /// Name of kube-proxy's tables (both families).
@@ -50,7 +48,7 @@ pub struct Synced {
     pub clients: usize,
     /// Routes added, replaced and deleted.
     pub routes: usize,
-    /// Routes that failed.
+    /// Routes that failed, if they did not fail in the same way before.
     pub route_errors: Vec<String>,
     /// Services that were planned anew; all of them if [`Synced::full`].
     pub services: Vec<ObjectName>,
@@ -81,6 +79,8 @@ pub struct Sync {
     generation: u32,
     local_addresses: BTreeSet<IpAddr>,
     routes: BTreeSet<Route>,
+    /// Routes that failed the last time, and why.
+    route_errors: Vec<String>,
     take_over: bool,
     /// Own the tables, as long as the kernel can.
     own: bool,
@@ -102,6 +102,7 @@ impl Sync {
             generation: 0,
             local_addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
+            route_errors: Vec::new(),
             take_over,
             own,
             verify_after: Instant::now(),
@@ -193,28 +194,36 @@ impl Sync {
         Ok(Some(committed))
     }
 
-    /// Reads the kernel back, compares and commits the difference, bound to what was read.
+    /// Reads the kernel back, compares and commits the difference, bound to what was read
+    /// unless others keep coming first ([`bound_to`]).
     fn rebuild(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
-        for _ in 0..TRIES {
+        for races in 0..TRIES {
             let live = self.kernel.read()?;
             let (mut delta, plan, problems) = engine.rebuild(&live);
             let counts = delta.counts();
             if self.own {
                 own(&mut delta, engine.ruleset(), &live);
             }
-            self.add_take_over(&mut delta)?;
+            let taking_over = self.add_take_over(&mut delta)?;
+            if taking_over {
+                let first = ahead(&delta);
+                if !first.is_empty() {
+                    match self.kernel.commit(&first, bound_to(live.generation, races)) {
+                        Ok(_) | Err(NetlinkError::Raced) => {}
+                        Err(error) => self.give_up_owning(error)?,
+                    }
+                    continue;
+                }
+            }
             let committed = if delta.is_empty() {
                 self.generation = live.generation;
                 None
             } else {
                 counters::carry(&mut self.kernel, &mut delta)?;
-                match self.kernel.commit(&delta, live.generation) {
+                match self.kernel.commit(&delta, bound_to(live.generation, races)) {
                     Err(NetlinkError::Raced) => continue,
-                    Err(NetlinkError::Refused {
-                        operation, errno, ..
-                    }) if self.own && operation.starts_with("to own") => {
-                        tracing::warn!(%errno, "this kernel has no owned tables (Linux 6.9): foreign changes are repaired instead");
-                        self.own = false;
+                    Err(error @ NetlinkError::Refused { .. }) => {
+                        self.give_up_owning(error)?;
                         continue;
                     }
                     result => {
@@ -224,6 +233,9 @@ impl Sync {
                 }
             };
             drop(live);
+            if taking_over {
+                tracing::info!("took over from kube-proxy");
+            }
             self.take_over = false;
             self.verify_owed = false;
             return Ok(Synced {
@@ -245,11 +257,27 @@ impl Sync {
         Err(NetlinkError::Raced.into())
     }
 
-    /// kube-proxy's tables go out in the transaction that brings ours in.
-    fn add_take_over(&mut self, delta: &mut Delta) -> Result<(), SyncError> {
-        if !self.take_over {
-            return Ok(());
+    /// Goes on without owning tables if that is what the kernel refused.
+    fn give_up_owning(&mut self, error: NetlinkError) -> Result<(), NetlinkError> {
+        match error {
+            NetlinkError::Refused {
+                operation, errno, ..
+            } if self.own && operation.starts_with("to own") => {
+                tracing::warn!(%errno, "this kernel has no owned tables (Linux 6.9): foreign changes are repaired instead");
+                self.own = false;
+                Ok(())
+            }
+            error => Err(error),
         }
+    }
+
+    /// kube-proxy's tables go out in the transaction that brings our rules in. True if there
+    /// are any.
+    fn add_take_over(&mut self, delta: &mut Delta) -> Result<bool, SyncError> {
+        if !self.take_over {
+            return Ok(false);
+        }
+        let mut found = false;
         for (family, name) in self.kernel.table_names()? {
             if name != KUBE_PROXY_TABLE {
                 continue;
@@ -262,9 +290,10 @@ impl Sync {
                     ..TableDelta::empty(family)
                 }),
             }
-            tracing::info!(family = family.nft_name(), "taking over from kube-proxy");
+            tracing::debug!(family = family.nft_name(), "kube-proxy's table goes");
+            found = true;
         }
-        Ok(())
+        Ok(found)
     }
 
     fn purge(&mut self, delta: &Delta, engine: &Engine) -> Result<usize, SyncError> {
@@ -301,14 +330,25 @@ impl Sync {
         let live = routes::list_ours()?;
         let report = routes::apply(&routes::plan(engine.routes(), &live))?;
         synced.routes = report.added + report.replaced + report.deleted;
-        synced.route_errors = report.errors.iter().map(ToString::to_string).collect();
-        if synced.route_errors.is_empty() {
+        let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+        // What fails again for the same reason is not told again.
+        if errors != self.route_errors {
+            synced.route_errors.clone_from(&errors);
+        }
+        self.route_errors = errors;
+        if self.route_errors.is_empty() {
             self.routes.clone_from(engine.routes());
         } else {
             // Tried again with the next sync.
             self.routes.clear();
         }
         Ok(())
+    }
+
+    /// True if routes failed the last time.
+    #[must_use]
+    pub const fn routes_owed(&self) -> bool {
+        !self.route_errors.is_empty()
     }
 
     /// Puts our routes right after somebody changed routes or links.

@@ -18,7 +18,6 @@ use crate::ruleset::{Element, Family, LiveChain, LiveRuleset, LiveTable, Set, Se
 const ERESTART: i32 = 85;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NETLINK_CAP_ACK: i32 = 10;
@@ -105,26 +104,23 @@ impl Nfnetlink {
     }
 
     /// Sends a request and hands every answering message to `each` until the kernel is done.
-    /// Returns true if the kernel says the dump was interrupted by a change.
     fn request(
         &mut self,
         bytes: &[u8],
         mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
-    ) -> Result<bool, NetlinkError> {
+    ) -> Result<(), NetlinkError> {
         self.socket.send(bytes).map_err(NetlinkError::Send)?;
         let seq = u32_at(bytes, 8).unwrap_or_default();
-        let mut interrupted = false;
         loop {
             let n = self
                 .receive(MsgFlags::empty())
                 .map_err(NetlinkError::Receive)?;
             for message in messages(&self.buffer[..n]).filter(|m| m.seq == seq) {
-                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
-                    NLMSG_DONE => return Ok(interrupted),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => {
                         return match refusal(&message) {
-                            None => Ok(interrupted),
+                            None => Ok(()),
                             Some(refusal) => Err(NetlinkError::Read(refusal.errno)),
                         };
                     }
@@ -177,8 +173,11 @@ impl Nfnetlink {
         Ok(out)
     }
 
-    /// Reads our tables at one generation; starts over if it changes meanwhile.
-    /// O(elements of ours), for large sets more: each page of a dump restarts the walk.
+    /// Reads our tables. If somebody commits meanwhile it starts over, until a reading was
+    /// not disturbed or says the same as the one before: who keeps committing to tables of
+    /// their own does not change ours. A commit bound to [`LiveRuleset::generation`] may then
+    /// be raced. O(elements of ours), for large sets more: each page of a dump restarts the
+    /// walk.
     ///
     /// # Errors
     /// If the kernel does not let us read, or does not hold still.
@@ -199,24 +198,28 @@ impl Nfnetlink {
         &mut self,
         mut table: impl FnMut(&mut Self, Family) -> Result<Option<LiveTable>, NetlinkError>,
     ) -> Result<LiveRuleset, NetlinkError> {
+        let mut last: Option<LiveRuleset> = None;
         for _ in 0..READ_TRIES {
             let before = self.generation()?.id;
             let mut live = LiveRuleset {
                 generation: before,
                 tables: BTreeMap::new(),
             };
-            let mut steady = true;
+            let mut whole = true;
             for family in Family::ALL {
                 match table(self, family) {
                     Ok(Some(table)) => drop(live.tables.insert(family, table)),
                     Ok(None) => {}
-                    Err(NetlinkError::Interrupted) => steady = false,
+                    Err(NetlinkError::Interrupted) => whole = false,
                     Err(e) => return Err(e),
                 }
             }
-            if steady && self.generation()?.id == before {
+            // A dump that was cut short by a change leaves a later generation behind, too.
+            let undisturbed = self.generation()?.id == before;
+            if whole && (undisturbed || last.as_ref().is_some_and(|l| l.tables == live.tables)) {
                 return Ok(live);
             }
+            last = whole.then_some(live);
         }
         Err(NetlinkError::Interrupted)
     }
@@ -237,11 +240,11 @@ impl Nfnetlink {
             Ok(())
         });
         match result {
-            Ok(false) => Ok(()),
+            // The mark of an interrupted dump says no more than that the generation changed,
+            // and whoever needs to know looks at that.
+            Ok(()) => Ok(()),
             // A table or set that goes while we read is a change like any other.
-            Ok(true) | Err(NetlinkError::Read(Errno::ENOENT | Errno::EINTR)) => {
-                Err(NetlinkError::Interrupted)
-            }
+            Err(NetlinkError::Read(Errno::ENOENT | Errno::EINTR)) => Err(NetlinkError::Interrupted),
             Err(e) => Err(e),
         }
     }
@@ -263,7 +266,9 @@ impl Nfnetlink {
         self.dump(msg::GETSET, family, None, |message| {
             match decode::set(message) {
                 Ok(set) => {
-                    let count = decode::element_count(message);
+                    // Packets fill dynamic sets: what they count is no state of ours.
+                    let dynamic = matches!(set.kind, SetKind::Dynamic { .. });
+                    let count = decode::element_count(message).filter(|_| !dynamic);
                     table.counts.extend(count.map(|n| (set.name.clone(), n)));
                     drop(table.sets.insert(set.name.clone(), set));
                 }

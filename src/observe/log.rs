@@ -23,8 +23,15 @@ pub fn init(format: LogFormat, verbosity: u8) {
         1 => (LevelFilter::DEBUG, LevelFilter::WARN),
         _ => (LevelFilter::TRACE, LevelFilter::DEBUG),
     };
+    // What the API's client logs of a failed request, we log with the reason.
+    let client = if verbosity < 2 {
+        LevelFilter::OFF
+    } else {
+        others
+    };
     let filter = Targets::new()
         .with_default(others)
+        .with_target("kube_client", client)
         .with_target("svcnat", own);
     // Only a logger that is already there makes this fail, and that one serves as well.
     let _ = match format {

@@ -6,18 +6,19 @@
 //! say what is wrong.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use kube::api::{ApiResource, DynamicObject};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
 use kube::runtime::watcher::{self, watcher};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
+use super::clients::Clients;
 use super::insert_object;
 use crate::cluster::{Change, Cluster, ObjectName, Origin};
 use crate::problem::Problem;
@@ -160,18 +161,9 @@ pub fn follow(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let configs = runtime.block_on(configs(settings))?;
-    let clients = {
-        let _guard = runtime.enter();
-        configs
-            .into_iter()
-            .map(|config| {
-                let server = config.cluster_url.to_string();
-                let client = Client::try_from(config).map_err(|e| ApiError::Client(chain(&e)))?;
-                Ok((server, client))
-            })
-            .collect::<Result<Vec<_>, ApiError>>()?
-    };
+    let clients = runtime.block_on(Clients::make(settings))?;
+    let servers = clients.len();
+    let clients = Arc::new(Mutex::new(clients));
     let (sender, events) = channel();
     let (relist, relists) = watch::channel(0);
     let settings = settings.clone();
@@ -181,7 +173,8 @@ pub fn follow(
             let followers = Kind::ALL.map(|kind| {
                 let one = OneKind {
                     kind,
-                    clients: clients.clone(),
+                    clients: Arc::clone(&clients),
+                    servers,
                     settings: settings.clone(),
                     sender: sender.clone(),
                     wake: wake.clone(),
@@ -194,50 +187,8 @@ pub fn follow(
     Ok(Follower { events, relist })
 }
 
-/// One configuration per server.
-async fn configs(settings: &Settings) -> Result<Vec<Config>, ApiError> {
-    let mut base = match &settings.kubeconfig {
-        Some(path) => {
-            let error = |message: String| ApiError::Kubeconfig {
-                path: path.display().to_string(),
-                message,
-            };
-            let file = Kubeconfig::read_from(path).map_err(|e| error(chain(&e)))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(|e| error(chain(&e)))?
-        }
-        None => match (Config::incluster(), settings.servers.first()) {
-            (Ok(config), _) => config,
-            (Err(_), Some(server)) => Config::new(uri(server)?),
-            (Err(e), None) => return Err(ApiError::InCluster(chain(&e))),
-        },
-    };
-    base.connect_timeout = Some(Duration::from_secs(5));
-    if settings.servers.is_empty() {
-        return Ok(vec![base]);
-    }
-    let with_url = |server: &String| {
-        let mut config = base.clone();
-        config.cluster_url = uri(server)?;
-        Ok(config)
-    };
-    settings.servers.iter().map(with_url).collect()
-}
-
-fn uri(server: &str) -> Result<http::Uri, ApiError> {
-    let error = |message: &str| ApiError::Server(server.to_owned(), message.to_owned());
-    let uri: http::Uri = server
-        .parse()
-        .map_err(|e: http::uri::InvalidUri| error(&e.to_string()))?;
-    match uri.scheme_str() {
-        Some("http" | "https") => Ok(uri),
-        _ => Err(error("must begin with https:// or http://")),
-    }
-}
-
 /// An error with all its causes: the last one is usually what is wrong.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -252,7 +203,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 struct OneKind<W> {
     kind: Kind,
-    clients: Vec<(String, Client)>,
+    clients: Arc<Mutex<Clients>>,
+    /// How many of them there are.
+    servers: usize,
     settings: Settings,
     sender: Sender<Event>,
     wake: W,
@@ -262,9 +215,12 @@ struct OneKind<W> {
 /// Why a stream of events ended.
 enum End {
     Relist,
-    Failed {
-        served: bool,
-    },
+    /// The server fails; another, or the same a while later, may not.
+    Failed,
+    /// The server does not know this kind.
+    NotServed,
+    /// The server does not accept what we show it, and there is something else to show.
+    Outdated,
     /// Nobody listens any more.
     Over,
 }
@@ -274,20 +230,51 @@ impl<W: Fn()> OneKind<W> {
         let mut turn = 0;
         let mut wait = FIRST_WAIT;
         loop {
-            let (server, client) = self.clients[turn % self.clients.len()].clone();
-            match self.follow(&server, client, &mut wait).await {
+            let (server, client, version) = self.clients.lock().await.turn(turn);
+            match self.follow(&server, client, version, &mut wait).await {
                 End::Relist => {}
                 End::Over => return,
-                End::Failed { served } => {
-                    turn += 1;
-                    let pause = if served { wait } else { NOT_SERVED_WAIT };
-                    wait = (wait * 2).min(LAST_WAIT);
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        _ = self.relists.changed() => {}
+                End::Outdated => {
+                    let renewed = self.clients.lock().await.renew(version).await;
+                    if let Err(error) = renewed {
+                        self.send(Event::Failed(self.kind, error.to_string()));
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(LAST_WAIT);
                     }
                 }
+                End::Failed => {
+                    turn += 1;
+                    self.pause(wait).await;
+                    wait = (wait * 2).min(LAST_WAIT);
+                }
+                End::NotServed => {
+                    turn += 1;
+                    self.pause(NOT_SERVED_WAIT).await;
+                }
             }
+        }
+    }
+
+    /// Waits, but not if everything is to be listed anew.
+    async fn pause(&mut self, wait: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = self.relists.changed() => {}
+        }
+    }
+
+    /// Waits until clients can be made anew, at most this long; true if they can.
+    async fn newer(&self, version: u64, wait: Duration) -> bool {
+        let end = tokio::time::Instant::now() + wait;
+        loop {
+            if self.clients.lock().await.outdated(version) {
+                return true;
+            }
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            tokio::time::sleep(left.min(FIRST_WAIT)).await;
         }
     }
 
@@ -306,7 +293,13 @@ impl<W: Fn()> OneKind<W> {
         sent
     }
 
-    async fn follow(&mut self, server: &str, client: Client, wait: &mut Duration) -> End {
+    async fn follow(
+        &mut self,
+        server: &str,
+        client: Client,
+        clients: u64,
+        wait: &mut Duration,
+    ) -> End {
         let (group, version, plural) = self.kind.resource();
         let gvk = GroupVersionKind::gvk(group, version, self.kind.name());
         let resource = ApiResource::from_gvk_with_plural(&gvk, plural);
@@ -324,25 +317,33 @@ impl<W: Fn()> OneKind<W> {
                 Some(Err(e)) if self.kind == Kind::ServiceCidr && is_not_found(&e) => {
                     self.send(Event::Listing(self.kind));
                     self.send(Event::Complete(self.kind));
-                    return End::Failed { served: false };
+                    return End::NotServed;
                 }
                 Some(Err(e)) => {
-                    let text = format!("{server}: {}", chain(&e));
+                    let text = self.explain(server, &e).await;
                     if !self.send(Event::Failed(self.kind, text)) {
                         return End::Over;
                     }
+                    if is_about_us(&e) && self.newer(clients, *wait).await {
+                        return End::Outdated;
+                    }
                     // Not every error needs another list: the watcher goes on from where it
                     // was, if this is the only server there is.
-                    if self.clients.len() > 1 {
-                        return End::Failed { served: true };
+                    if self.servers > 1 {
+                        return End::Failed;
                     }
-                    tokio::time::sleep(*wait).await;
+                    if !is_about_us(&e) {
+                        tokio::time::sleep(*wait).await;
+                    }
                     *wait = (*wait * 2).min(LAST_WAIT);
                     continue;
                 }
-                None => return End::Failed { served: true },
+                None => return End::Failed,
             };
-            *wait = FIRST_WAIT;
+            // A list that only begins is no sign that the server answers.
+            if !matches!(event, watcher::Event::Init) {
+                *wait = FIRST_WAIT;
+            }
             let sent = match event {
                 watcher::Event::Init => self.send(Event::Listing(self.kind)),
                 watcher::Event::InitDone => self.send(Event::Complete(self.kind)),
@@ -365,6 +366,18 @@ impl<W: Fn()> OneKind<W> {
                 return End::Over;
             }
         }
+    }
+
+    /// What went wrong, in words that say what to do about it.
+    async fn explain(&self, server: &str, error: &watcher::Error) -> String {
+        if is_unauthorized(error) {
+            let clients = self.clients.lock().await;
+            return format!(
+                "{server}: 401 Unauthorized: the server does not accept {}; tried again as soon as that changes",
+                clients.shown()
+            );
+        }
+        format!("{server}: {}", chain(error))
     }
 
     /// What cannot be used counts as absent, and is reported.
@@ -401,6 +414,35 @@ fn is_not_found(error: &watcher::Error) -> bool {
         watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
         _ => false,
     }
+}
+
+fn is_unauthorized(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => status.code == 401,
+        _ => false,
+    }
+}
+
+/// True if other credentials or another authority may help: the server refuses what we show,
+/// or TLS cannot agree. A new client means a new list, which nothing else is worth.
+fn is_about_us(error: &watcher::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        cause = error.source();
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            if io.kind() == std::io::ErrorKind::InvalidData {
+                return true;
+            }
+            // What an I/O error was made from is not its source, but in it.
+            if let Some(inner) = io.get_ref() {
+                cause = Some(inner);
+            }
+        }
+    }
+    is_unauthorized(error)
 }
 
 fn name_of(object: &DynamicObject) -> ObjectName {

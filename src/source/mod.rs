@@ -4,6 +4,7 @@
 //! What is wrong with one object is reported and that object left out; the rest is read.
 
 pub mod api;
+mod clients;
 mod documents;
 mod endpoints;
 mod fields;
@@ -32,7 +33,8 @@ pub use flags::service_ranges_from;
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// A file, or a folder whose .yaml, .yml and .json files are read in name order.
+    /// A file, or a folder whose .yaml, .yml and .json files are read in name order; hidden
+    /// ones are not.
     Path(PathBuf),
     /// Standard input.
     Stdin,
@@ -108,7 +110,16 @@ pub fn load(inputs: &[Input]) -> Result<Loaded, SourceError> {
     Ok(loaded)
 }
 
-/// The file itself, or all manifests below a folder in name order.
+/// True for names that begin with a dot. In folders they are passed over: editors' locks and
+/// copies, and the versions behind a mounted `ConfigMap`, whose files are linked from beside
+/// them.
+#[must_use]
+pub fn is_hidden(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+/// The file itself, or all manifests below a folder in name order, without hidden ones.
 fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     if !path.metadata().map_err(read_error(path))?.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -118,6 +129,7 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     for entry in std::fs::read_dir(path).map_err(read_error(path))? {
         entries.push(entry.map_err(read_error(path))?.path());
     }
+    entries.retain(|entry| !is_hidden(entry));
     entries.sort();
     for entry in entries {
         let manifest = entry

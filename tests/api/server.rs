@@ -9,7 +9,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::stream;
@@ -29,6 +30,10 @@ struct Store {
     short: BTreeMap<String, usize>,
     /// Resources that are refused.
     forbidden: Vec<String>,
+    /// The one bearer token that is accepted, if any is asked for.
+    token: Option<String>,
+    /// Requests that came with another.
+    refused: usize,
     /// Every event is sent twice.
     duplicate: bool,
     /// Counted up to end all watches in the middle of a line.
@@ -131,6 +136,20 @@ impl Server {
         });
     }
 
+    /// From now on only this token is accepted, and nobody who came with another goes on
+    /// watching.
+    pub fn demand_token(&self, token: &str) {
+        self.with(|store| {
+            store.token = Some(token.to_owned());
+            store.cut += 1;
+        });
+    }
+
+    /// Requests so far that came with a wrong token or none.
+    pub fn refused(&self) -> usize {
+        self.store.lock().unwrap().refused
+    }
+
     pub fn duplicate(&self) {
         self.with(|store| store.duplicate = true);
     }
@@ -225,16 +244,18 @@ async fn core(
     State(server): State<Server>,
     Path(plural): Path<String>,
     query: Parameters,
+    headers: HeaderMap,
 ) -> Response {
-    answer(&server, plural, query.0)
+    answer(&server, plural, query.0, &headers)
 }
 
 async fn grouped(
     State(server): State<Server>,
     Path((_, plural)): Path<(String, String)>,
     query: Parameters,
+    headers: HeaderMap,
 ) -> Response {
-    answer(&server, plural, query.0)
+    answer(&server, plural, query.0, &headers)
 }
 
 fn status(code: u16, reason: &str) -> Value {
@@ -242,8 +263,21 @@ fn status(code: u16, reason: &str) -> Value {
            "message": format!("the test says {reason}"), "reason": reason, "code": code})
 }
 
-fn answer(server: &Server, plural: String, query: BTreeMap<String, String>) -> Response {
+fn answer(
+    server: &Server,
+    plural: String,
+    query: BTreeMap<String, String>,
+    headers: &HeaderMap,
+) -> Response {
     let mut store = server.store.lock().unwrap();
+    let shown = headers.get(AUTHORIZATION).map(|v| v.as_bytes().to_vec());
+    if let Some(token) = &store.token
+        && shown != Some(format!("Bearer {token}").into_bytes())
+    {
+        store.refused += 1;
+        let refusal = status(401, "Unauthorized").to_string();
+        return (StatusCode::UNAUTHORIZED, refusal).into_response();
+    }
     store.requests.push(format!("{plural} {query:?}"));
     if store.forbidden.contains(&plural) {
         return (StatusCode::FORBIDDEN, status(403, "Forbidden").to_string()).into_response();

@@ -19,4 +19,6 @@ mod policies;
 mod sequences;
 mod spread;
 mod standalone;
+mod takeover;
 mod topology;
+mod upheavals;

@@ -7,6 +7,7 @@
 mod addr;
 mod agree;
 mod client;
+mod daemon;
 mod expect;
 mod generation;
 mod lab;
@@ -20,6 +21,7 @@ mod stats;
 pub use addr::*;
 pub use agree::Opinion;
 pub use client::*;
+pub use daemon::*;
 pub use expect::*;
 pub use generation::generation;
 pub use lab::*;

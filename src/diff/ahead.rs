@@ -1,0 +1,89 @@
+//! What of a delta can be committed before the rest, and should be where packets must not
+//! notice the change.
+//!
+//! A transaction takes effect at one moment, but for interval sets: Linux from 7.0 on (and
+//! stable kernels that took the change over) looks ranges up in an array that is put in
+//! place last of all in a commit, about a millisecond after the rules that use it. Until
+//! then every lookup in a new set fails.
+
+use super::{Delta, Operation, TableDelta};
+use crate::ruleset::SetKind;
+
+/// The interval sets that `delta` declares in tables it does not build anew, and what is in
+/// them. No rule uses them yet, so that committing this changes nothing for any packet.
+#[must_use]
+pub fn ahead(delta: &Delta) -> Delta {
+    Delta {
+        tables: delta.tables.iter().filter_map(of_table).collect(),
+    }
+}
+
+fn of_table(table: &TableDelta) -> Option<TableDelta> {
+    if table.operations.contains(&Operation::DeleteTable) {
+        return None;
+    }
+    let sets: std::collections::BTreeMap<_, _> = (table.operations.iter())
+        .filter_map(|operation| match operation {
+            Operation::AddSet(set) if set.kind == SetKind::Interval => {
+                Some((set.name.clone(), set.clone()))
+            }
+            _ => None,
+        })
+        .collect();
+    if sets.is_empty() {
+        return None;
+    }
+    let goes = |operation: &&Operation| match operation {
+        Operation::AddTable | Operation::OwnTable => true,
+        Operation::AddSet(set) => sets.contains_key(&set.name),
+        Operation::AddElements(set, _) => sets.contains_key(set),
+        _ => false,
+    };
+    Some(TableDelta {
+        operations: table.operations.iter().filter(goes).cloned().collect(),
+        sets,
+        ..TableDelta::empty(table.family)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ruleset::{DataType, Family, Set};
+
+    fn delta(operations: Vec<Operation>) -> Delta {
+        Delta {
+            tables: vec![TableDelta {
+                operations,
+                ..TableDelta::empty(Family::Ip)
+            }],
+        }
+    }
+
+    #[test]
+    fn only_new_interval_sets_go_ahead_and_none_of_a_table_built_anew() {
+        let exact = Set::exact("exact", &[DataType::Ipv4Addr]);
+        let ranges = Set::exact("ranges", &[DataType::Ipv4Addr]).interval();
+        let add = |set: &str| Operation::AddElements(set.to_owned(), Vec::new());
+        let whole = vec![
+            Operation::AddTable,
+            Operation::AddSet(exact),
+            Operation::AddSet(ranges.clone()),
+            Operation::AddChain("c".to_owned(), None),
+            add("exact"),
+            add("ranges"),
+        ];
+        let first = ahead(&delta(whole.clone()));
+        assert_eq!(
+            first.tables[0].operations,
+            [
+                Operation::AddTable,
+                Operation::AddSet(ranges),
+                add("ranges")
+            ]
+        );
+        let anew = [vec![Operation::DeleteTable], whole].concat();
+        assert_eq!(ahead(&delta(anew)), Delta::default());
+        assert_eq!(ahead(&delta(vec![add("ranges")])), Delta::default());
+    }
+}
