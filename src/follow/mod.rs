@@ -9,6 +9,7 @@ mod files;
 mod pending;
 mod saved;
 mod service_manager;
+mod settings;
 mod sync;
 mod tell;
 
@@ -36,6 +37,7 @@ use crate::host::monitor::Monitor;
 use crate::observe::{HealthPorts, Shared};
 use crate::problem::{Problem, Severity};
 use crate::source::api;
+use service_manager::Told;
 use tell::report;
 
 /// How often the kernel's generation is looked at: one request of a few microseconds.
@@ -157,6 +159,9 @@ pub struct Agent<'a> {
     progress: Instant,
     observed: Arc<Shared>,
     health_ports: HealthPorts,
+    /// Kernel settings found wrong.
+    settings: Vec<Problem>,
+    told: Told,
 }
 
 impl<'a> Agent<'a> {
@@ -194,6 +199,8 @@ impl<'a> Agent<'a> {
             progress: now,
             observed,
             health_ports: HealthPorts::new(),
+            settings: Vec::new(),
+            told: Told::default(),
         })
     }
 
@@ -223,11 +230,13 @@ impl<'a> Agent<'a> {
             if reload || self.last_verify.elapsed() >= self.options.verify_period {
                 self.last_verify = Instant::now();
                 self.look(true);
+                self.host_settings();
             } else if self.last_look.elapsed() >= LOOK {
                 self.look(false);
             }
             self.save_if_due(false);
-            notify("WATCHDOG=1");
+            let (ready, engine) = (self.ready, &self.engine);
+            self.told.alive(|| ready.then(|| status(engine)));
         }
         self.save_if_due(true);
         Ok(())
@@ -315,10 +324,8 @@ impl<'a> Agent<'a> {
         }
         if !self.ready && self.progress.elapsed() >= Duration::from_secs(1) {
             self.progress = Instant::now();
-            notify(&format!(
-                "STATUS=listing: {} objects so far",
-                self.pending.len()
-            ));
+            self.told
+                .status(format!("listing: {} objects so far", self.pending.len()));
             tracing::info!(objects = self.pending.len(), "listing");
         }
     }
@@ -376,6 +383,9 @@ impl<'a> Agent<'a> {
         report(&synced.problems);
         self.tell(cause, &synced);
         self.observe(cause, &synced);
+        if synced.full {
+            self.host_settings();
+        }
         Ok(())
     }
 
@@ -383,11 +393,7 @@ impl<'a> Agent<'a> {
         self.ready = true;
         self.observed.set_ready();
         notify("READY=1");
-        notify(&format!(
-            "STATUS={} services, {} elements",
-            self.engine.cluster().services.len(),
-            self.engine.ruleset().element_count()
-        ));
+        self.told.status(status(&self.engine));
     }
 
     /// Reads files again. What cannot be used changes nothing: a half-written file is followed
@@ -508,4 +514,13 @@ impl<'a> Agent<'a> {
             Err(error) => tracing::error!(%error, "cannot save the state"),
         }
     }
+}
+
+/// One line for the service manager.
+fn status(engine: &Engine) -> String {
+    format!(
+        "{} services, {} elements",
+        engine.cluster().services.len(),
+        engine.ruleset().element_count()
+    )
 }
