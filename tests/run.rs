@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,8 @@ use support::{in_namespace, run};
 
 struct Daemon {
     folder: PathBuf,
+    /// Where the service manager listens, if the test does.
+    manager: UnixDatagram,
     child: Child,
 }
 
@@ -24,8 +27,13 @@ impl Daemon {
         let folder = std::env::temp_dir().join(format!("svcnat-run-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("a.yaml"), service("10.254.0.10")).unwrap();
+        let manager = manager(&folder);
         let child = Self::spawn(&folder, args);
-        let daemon = Self { folder, child };
+        let daemon = Self {
+            folder,
+            manager,
+            child,
+        };
         eventually("the first sync", || frontends().contains("10.254.0.10"));
         daemon
     }
@@ -46,11 +54,11 @@ impl Daemon {
                 "run",
                 "--node-name=n1",
                 "--service-cluster-ip-range=10.254.0.0/16",
-                "--sysctls=ignore",
                 "-f",
             ])
             .arg(input)
             .args(args)
+            .env("NOTIFY_SOCKET", folder.join("notify"))
             .stdin(Stdio::null())
             .stderr(log)
             .spawn()
@@ -61,13 +69,34 @@ impl Daemon {
         fs::read_to_string(self.folder.join("log")).unwrap()
     }
 
+    /// The next thing it tells the service manager that is no mere sign of life.
+    fn told(&self) -> String {
+        let mut text = String::new();
+        eventually("other news", || {
+            text = self.heard();
+            text != "WATCHDOG=1"
+        });
+        text
+    }
+
+    fn heard(&self) -> String {
+        let mut buffer = [0; 256];
+        let length = self.manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
     fn write(&self, text: &str) {
         fs::write(self.folder.join("new"), text).unwrap();
         fs::rename(self.folder.join("new"), self.folder.join("a.yaml")).unwrap();
     }
 
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        run("kill", &["-s", name, &pid], "");
+    }
+
     fn stop(&mut self) {
-        run("kill", &["-TERM", &self.child.id().to_string()], "");
+        self.signal("TERM");
         assert!(self.child.wait().unwrap().success());
     }
 }
@@ -82,6 +111,14 @@ impl Drop for Daemon {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Where a daemon with its log in `folder` tells the service manager.
+fn manager(folder: &Path) -> UnixDatagram {
+    let manager = UnixDatagram::bind(folder.join("notify")).unwrap();
+    let limit = Some(Duration::from_secs(10));
+    manager.set_read_timeout(limit).unwrap();
+    manager
 }
 
 fn service(ip: &str) -> String {
@@ -288,7 +325,11 @@ fn a_config_map_is_followed_as_a_folder_and_as_a_file() {
                 mounted.clone()
             };
             let child = Daemon::follow(&folder, &input, &[]);
-            let daemon = Daemon { folder, child };
+            let daemon = Daemon {
+                manager: manager(&folder),
+                folder,
+                child,
+            };
             eventually("the first version", || frontends().contains("10.254.0.21"));
             mount(&mounted, "v2", &service("10.254.0.22"));
             fs::remove_dir_all(mounted.join("..v1")).unwrap();
@@ -325,7 +366,11 @@ fn a_link_to_a_file_elsewhere_and_a_folder_made_later_are_followed_too() {
         fs::write(&real, service("10.254.0.31")).unwrap();
         symlink(&real, folder.join("link.yaml")).unwrap();
         let child = Daemon::follow(&folder, &folder.join("link.yaml"), &[]);
-        let _daemon = Daemon { folder, child };
+        let _daemon = Daemon {
+            manager: manager(&folder),
+            folder,
+            child,
+        };
         eventually("the linked file", || frontends().contains("10.254.0.31"));
         fs::write(&real, service("10.254.0.32")).unwrap();
         eventually("the change behind the link", || {
@@ -355,5 +400,97 @@ fn a_folder_that_never_comes_to_rest_is_read_all_the_same() {
             stop.store(true, Ordering::Relaxed);
             assert!(taken, "the change was not taken in {:?}", start.elapsed());
         });
+    });
+}
+
+#[test]
+fn the_service_manager_hears_of_start_changes_life_and_stop() {
+    in_namespace(|| {
+        let mut daemon = Daemon::start("manager", &[]);
+        assert_eq!(daemon.told(), "READY=1");
+        let first = daemon.told();
+        assert!(first.starts_with("STATUS=1 services, "), "{first}");
+        let other = service("10.254.0.11")
+            .replace("name: a", "name: b")
+            .replace("service-name: a", "service-name: b");
+        daemon.write(&format!("{}---\n{other}", service("10.254.0.10")));
+        let second = daemon.told();
+        assert!(second.starts_with("STATUS=2 services, "), "{second}");
+        // Not more than needed for a watchdog of a second, and not less.
+        let start = Instant::now();
+        (0..4).for_each(|_| assert_eq!(daemon.heard(), "WATCHDOG=1"));
+        let took = start.elapsed();
+        let expected = Duration::from_millis(700)..Duration::from_millis(3000);
+        assert!(expected.contains(&took), "{took:?}");
+        daemon.stop();
+        assert_eq!(daemon.told(), "STOPPING=1");
+    });
+}
+
+#[test]
+fn a_hanging_process_shows_no_life() {
+    in_namespace(|| {
+        let daemon = Daemon::start("hang", &[]);
+        daemon.signal("STOP");
+        daemon.manager.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 256];
+        while daemon.manager.recv(&mut buffer).is_ok() {}
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(daemon.manager.recv(&mut buffer).is_err());
+        daemon.signal("CONT");
+        eventually("life", || daemon.manager.recv(&mut buffer).is_ok());
+    });
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_stops_nothing() {
+    in_namespace(|| {
+        // So many datagrams wait at most; the next one blocks who sends it.
+        run("sysctl", &["-qw", "net.unix.max_dgram_qlen=1"], "");
+        let daemon = Daemon::start("deaf", &[]);
+        std::thread::sleep(Duration::from_secs(1));
+        daemon.write(&service("10.254.0.11"));
+        eventually("the change", || frontends().contains("10.254.0.11"));
+    });
+}
+
+#[test]
+fn sysctls_are_set_if_told_so_and_set_again() {
+    in_namespace(|| {
+        let forward = "net.ipv4.ip_forward";
+        let is = |value: &str| run("sysctl", &["-n", forward], "").trim() == value;
+        run("sysctl", &["-qw", &format!("{forward}=0")], "");
+        let daemon = Daemon::start("sysctls", &["--sysctls=apply"]);
+        eventually("the setting", || is("1"));
+        assert!(
+            daemon
+                .log()
+                .contains("name=net.ipv4.ip_forward value=1 old=0")
+        );
+        run("sysctl", &["-qw", &format!("{forward}=0")], "");
+        daemon.signal("HUP");
+        eventually("the setting again", || is("1"));
+    });
+}
+
+#[test]
+fn a_missing_sysctl_is_said_once() {
+    in_namespace(|| {
+        run("sysctl", &["-qw", "net.ipv4.ip_forward=0"], "");
+        let daemon = Daemon::start("check", &["--sysctls=check"]);
+        eventually("the warning", || {
+            daemon.log().contains("sysctl net.ipv4.ip_forward")
+        });
+        daemon.signal("HUP");
+        daemon.write(&service("10.254.0.11"));
+        eventually("the change", || frontends().contains("10.254.0.11"));
+        assert_eq!(
+            daemon.log().matches("sysctl net.ipv4.ip_forward").count(),
+            1
+        );
+        assert_eq!(
+            run("sysctl", &["-n", "net.ipv4.ip_forward"], "").trim(),
+            "0"
+        );
     });
 }

@@ -8,7 +8,6 @@ use super::args::{ApplyArgs, DryRun, Output};
 use super::error::CliError;
 use super::inputs::{Inputs, report};
 use crate::apply::{Outcome, drop_stale_flows, purge_affinity, reconcile};
-use crate::cluster::Family;
 use crate::compile::compile;
 use crate::config::Sysctls;
 use crate::diff::{self, Delta};
@@ -146,27 +145,10 @@ fn settings(inputs: &Inputs) -> Result<Vec<sysctl::Changed>, CliError> {
     Ok(Vec::new())
 }
 
-/// The settings this node needs: of the families it has addresses or services in.
+/// The settings this node needs.
 pub fn needed_sysctls(inputs: &Inputs) -> Result<Vec<sysctl::Setting>, CliError> {
     let interfaces = interfaces::list().map_err(host_error)?;
-    let families: Vec<Family> = Family::ALL
-        .into_iter()
-        .filter(|family| {
-            let of = |net: &ipnet::IpNet| Family::of(&net.addr()) == *family;
-            inputs
-                .node
-                .addresses
-                .iter()
-                .any(|a| Family::of(a) == *family)
-                || inputs.node.pod_cidrs.iter().any(of)
-                || inputs.node.service_ranges.iter().any(of)
-        })
-        .collect();
-    Ok(sysctl::needed(
-        &families,
-        &inputs.node.pod_cidrs,
-        &interfaces,
-    ))
+    Ok(sysctl::needed_by(&inputs.node, &interfaces))
 }
 
 /// Removes tracked flows that the commit made stale.

@@ -100,26 +100,26 @@ pub enum RulesetFormat {
 /// `svcnat render`.
 #[derive(Debug, Args)]
 pub struct RenderArgs {
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: RulesetFormat,
     /// Print only the elements, one command a line: all that differs between clusters
     #[arg(long)]
     pub elements: bool,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// `svcnat diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// `--dry-run`.
@@ -137,15 +137,15 @@ pub enum DryRun {
 /// `svcnat apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
     /// Do not change anything: `client` compares, `server` has the kernel check the batch
     #[arg(long, value_enum, default_value_t, num_args = 0..=1, default_missing_value = "client", require_equals = true)]
     pub dry_run: DryRun,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// A duration as Go and systemd write them: `500ms`, `5s`, `1m30s`.
@@ -197,9 +197,6 @@ pub enum DriftArg {
 /// `svcnat run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
     /// What to do when others change our tables
     #[arg(long, value_enum, default_value_t)]
     pub drift: DriftArg,
@@ -259,6 +256,9 @@ pub struct RunArgs {
     /// Remove kube-proxy's nftables tables in the transaction that installs ours
     #[arg(long)]
     pub take_over_kube_proxy: bool,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// `svcnat delete`.
@@ -272,12 +272,12 @@ pub struct DeleteArgs {
 /// `svcnat check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// What `svcnat get` lists.
@@ -315,12 +315,12 @@ pub struct GetArgs {
     /// What to list
     #[arg(value_enum)]
     pub resource: Resource,
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: TableFormat,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// `svcnat explain`.
@@ -339,12 +339,12 @@ pub struct ExplainArgs {
     /// Look the packet up in what the kernel holds now (needs CAP_NET_ADMIN)
     #[arg(long)]
     pub live: bool,
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
 }
 
 /// `--sysctls`.

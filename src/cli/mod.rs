@@ -9,6 +9,7 @@ mod error;
 mod explain;
 mod get;
 mod inputs;
+mod man;
 mod render;
 mod run;
 
@@ -61,18 +62,6 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
             clap_complete::generate(*shell, &mut Cli::command(), "svcnat", out);
             Ok(0)
         }
-        Verb::Man => {
-            let mut command = Cli::command();
-            command.build();
-            clap_mangen::Man::new(command.clone())
-                .section("8")
-                .render(out)?;
-            for verb in command.get_subcommands() {
-                writeln!(out, ".SH \"SVCNAT {}\"", verb.get_name().to_uppercase())?;
-                clap_mangen::Man::new(verb.clone()).render_description_section(out)?;
-                clap_mangen::Man::new(verb.clone()).render_options_section(out)?;
-            }
-            Ok(0)
-        }
+        Verb::Man => man::run(out),
     }
 }

@@ -9,6 +9,7 @@ mod files;
 mod pending;
 mod saved;
 mod service_manager;
+mod settings;
 mod sync;
 mod tell;
 
@@ -40,6 +41,7 @@ use crate::observe::{HealthPorts, Shared};
 use crate::plan::Route;
 use crate::problem::{Problem, Severity};
 use crate::source::api;
+use service_manager::Told;
 use tell::report;
 
 /// How often the kernel's generation is looked at: one request of a few microseconds.
@@ -164,6 +166,9 @@ pub struct Agent<'a> {
     progress: Instant,
     observed: Arc<Shared>,
     health_ports: HealthPorts,
+    /// Kernel settings found wrong.
+    settings: Vec<Problem>,
+    told: Told,
 }
 
 impl<'a> Agent<'a> {
@@ -202,6 +207,8 @@ impl<'a> Agent<'a> {
             progress: now,
             observed,
             health_ports: HealthPorts::new(),
+            settings: Vec::new(),
+            told: Told::default(),
         })
     }
 
@@ -232,11 +239,13 @@ impl<'a> Agent<'a> {
                 self.last_verify = Instant::now();
                 self.repair_routes();
                 self.look(true);
+                self.host_settings();
             } else if self.last_look.elapsed() >= LOOK {
                 self.look(false);
             }
             self.save_if_due(false);
-            notify("WATCHDOG=1");
+            let (ready, engine) = (self.ready, &self.engine);
+            self.told.alive(|| ready.then(|| status(engine)));
         }
         self.save_if_due(true);
         Ok(())
@@ -334,10 +343,8 @@ impl<'a> Agent<'a> {
         }
         if !self.ready && self.progress.elapsed() >= Duration::from_secs(1) {
             self.progress = Instant::now();
-            notify(&format!(
-                "STATUS=listing: {} objects so far",
-                self.pending.len()
-            ));
+            self.told
+                .status(format!("listing: {} objects so far", self.pending.len()));
             tracing::info!(objects = self.pending.len(), "listing");
         }
     }
@@ -395,6 +402,9 @@ impl<'a> Agent<'a> {
         report(&synced.problems);
         self.tell(cause, &synced);
         self.observe(cause, &synced);
+        if synced.full {
+            self.host_settings();
+        }
         Ok(())
     }
 
@@ -402,11 +412,7 @@ impl<'a> Agent<'a> {
         self.ready = true;
         self.observed.set_ready();
         notify("READY=1");
-        notify(&format!(
-            "STATUS={} services, {} elements",
-            self.engine.cluster().services.len(),
-            self.engine.ruleset().element_count()
-        ));
+        self.told.status(status(&self.engine));
     }
 
     /// Reads files again. What cannot be used changes nothing: a half-written file is followed
@@ -541,4 +547,13 @@ fn leads_to(routes: &BTreeSet<Route>, to: IpNet) -> bool {
     };
     let next = routes.range(first..).next();
     next.is_some_and(|route| route.destination.trunc() == to)
+}
+
+/// One line for the service manager.
+fn status(engine: &Engine) -> String {
+    format!(
+        "{} services, {} elements",
+        engine.cluster().services.len(),
+        engine.ruleset().element_count()
+    )
 }

@@ -2,6 +2,13 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+/// A sign of life so often: a watchdog of a second is content with it.
+const ALIVE: Duration = Duration::from_millis(250);
+
+/// How long a service manager may keep us waiting: its queue is full if it hangs.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Sends `state`, such as `READY=1`, if there is a service manager to hear it. Nothing
 /// depends on its arrival.
@@ -14,8 +21,42 @@ pub fn notify(state: &str) {
         Some(name) => SocketAddr::from_abstract_name(name),
         None => SocketAddr::from_pathname(&name),
     };
-    let sent = address.and_then(|to| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &to));
+    let sent = address.and_then(|to| {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.send_to_addr(state.as_bytes(), &to)
+    });
     if let Err(e) = sent {
         tracing::debug!(error = %e, "the service manager does not listen");
+    }
+}
+
+/// What the service manager was told last.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    alive: Option<Instant>,
+    status: String,
+}
+
+impl Told {
+    /// Says that we are alive, and the status if it is another one; not more often than
+    /// anybody needs.
+    pub(super) fn alive(&mut self, status: impl FnOnce() -> Option<String>) {
+        if self.alive.is_some_and(|at| at.elapsed() < ALIVE) {
+            return;
+        }
+        self.alive = Some(Instant::now());
+        notify("WATCHDOG=1");
+        if let Some(status) = status() {
+            self.status(status);
+        }
+    }
+
+    /// Says how things are, if that is news.
+    pub(super) fn status(&mut self, status: String) {
+        if status != self.status {
+            notify(&format!("STATUS={status}"));
+            self.status = status;
+        }
     }
 }

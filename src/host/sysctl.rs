@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::error::HostError;
 use super::interfaces::{Interface, Kind};
 use crate::cluster::Family;
+use crate::plan::NodeContext;
 
 /// A setting and why it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,20 @@ pub fn needed(families: &[Family], pod_cidrs: &[IpNet], interfaces: &[Interface]
         }
     }
     settings
+}
+
+/// The settings this node needs: of the families it has addresses or services in.
+#[must_use]
+pub fn needed_by(node: &NodeContext, interfaces: &[Interface]) -> Vec<Setting> {
+    let nets = || node.pod_cidrs.iter().chain(&node.service_ranges);
+    let families: Vec<Family> = Family::ALL
+        .into_iter()
+        .filter(|family| {
+            node.addresses.iter().any(|a| Family::of(a) == *family)
+                || nets().any(|net| Family::of(&net.addr()) == *family)
+        })
+        .collect();
+    needed(&families, &node.pod_cidrs, interfaces)
 }
 
 fn forwarding(family: Family) -> Setting {

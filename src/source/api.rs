@@ -68,7 +68,9 @@ impl Kind {
         }
     }
 
-    const fn resource(self) -> (&'static str, &'static str, &'static str) {
+    /// Group, version and plural in the API's paths.
+    #[must_use]
+    pub const fn resource(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Service => ("", "v1", "services"),
             Self::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices"),

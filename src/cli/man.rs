@@ -1,0 +1,120 @@
+//! `svcnat man`: one manual page for all verbs, with the inputs they share written once.
+
+use std::io::Write;
+
+use clap::{Arg, Command, CommandFactory};
+use clap_mangen::Man;
+
+use super::args::Cli;
+use super::error::CliError;
+
+/// Help heading of the flags that all verbs share.
+const INPUTS: &str = "Inputs";
+
+pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let page = Man::new(command.clone()).section("8");
+    page.render_title(out)?;
+    page.render_name_section(out)?;
+    writeln!(
+        out,
+        ".SH SYNOPSIS\n\\fBsvcnat\\fR \\fIVERB\\fR [\\fIOPTIONS\\fR]"
+    )?;
+    page.render_description_section(out)?;
+    writeln!(out, ".SH VERBS")?;
+    for verb in command.get_subcommands() {
+        write_verb(verb, out)?;
+    }
+    if let Some(verb) = command.find_subcommand("run") {
+        writeln!(out, ".SH INPUTS\nThe same for every verb that has them.")?;
+        out.write_all(&options(verb, |arg| heading(arg) == Some(INPUTS))?)?;
+    }
+    examples(&command, out)?;
+    write!(out, "{REST}")?;
+    Ok(0)
+}
+
+fn write_verb(verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
+    let inputs = verb.get_arguments().any(|arg| heading(arg) == Some(INPUTS));
+    let positional: String = verb
+        .get_positionals()
+        .map(|arg| format!(" \\fI{}\\fR", arg.get_id().as_str().to_uppercase()))
+        .collect();
+    writeln!(
+        out,
+        ".SS \"svcnat {}{positional}{}\"",
+        verb.get_name(),
+        if inputs { " [\\fIINPUTS\\fR]" } else { "" }
+    )?;
+    let mut description = Vec::new();
+    Man::new(verb.clone()).render_description_section(&mut description)?;
+    out.write_all(&without_heading(&description))?;
+    let own = |arg: &Arg| {
+        heading(arg) != Some(INPUTS) && !matches!(arg.get_id().as_str(), "help" | "version")
+    };
+    if verb.get_arguments().any(own) {
+        out.write_all(&options(verb, own)?)?;
+    }
+    examples(verb, out)
+}
+
+fn heading(arg: &Arg) -> Option<&str> {
+    arg.get_help_heading()
+}
+
+/// The options of `verb` that `wanted` picks.
+fn options(verb: &Command, wanted: impl Fn(&Arg) -> bool) -> Result<Vec<u8>, CliError> {
+    let verb = verb.clone().mut_args(|arg| {
+        let unwanted = !wanted(&arg);
+        arg.hide(unwanted).help_heading(None::<&str>)
+    });
+    let mut section = Vec::new();
+    Man::new(verb).render_options_section(&mut section)?;
+    Ok(without_heading(&section))
+}
+
+/// A section as clap_mangen makes it, without the line that opens it.
+fn without_heading(section: &[u8]) -> Vec<u8> {
+    section
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| {
+            !line.starts_with(b".SH ") && !line.starts_with(b".ie ") && !line.starts_with(b".el ")
+        })
+        .flatten()
+        .copied()
+        .collect()
+}
+
+/// The text after the help, line by line as it was written.
+fn examples(command: &Command, out: &mut impl Write) -> Result<(), CliError> {
+    let Some(text) = command.get_after_help() else {
+        return Ok(());
+    };
+    writeln!(out, ".PP\n.EX")?;
+    for line in text.to_string().lines() {
+        // A dot or a quote at the start of a line would be a request to roff.
+        writeln!(out, "\\&{}", line.replace('\\', "\\e").replace('-', "\\-"))?;
+    }
+    writeln!(out, ".EE")?;
+    Ok(())
+}
+
+const REST: &str = r#".SH FILES
+.TP
+\fI/etc/svcnat/config.yaml\fR
+Settings that \fBsvcnat.service\fR gives to \fBsvcnat run\fR.
+.TP
+\fI/etc/default/svcnat\fR
+Its other options: where the objects come from.
+.TP
+\fI/etc/svcnat/manifests\fR
+The folder it follows unless told otherwise.
+.TP
+\fI/var/lib/svcnat\fR
+The last good state.
+.SH NOTES
+Stopping \fBsvcnat run\fR, or removing the package, leaves the rules in the kernel; \fBsvcnat delete\fR removes them.
+.SH SEE ALSO
+\fBnft\fR(8), \fBsystemctl\fR(1)
+"#;
