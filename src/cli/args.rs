@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::follow::NameWriters;
 use crate::observe::LogFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -200,6 +201,9 @@ pub struct RunArgs {
     /// What to do when others change our tables
     #[arg(long, value_enum, default_value_t)]
     pub drift: DriftArg,
+    /// When to ask the kernel who changed our tables; listening slows others' large commits
+    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
+    pub name_writers: NameWriters,
     /// Remove everything that is ours when stopped
     #[arg(long)]
     pub cleanup_on_exit: bool,

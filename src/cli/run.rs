@@ -51,6 +51,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         verify_period: args.verify_period,
         max_endpoint_loss: args.max_endpoint_loss,
         state_dir: args.state_dir.clone(),
+        name_writers: args.name_writers,
         own_tables: args.own_tables,
         take_over: args.take_over_kube_proxy,
         skip_invalid: args.inputs.skip_invalid,

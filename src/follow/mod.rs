@@ -5,6 +5,7 @@
 //! talks to the API. Whoever is late or gone (API, disk, service manager) never keeps a
 //! commit from happening.
 
+mod blame;
 mod files;
 mod pending;
 mod saved;
@@ -26,6 +27,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+pub use blame::NameWriters;
 pub use files::Watch;
 pub use pending::{Pending, Verdict};
 pub use saved::{Saved, SavedError};
@@ -81,6 +83,8 @@ pub struct Options {
     pub max_endpoint_loss: f64,
     /// Where the last good state is kept.
     pub state_dir: Option<PathBuf>,
+    /// When to listen for who commits.
+    pub name_writers: NameWriters,
     /// Own our tables, so that nobody else can change or flush them.
     pub own_tables: bool,
     /// Remove kube-proxy's tables in the first transaction.
@@ -184,7 +188,7 @@ impl<'a> Agent<'a> {
         observed: Arc<Shared>,
     ) -> Result<Self, SyncError> {
         let monitor = Monitor::open()?;
-        let mut sync = Sync::open(options.take_over, options.own_tables)?;
+        let mut sync = Sync::open(options.take_over, options.own_tables, options.name_writers)?;
         let addresses = sync.refresh_addresses()?;
         let now = Instant::now();
         Ok(Self {
@@ -472,14 +476,16 @@ impl<'a> Agent<'a> {
 
     fn drift(&mut self, delta: &Delta) {
         let counts = delta.counts();
+        let by = self.sync.blame().unwrap_or_else(|error| error.to_string());
         tracing::warn!(
+            by,
             missing = counts.elements_added,
             foreign = counts.elements_deleted,
             rules = counts.rules_added,
             objects = counts.objects,
             "others changed our tables"
         );
-        self.observed.drifted();
+        self.observed.drifted(&by);
         if self.options.drift == Drift::Repair {
             self.engine.distrust();
             if let Err(error) = self.flush("drift") {

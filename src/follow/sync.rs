@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::blame::{Blame, NameWriters};
 use crate::apply::{TRIES, bound_to, drop_stale_flows, purge_affinity};
 use crate::cluster::ObjectName;
 use crate::counters;
@@ -74,6 +75,7 @@ pub enum Look {
 /// The kernel's side of the daemon.
 pub struct Sync {
     kernel: Nfnetlink,
+    blame: Blame,
     conntrack: Conntrack,
     /// The generation our own last commit made, as far as we know.
     generation: u32,
@@ -95,9 +97,11 @@ impl Sync {
     ///
     /// # Errors
     /// If the kernel does not let us.
-    pub fn open(take_over: bool, own: bool) -> Result<Self, SyncError> {
+    pub fn open(take_over: bool, own: bool, name_writers: NameWriters) -> Result<Self, SyncError> {
+        let kernel = Nfnetlink::open()?;
         let mut sync = Self {
-            kernel: Nfnetlink::open()?,
+            blame: Blame::open(name_writers, kernel.port())?,
+            kernel,
             conntrack: Conntrack::open()?,
             generation: 0,
             local_addresses: BTreeSet::new(),
@@ -141,7 +145,8 @@ impl Sync {
                 Ok(committed) => self.after_step(engine, *step, committed),
                 Err(error) => {
                     // Somebody meddled with what the step builds on: start over.
-                    tracing::warn!(%error, "an increment does not fit the kernel's state");
+                    let by = self.blame()?;
+                    tracing::warn!(%error, by, "an increment does not fit the kernel's state");
                     engine.distrust();
                     engine.advance();
                     self.rebuild(engine)
@@ -189,7 +194,10 @@ impl Sync {
             return Ok(None);
         }
         counters::carry(&mut self.kernel, delta)?;
-        let committed = self.kernel.commit(delta, 0)?;
+        let kernel = &mut self.kernel;
+        let committed = self
+            .blame
+            .while_committing(delta, || kernel.commit(delta, 0))?;
         self.generation = next(self.generation);
         Ok(Some(committed))
     }
@@ -220,7 +228,12 @@ impl Sync {
                 None
             } else {
                 counters::carry(&mut self.kernel, &mut delta)?;
-                match self.kernel.commit(&delta, bound_to(live.generation, races)) {
+                let bound = bound_to(live.generation, races);
+                let kernel = &mut self.kernel;
+                let result = self
+                    .blame
+                    .while_committing(&delta, || kernel.commit(&delta, bound));
+                match result {
                     Err(NetlinkError::Raced) => continue,
                     Err(error @ NetlinkError::Refused { .. }) => {
                         self.give_up_owning(error)?;
@@ -371,6 +384,7 @@ impl Sync {
     /// # Errors
     /// If the kernel cannot be read.
     pub fn look(&mut self, engine: &Engine) -> Result<Look, SyncError> {
+        self.blame.note();
         let quiet = self.kernel.generation()?.id == self.generation;
         if quiet && !(self.verify_owed && Instant::now() >= self.verify_after) {
             return Ok(Look::Quiet);
@@ -388,6 +402,17 @@ impl Sync {
         self.verify(engine)
     }
 
+    /// Who may have changed our tables since they were last whole, in words.
+    ///
+    /// # Errors
+    /// If the kernel does not take an empty batch.
+    pub fn blame(&mut self) -> Result<String, SyncError> {
+        // A new generation is in force some time before its writer is announced. An empty
+        // batch changes nothing, but waits for the commit under way, announcement included.
+        self.kernel.commit(&Delta::default(), 0)?;
+        Ok(self.blame.name())
+    }
+
     /// Reads everything back and compares. O(cluster).
     ///
     /// # Errors
@@ -400,6 +425,7 @@ impl Sync {
         self.verify_owed = false;
         self.generation = live.generation;
         Ok(if delta.is_empty() {
+            self.blame.acquit();
             Look::Others
         } else {
             Look::Drift(Box::new(delta))

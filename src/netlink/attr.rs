@@ -109,6 +109,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// Sequence number of the request it answers.
     pub seq: u32,
+    /// Netlink port of who asked, or caused it.
+    pub port: u32,
     /// Everything after the netlink header.
     pub payload: &'a [u8],
 }
@@ -136,6 +138,7 @@ pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
             kind: u16_at(whole, 4)?,
             flags: u16_at(whole, 6)?,
             seq: u32_at(whole, 8)?,
+            port: u32_at(whole, 12)?,
             payload: &whole[HEADER..],
         };
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();

@@ -1,5 +1,5 @@
 //! The only room with `unsafe`: libnftnl objects through the nftnl crate and what that
-//! crate lacks through nftnl-sys, and one socket option.
+//! crate lacks through nftnl-sys, and two socket options.
 //!
 //! Invariants, in one place:
 //! * every object is made, filled, serialised and freed inside one function call here; no
@@ -211,6 +211,53 @@ pub fn netlink_option(socket: BorrowedFd<'_>, option: i32) -> std::io::Result<()
             libc::SOL_NETLINK,
             option,
             (&raw const on).cast::<c_void>(),
+            len,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
+/// Lets through only datagrams whose first message is of this type, by a filter in the kernel.
+///
+/// # Errors
+/// That of setsockopt(2).
+pub fn only_messages(socket: BorrowedFd<'_>, kind: u16) -> std::io::Result<()> {
+    let step = |code: u32, jt, jf, k| libc::sock_filter {
+        code: u16::try_from(code).unwrap_or_default(),
+        jt,
+        jf,
+        k,
+    };
+    // A filter loads in network order; nlmsg_type, at offset 4, is in host order.
+    let kind = u16::from_be_bytes(kind.to_ne_bytes());
+    let mut code = [
+        step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, 4),
+        step(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            0,
+            1,
+            kind.into(),
+        ),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: u16::try_from(code.len()).unwrap_or_default(),
+        filter: code.as_mut_ptr(),
+    };
+    let len = u32::try_from(size_of_val(&program)).unwrap_or_default();
+    // SAFETY: the descriptor is open for as long as it is borrowed; `program` is readable for
+    // `len` bytes and points to `code`, which is alive; the kernel copies both.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast::<c_void>(),
             len,
         )
     };

@@ -14,6 +14,8 @@ mod expr;
 mod ffi;
 mod set_types;
 mod socket;
+mod writers;
 
 pub use error::NetlinkError;
 pub use socket::{Committed, Generation, Nfnetlink};
+pub use writers::{Writer, Writers};

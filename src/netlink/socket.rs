@@ -94,6 +94,12 @@ impl Nfnetlink {
         })
     }
 
+    /// The port its commits are announced under.
+    #[must_use]
+    pub fn port(&self) -> u32 {
+        self.socket.portid()
+    }
+
     fn receive(&mut self, flags: MsgFlags) -> Result<usize, Errno> {
         loop {
             match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {

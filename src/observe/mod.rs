@@ -78,6 +78,7 @@ struct Inner {
     last_sync: Option<Timestamp>,
     last_good: Option<Value>,
     last_failed: Option<Value>,
+    last_drift: Option<Value>,
     sizes: (usize, usize, usize),
     generation: u32,
     sources: BTreeMap<&'static str, bool>,
@@ -105,6 +106,7 @@ impl Shared {
                 last_sync: None,
                 last_good: None,
                 last_failed: None,
+                last_drift: None,
                 sizes: (0, 0, 0),
                 generation: 0,
                 sources: BTreeMap::new(),
@@ -186,9 +188,11 @@ impl Shared {
         self.inner().metrics.guard_holds.inc();
     }
 
-    /// Somebody else's change to our tables was found.
-    pub fn drifted(&self) {
-        self.inner().metrics.drifts.inc();
+    /// Somebody else's change to our tables was found, and who may have made it.
+    pub fn drifted(&self, by: &str) {
+        let mut inner = self.inner();
+        inner.metrics.drifts.inc();
+        inner.last_drift = Some(json!({"time": Timestamp::now().to_string(), "by": by}));
     }
 
     /// Which ports tell load balancers about which Services.
@@ -248,6 +252,7 @@ impl Shared {
             "elements": elements,
             "lastGood": inner.last_good,
             "lastFailed": inner.last_failed,
+            "lastDrift": inner.last_drift,
         })
     }
 }

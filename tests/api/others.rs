@@ -180,6 +180,60 @@ fn a_flush_is_repaired_within_a_fraction_of_a_second() {
     });
 }
 
+/// Flushes the ruleset; the process id of who did it.
+fn flush() -> u32 {
+    let mut nft = Command::new("nft")
+        .args(["flush", "ruleset"])
+        .spawn()
+        .unwrap();
+    let pid = nft.id();
+    assert!(nft.wait().unwrap().success());
+    pid
+}
+
+#[test]
+fn who_flushes_again_is_named_and_always_if_so_asked() {
+    for (when, named_at_once) in [("after-drift", false), ("always", true)] {
+        in_namespace(|| {
+            loopback();
+            let server = Server::new();
+            fill(&server, 3, 2);
+            let listening = server.listen(0);
+            let flag = format!("--name-writers={when}");
+            let agent = Agent::start(when, &[url(listening.address.port()), flag]);
+            // It does not listen while it commits so much; afterwards it says what it did.
+            let repaired = |times: usize| {
+                eventually("a commit", || {
+                    agent.log().matches("message=committed").count() == times
+                });
+                assert!(agent.agrees_with(&server));
+            };
+            repaired(1);
+            let first = flush();
+            repaired(2);
+            let by = |pid: u32| format!("by=\"nft (pid {pid})\"");
+            assert_eq!(
+                agent.log().contains(&by(first)),
+                named_at_once,
+                "{}",
+                agent.log()
+            );
+            let second = flush();
+            repaired(3);
+            assert!(agent.log().contains(&by(second)), "{}", agent.log());
+            let (_, state) = fetch(10256, "/state");
+            assert!(state.contains(&format!("nft (pid {second})")), "{state}");
+            // Whoever only writes his own is not blamed for what another does later.
+            run("nft", &["add", "table", "ip", "theirs"], "");
+            std::thread::sleep(Duration::from_millis(300));
+            let third = flush();
+            repaired(4);
+            let log = agent.log();
+            assert!(log.contains(&by(third)), "{log}");
+        });
+    }
+}
+
 #[test]
 fn owned_tables_survive_flushes_and_kills_and_no_connection_fails() {
     in_namespace(|| {
