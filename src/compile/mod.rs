@@ -14,7 +14,7 @@ mod skeleton;
 use std::collections::{BTreeMap, HashMap};
 
 pub use allocate::{Numbers, Sets, frontend_value_key};
-pub use elements::{Sink, cluster_ip, hairpin};
+pub use elements::{Sink, cluster_ip, hairpin, sticky_protocol};
 
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape};
 use crate::ruleset::{Element, Family, Ruleset, Table, Value};
@@ -67,12 +67,14 @@ impl Sink for Table {
     }
 }
 
-/// The table without elements. Of all that services bring only the affinity timeouts shape it.
+/// The table without elements. Of all that services bring only the affinity timeouts shape
+/// it, of this node its pods' prefixes.
 fn skeleton(plan: &FamilyPlan, shape: &Shape) -> Table {
     skeleton::table(&skeleton::Outline {
         family: plan.family,
         shape,
-        pods_by_address: !plan.pod_sources.is_empty(),
+        pod_sources: &plan.pod_sources,
+        egress_sources: &plan.egress_sources,
         timeouts: plan
             .lists
             .values()
@@ -92,13 +94,18 @@ pub fn services(sink: &mut impl Sink, plan: &FamilyPlan, previous: &Sets, number
     }
 }
 
-/// The elements that several services may share: one per address.
+/// The elements that several services may share: one per address or protocol.
 fn addresses(sink: &mut impl Sink, plan: &FamilyPlan) {
     for addr in &plan.local_endpoints {
         elements::hairpin(sink, *addr);
     }
     for (addr, comment) in &plan.cluster_ips {
         elements::cluster_ip(sink, *addr, comment);
+    }
+    for (key, list) in &plan.lists {
+        if list.affinity_timeout.is_some() {
+            elements::sticky_protocol(sink, key.port.protocol);
+        }
     }
 }
 
@@ -110,9 +117,7 @@ pub fn node_level(sink: &mut impl Sink, plan: &FamilyPlan) {
     }
     for (set, prefixes) in [
         (names::NODE_PORT_ADDRESSES, &plan.node_port_addresses),
-        (names::POD_SOURCES, &plan.pod_sources),
         (names::SERVICE_RANGES, &plan.service_ranges),
-        (names::EGRESS_SOURCES, &plan.egress_sources),
         (names::NON_MASQUERADE, &plan.non_masquerade),
     ] {
         elements::prefixes(sink, set, prefixes);
