@@ -151,7 +151,7 @@ pub enum Counted {
 }
 
 /// What a set counts with `--service-counters`: the sets that a new connection's first packet
-/// meets exactly once.
+/// meets exactly once. A frontend counts those too that its source ranges then drop.
 #[must_use]
 pub fn counted(set: &str) -> Option<Counted> {
     match set {

@@ -589,3 +589,53 @@ fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
         nat("nat-postrouting", Postrouting, SRCNAT, postrouting(outline)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::print::text;
+
+    fn door(pod_sources: &[&str]) -> Vec<String> {
+        let shape = Shape::of(&Config::default());
+        let prefixes: Vec<IpNet> = pod_sources.iter().filter_map(|p| p.parse().ok()).collect();
+        assert_eq!(prefixes.len(), pod_sources.len());
+        let table = table(&Outline {
+            family: Family::Ip,
+            shape: &shape,
+            pod_sources: &prefixes,
+            egress_sources: &[],
+            timeouts: BTreeSet::new(),
+        });
+        assert!(
+            table
+                .chains
+                .iter()
+                .filter_map(|chain| chain.base)
+                .all(|base| base.chain_type == ChainType::Nat),
+            "packets of connections that exist would meet our rules"
+        );
+        let rules = &table.chain("door").expect("a chain").rules;
+        rules.iter().map(|r| text::rule(Family::Ip, r)).collect()
+    }
+
+    fn masquerades(door: &[String]) -> Option<&String> {
+        door.iter().find(|rule| rule.contains("meta mark set"))
+    }
+
+    #[test]
+    fn an_outsider_is_outside_of_every_prefix_of_pods() {
+        let door = door(&["172.16.0.0/12", "10.1.0.0/16"]);
+        let rule = masquerades(&door).expect("a rule");
+        assert!(
+            rule.contains("ip saddr != 172.16.0.0/12 ip saddr != 10.1.0.0/16 meta mark set"),
+            "{rule}"
+        );
+    }
+
+    #[test]
+    fn nobody_is_an_outsider_where_pods_are_everywhere_or_unknown() {
+        assert_eq!(masquerades(&door(&["0.0.0.0/0"])), None);
+        assert_eq!(masquerades(&door(&[])), None);
+    }
+}
