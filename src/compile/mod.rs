@@ -10,6 +10,7 @@ pub mod layout;
 mod maglev;
 mod sets;
 mod skeleton;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -2,16 +2,19 @@
 //!
 //! docs/packet-flow.md draws the way of a packet through these chains.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
 use super::layout::{
-    CLASS_MASK, Class, DRAWS, EXACT, GROUP_MASK, LIST_MASK, MARKER, MODE_MASK, Mode, PROTOCOLS,
-    SOURCE_SEED, SOURCE_SLOTS, SPECIAL_MASK, STICKY_MASK, Sticky, names,
+    CLASS_MASK, Class, DRAWS, EXACT, MARKER, MODE_MASK, Mode, PROTOCOLS, SOURCE_SEED, SOURCE_SLOTS,
+    SPECIAL_MASK, STICKY_MASK, Sticky, names,
 };
 use super::sets;
+use super::words::{
+    dnat, frontend_key, goto, group, in_set, jump, list, load, not_in_set, port_key, priority_is,
+    rule, slot,
+};
 use crate::config::{DetectLocal, Unallocated};
 use crate::plan::Shape;
 use crate::ruleset::{
@@ -19,8 +22,8 @@ use crate::ruleset::{
 };
 
 use Selector::{
-    CtOriginalDaddr, CtOriginalDport, CtOriginalSaddr, CtReplySaddr, CtReplySport, Daddr, Dport,
-    L4Proto, Priority, Saddr,
+    CtOriginalDaddr, CtOriginalDport, CtOriginalSaddr, CtReplySaddr, CtReplySport, Daddr, L4Proto,
+    Priority, Saddr,
 };
 
 /// Values of the hash of an IPv6 client. nft's JSON shows more as a negative number.
@@ -61,81 +64,6 @@ pub fn table(outline: &Outline<'_>) -> Table {
     chains.extend(base_chains(outline));
     table.chains = chains;
     table
-}
-
-fn rule(statements: impl IntoIterator<Item = Statement>) -> Rule {
-    Rule::new(statements)
-}
-
-fn in_set(key: impl Into<Vec<Selector>>, set: &'static str) -> Statement {
-    Match::InSet {
-        key: key.into(),
-        set: Cow::Borrowed(set),
-        negated: false,
-    }
-    .into()
-}
-
-fn not_in_set(key: impl Into<Vec<Selector>>, set: &'static str) -> Statement {
-    Match::InSet {
-        key: key.into(),
-        set: Cow::Borrowed(set),
-        negated: true,
-    }
-    .into()
-}
-
-fn load(key: impl Into<Vec<Selector>>, map: &'static str) -> Statement {
-    Action::LoadPriority {
-        key: key.into(),
-        map,
-    }
-    .into()
-}
-
-fn dnat(key: impl Into<Vec<Selector>>, map: &'static str) -> Statement {
-    Action::Dnat {
-        key: key.into(),
-        map,
-    }
-    .into()
-}
-
-fn jump(chain: &str) -> Statement {
-    Action::Jump(chain.to_owned()).into()
-}
-
-fn goto(chain: &str) -> Statement {
-    Action::Goto(chain.to_owned()).into()
-}
-
-fn priority_is(mask: u32, value: u32) -> Statement {
-    Match::Priority {
-        mask,
-        value,
-        negated: false,
-    }
-    .into()
-}
-
-const fn list() -> Selector {
-    Selector::PriorityMasked { mask: LIST_MASK }
-}
-
-const fn group() -> Selector {
-    Selector::PriorityMasked { mask: GROUP_MASK }
-}
-
-fn slot(modulus: u32) -> Vec<Selector> {
-    vec![list(), L4Proto, Selector::Random { modulus }]
-}
-
-fn frontend_key() -> Vec<Selector> {
-    vec![Daddr, L4Proto, Dport]
-}
-
-fn port_key() -> Vec<Selector> {
-    vec![L4Proto, Dport]
 }
 
 /// One chain per class draws a slot of the list. What misses goes on to slot 0, and from
@@ -594,9 +522,9 @@ fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::print::text;
 
-    fn door(pod_sources: &[&str]) -> Vec<String> {
+    /// The rule of the door that marks outsiders: the prefixes they are outside of.
+    fn outside_of(pod_sources: &[&str]) -> Option<Vec<String>> {
         let shape = Shape::of(&Config::default());
         let prefixes: Vec<IpNet> = pod_sources.iter().filter_map(|p| p.parse().ok()).collect();
         assert_eq!(prefixes.len(), pod_sources.len());
@@ -607,35 +535,44 @@ mod tests {
             egress_sources: &[],
             timeouts: BTreeSet::new(),
         });
-        assert!(
-            table
-                .chains
-                .iter()
-                .filter_map(|chain| chain.base)
-                .all(|base| base.chain_type == ChainType::Nat),
-            "packets of connections that exist would meet our rules"
-        );
-        let rules = &table.chain("door").expect("a chain").rules;
-        rules.iter().map(|r| text::rule(Family::Ip, r)).collect()
-    }
-
-    fn masquerades(door: &[String]) -> Option<&String> {
-        door.iter().find(|rule| rule.contains("meta mark set"))
+        let marks = |s: &Statement| matches!(s, Statement::Action(Action::SetMark { .. }));
+        let mut rules = table.chain("door").expect("a chain").rules.iter();
+        let rule = rules.find(|rule| rule.statements.iter().any(marks))?;
+        let prefixes = rule.statements.iter().filter_map(|s| match s {
+            Statement::Match(Match::SaddrIn { prefix, negated }) if *negated => {
+                Some(prefix.to_string())
+            }
+            _ => None,
+        });
+        Some(prefixes.collect())
     }
 
     #[test]
     fn an_outsider_is_outside_of_every_prefix_of_pods() {
-        let door = door(&["172.16.0.0/12", "10.1.0.0/16"]);
-        let rule = masquerades(&door).expect("a rule");
-        assert!(
-            rule.contains("ip saddr != 172.16.0.0/12 ip saddr != 10.1.0.0/16 meta mark set"),
-            "{rule}"
+        let prefixes = ["172.16.0.0/12", "10.1.0.0/16"];
+        assert_eq!(
+            outside_of(&prefixes),
+            Some(prefixes.map(str::to_owned).to_vec())
         );
     }
 
     #[test]
     fn nobody_is_an_outsider_where_pods_are_everywhere_or_unknown() {
-        assert_eq!(masquerades(&door(&["0.0.0.0/0"])), None);
-        assert_eq!(masquerades(&door(&[])), None);
+        assert_eq!(outside_of(&["0.0.0.0/0"]), None);
+        assert_eq!(outside_of(&[]), None);
+    }
+
+    #[test]
+    fn packets_of_connections_that_exist_meet_no_base_chain() {
+        let shape = Shape::of(&Config::default());
+        let table = table(&Outline {
+            family: Family::Ip6,
+            shape: &shape,
+            pod_sources: &[],
+            egress_sources: &[],
+            timeouts: BTreeSet::new(),
+        });
+        let mut bases = table.chains.iter().filter_map(|chain| chain.base);
+        assert!(bases.all(|base| base.chain_type == ChainType::Nat));
     }
 }
