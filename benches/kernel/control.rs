@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use svcnat::cluster::Change;
+use svcnat::config::Config;
 use svcnat::diff::Delta;
 use svcnat::engine::{Engine, Next};
 use svcnat::netlink::Nfnetlink;
@@ -32,9 +33,13 @@ struct Took {
 
 impl Node {
     fn first_sync(objects: svcnat::cluster::Cluster) -> (Self, Took) {
+        Self::first_sync_with(config(), objects)
+    }
+
+    fn first_sync_with(config: Config, objects: svcnat::cluster::Cluster) -> (Self, Took) {
         let mut kernel = Nfnetlink::open().expect("a netlink socket");
         let start = Instant::now();
-        let mut engine = Engine::with_cluster(config(), Vec::new(), objects);
+        let mut engine = Engine::with_cluster(config, Vec::new(), objects);
         let live = kernel.read().expect("our tables");
         let (delta, _, _) = engine.rebuild(&live);
         let committed = kernel.commit(&delta, live.generation).expect("a commit");
@@ -229,6 +234,35 @@ fn changes(
         report.time("verification by full read-back", &size, &whole);
         report.time("restart on an unchanged cluster", &size, &again);
     });
+}
+
+/// What `--service-counters` adds to a first sync and to one change.
+pub fn counters(report: &mut Report, services: usize, endpoints: usize, rounds: usize) {
+    let objects = read(&list(services, endpoints));
+    for service_counters in [false, true] {
+        let counters = if service_counters { "on" } else { "off" };
+        let size = format!("{}, counters {counters}", name(services, endpoints));
+        let (mut first, mut one) = (Samples::default(), Samples::default());
+        for _ in 0..rounds {
+            let settings = Config {
+                service_counters,
+                ..config()
+            };
+            in_namespace(|| {
+                let (mut node, took) = Node::first_sync_with(settings, objects.clone());
+                first.add(took.all);
+                for i in 0..100 {
+                    let n = i * 79 % services;
+                    let own = n * endpoints..(n + 1) * endpoints;
+                    let more = slice(n, own.clone().chain([services * endpoints]));
+                    one.add(node.change(slice_change(&more)).all);
+                    node.change(slice_change(&slice(n, own)));
+                }
+            });
+        }
+        report.time("first sync, objects to kernel", &size, &first);
+        report.time("one endpoint added", &size, &one);
+    }
 }
 
 /// One endpoint more, as kube-proxy writes it, by the program it runs.

@@ -4,8 +4,11 @@
 mod cluster;
 mod control;
 mod data;
+mod dispatch;
+mod lab;
 mod peers;
 mod report;
+mod setups;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,28 +83,41 @@ fn main() {
     }
     let (quick, large) = (has("--quick"), has("--large"));
     let rounds = if quick { 3 } else { 5 };
+    if !has("--data") {
+        control_plane(&mut report, quick, large, rounds);
+    }
+    let sizes: &[usize] = if quick {
+        &[1, 1_000]
+    } else {
+        &[1, 1_000, 10_000]
+    };
+    for services in sizes.iter().copied().filter(|n| *n > 1) {
+        dispatch::changes(&mut report, services);
+    }
+    if !quick {
+        dispatch::changes(&mut report, 50_000);
+    }
+    data::measure(&mut report, sizes, rounds);
+    report.finish(&out);
+    std::fs::remove_dir_all(scratch("")).expect("the scratch folder");
+}
+
+fn control_plane(report: &mut Report, quick: bool, large: bool, rounds: usize) {
     for (services, endpoints) in [(100, 5), (1_000, 1), (1_000, 5), (1_000, 10), (10_000, 5)] {
         let main_size = services == 10_000 || endpoints == 5;
         if quick && !main_size {
             continue;
         }
         let peers = main_size && (!quick || services <= 1_000);
-        control::measure(&mut report, services, endpoints, rounds, peers);
+        control::measure(report, services, endpoints, rounds, peers);
     }
     if !quick {
-        control::measure(&mut report, 50_000, 5, 2, false);
-        control::giant(&mut report, 100_000);
+        control::measure(report, 50_000, 5, 2, false);
+        control::giant(report, 100_000);
     }
     if large {
-        control::measure(&mut report, 100_000, 10, 1, false);
+        control::measure(report, 100_000, 10, 1, false);
     }
-    control::memory(&mut report, 10_000, 5);
-    let sizes: &[usize] = if quick {
-        &[1, 1_000]
-    } else {
-        &[1, 1_000, 10_000]
-    };
-    data::measure(&mut report, sizes, rounds);
-    report.finish(&out);
-    std::fs::remove_dir_all(scratch("")).expect("the scratch folder");
+    control::counters(report, if quick { 1_000 } else { 10_000 }, 5, rounds);
+    control::memory(report, 10_000, 5);
 }

@@ -15,8 +15,9 @@ impl Samples {
         self.0.push(time);
     }
 
-    pub fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+    /// The median, in microseconds; `None` without samples.
+    pub fn median(&self) -> Option<f64> {
+        (!self.0.is_empty()).then(|| self.quantiles().1)
     }
 
     /// Least, median, 99th percentile, in microseconds.

@@ -242,6 +242,15 @@ pub fn cluster_ip(sink: &mut impl Sink, addr: IpAddr, comment: &Arc<str>) {
     sink.put(names::CLUSTER_IPS, Value::new().addr(addr), element);
 }
 
+/// A protocol of which a list is sticky.
+pub fn sticky_protocol(sink: &mut impl Sink, protocol: Protocol) {
+    sink.put(
+        names::STICKY_PROTOCOLS,
+        Value::lone_proto(protocol),
+        Element::new(ElementData::None),
+    );
+}
+
 /// Prefixes of a set of ranges; they must not overlap.
 pub fn prefixes(sink: &mut impl Sink, set: &str, prefixes: &[IpNet]) {
     for prefix in prefixes {

@@ -23,6 +23,9 @@ pub const CLASS_MASK: u32 = 0x0fc0_0000;
 pub const MODE_MASK: u32 = 0xc000_0000;
 /// Bits of the affinity flag.
 pub const STICKY_MASK: u32 = 0x3000_0000;
+/// Set in values that need more than a class and the test whether the client is a pod: those
+/// of modes `Masquerade` and `Local`, and of sticky lists.
+pub const SPECIAL_MASK: u32 = 0xb000_0000;
 /// Bits of a sticky handle that name its group; the rest names the endpoint in it.
 pub const GROUP_MASK: u32 = 0xffff_0000;
 
@@ -148,7 +151,7 @@ pub enum Counted {
 }
 
 /// What a set counts with `--service-counters`: the sets that a new connection's first packet
-/// meets exactly once.
+/// meets exactly once. A frontend counts those too that its source ranges then drop.
 #[must_use]
 pub fn counted(set: &str) -> Option<Counted> {
     match set {
@@ -190,8 +193,6 @@ pub mod names {
     pub const HOST_PORT_ADDRESSES: &str = "host-port-addresses";
     /// Pod to itself through a frontend.
     pub const HAIRPINS: &str = "hairpins";
-    /// Sources that are pods.
-    pub const POD_SOURCES: &str = "pod-sources";
     /// Frontends nobody can serve: refused.
     pub const NO_ENDPOINTS: &str = "no-endpoints";
     /// Node ports nobody can serve: refused.
@@ -208,9 +209,7 @@ pub mod names {
     pub const GUARDED: &str = "guarded";
     /// Frontend and source that may pass.
     pub const SOURCE_RANGES: &str = "source-ranges";
-    /// Pods of this node that are masqueraded on their way out.
-    pub const EGRESS_SOURCES: &str = "egress-sources";
-    /// Destinations excepted from that.
+    /// Destinations to which this node's pods keep their address.
     pub const NON_MASQUERADE: &str = "non-masquerade";
     /// Group and client → handle; filled by packets.
     pub const AFFINITY: &str = "affinity";
@@ -228,6 +227,8 @@ pub mod names {
     pub const STICKY_FRONTENDS: &str = "sticky-frontends";
     /// Node port as the client asked for it → group.
     pub const STICKY_NODE_PORTS: &str = "sticky-node-ports";
+    /// Protocols of which a list is sticky: the others' packets need not be looked up.
+    pub const STICKY_PROTOCOLS: &str = "sticky-protocols";
     /// Group and answering endpoint → handle.
     pub const STICKY_HANDLES: &str = "sticky-handles";
 

@@ -10,13 +10,14 @@ pub mod layout;
 mod maglev;
 mod sets;
 mod skeleton;
+mod words;
 
 use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashMapExt};
 
 pub use allocate::{Numbers, Sets, frontend_key_of, frontend_value_key};
-pub use elements::{Sink, cluster_ip, hairpin};
+pub use elements::{Sink, cluster_ip, hairpin, sticky_protocol};
 
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape};
 use crate::ruleset::{Element, Family, Ruleset, Table, Value};
@@ -87,12 +88,14 @@ impl Gathered {
     }
 }
 
-/// The table without elements. Of all that services bring only the affinity timeouts shape it.
+/// The table without elements. Of all that services bring only the affinity timeouts shape
+/// it, of this node its pods' prefixes.
 fn skeleton(plan: &FamilyPlan, shape: &Shape) -> Table {
     skeleton::table(&skeleton::Outline {
         family: plan.family,
         shape,
-        pods_by_address: !plan.pod_sources.is_empty(),
+        pod_sources: &plan.pod_sources,
+        egress_sources: &plan.egress_sources,
         timeouts: plan
             .lists
             .values()
@@ -112,13 +115,18 @@ pub fn services(sink: &mut impl Sink, plan: &FamilyPlan, previous: &Sets, number
     }
 }
 
-/// The elements that several services may share: one per address.
+/// The elements that several services may share: one per address or protocol.
 fn addresses(sink: &mut impl Sink, plan: &FamilyPlan) {
     for addr in &plan.local_endpoints {
         elements::hairpin(sink, *addr);
     }
     for (addr, comment) in &plan.cluster_ips {
         elements::cluster_ip(sink, *addr, comment);
+    }
+    for (key, list) in &plan.lists {
+        if list.affinity_timeout.is_some() {
+            elements::sticky_protocol(sink, key.port.protocol);
+        }
     }
 }
 
@@ -130,9 +138,7 @@ pub fn node_level(sink: &mut impl Sink, plan: &FamilyPlan) {
     }
     for (set, prefixes) in [
         (names::NODE_PORT_ADDRESSES, &plan.node_port_addresses),
-        (names::POD_SOURCES, &plan.pod_sources),
         (names::SERVICE_RANGES, &plan.service_ranges),
-        (names::EGRESS_SOURCES, &plan.egress_sources),
         (names::NON_MASQUERADE, &plan.non_masquerade),
     ] {
         elements::prefixes(sink, set, prefixes);

@@ -37,7 +37,6 @@ pub fn sets(outline: &Outline<'_>) -> Vec<Set> {
         Set::exact(names::HOST_PORTS, &port).mapping(&endpoint),
         Set::exact(names::HOST_PORT_ADDRESSES, &frontend).mapping(&endpoint),
         Set::exact(names::HAIRPINS, &[addr, addr]),
-        Set::exact(names::POD_SOURCES, &[addr]).interval(),
         Set::exact(names::NO_ENDPOINTS, &frontend),
         Set::exact(names::NO_ENDPOINT_PORTS, &port),
         Set::exact(names::NO_LOCAL_ENDPOINTS, &frontend),
@@ -46,7 +45,6 @@ pub fn sets(outline: &Outline<'_>) -> Vec<Set> {
         Set::exact(names::SERVICE_RANGES, &[addr]).interval(),
         Set::exact(names::GUARDED, &frontend),
         Set::exact(names::SOURCE_RANGES, &[addr, InetProto, InetService, addr]).interval(),
-        Set::exact(names::EGRESS_SOURCES, &[addr]).interval(),
         Set::exact(names::NON_MASQUERADE, &[addr]).interval(),
         Set::exact(names::AFFINITY, &[ClassId, client_type(outline.family)])
             .mapping(&[ClassId])
@@ -58,6 +56,7 @@ pub fn sets(outline: &Outline<'_>) -> Vec<Set> {
         Set::exact(names::STICKY_LOCAL_ENDPOINTS, &[ClassId, InetProto]).mapping(&endpoint),
         Set::exact(names::STICKY_FRONTENDS, &frontend).mapping(&[ClassId]),
         Set::exact(names::STICKY_NODE_PORTS, &port).mapping(&[ClassId]),
+        Set::exact(names::STICKY_PROTOCOLS, &[InetProto]),
         Set::exact(names::STICKY_HANDLES, &[ClassId, addr, InetService]).mapping(&[ClassId]),
     ];
     if outline.shape.counters {

@@ -2,14 +2,19 @@
 //!
 //! docs/packet-flow.md draws the way of a packet through these chains.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
+
 use super::layout::{
-    CLASS_MASK, Class, DRAWS, EXACT, GROUP_MASK, LIST_MASK, MARKER, MODE_MASK, Mode, PROTOCOLS,
-    SOURCE_SEED, SOURCE_SLOTS, STICKY_MASK, Sticky, names,
+    CLASS_MASK, Class, DRAWS, EXACT, MARKER, MODE_MASK, Mode, PROTOCOLS, SOURCE_SEED, SOURCE_SLOTS,
+    SPECIAL_MASK, STICKY_MASK, Sticky, names,
 };
 use super::sets;
+use super::words::{
+    dnat, frontend_key, goto, group, in_set, jump, list, load, not_in_set, port_key, priority_is,
+    rule, slot,
+};
 use crate::config::{DetectLocal, Unallocated};
 use crate::plan::Shape;
 use crate::ruleset::{
@@ -17,8 +22,8 @@ use crate::ruleset::{
 };
 
 use Selector::{
-    CtOriginalDaddr, CtOriginalDport, CtOriginalSaddr, CtReplySaddr, CtReplySport, Daddr, Dport,
-    L4Proto, Priority, Saddr,
+    CtOriginalDaddr, CtOriginalDport, CtOriginalSaddr, CtReplySaddr, CtReplySport, Daddr, L4Proto,
+    Priority, Saddr,
 };
 
 /// Values of the hash of an IPv6 client. nft's JSON shows more as a negative number.
@@ -26,10 +31,6 @@ const CLIENT_HASHES: u32 = 0x7fff_ffff;
 
 /// nft's `dstnat` for the nat hooks before routing.
 const DSTNAT: i32 = -100;
-/// Just before: source ranges are checked on the address the client asked for.
-const BEFORE_DSTNAT: i32 = DSTNAT - 10;
-/// nft's `filter`.
-const FILTER: i32 = 0;
 /// nft's `srcnat`.
 const SRCNAT: i32 = 100;
 
@@ -40,8 +41,10 @@ pub struct Outline<'a> {
     pub family: Family,
     /// Settings.
     pub shape: &'a Shape,
-    /// True if pods can be told by address in this family.
-    pub pods_by_address: bool,
+    /// Prefixes of pods, where pods are told by address.
+    pub pod_sources: &'a [IpNet],
+    /// Prefixes of this node's pods that are masqueraded on their way out.
+    pub egress_sources: &'a [IpNet],
     /// Distinct affinity timeouts: one set and one rule each, as a rule's timeout is fixed.
     pub timeouts: BTreeSet<u32>,
 }
@@ -57,85 +60,10 @@ pub fn table(outline: &Outline<'_>) -> Table {
     chains.extend(sticky_chains(outline.family));
     chains.extend(service_chains(outline));
     chains.extend(remember_chains(outline));
-    chains.extend(filter_chains(outline));
+    chains.extend(refusal_chains());
     chains.extend(base_chains(outline));
     table.chains = chains;
     table
-}
-
-fn rule(statements: impl IntoIterator<Item = Statement>) -> Rule {
-    Rule::new(statements)
-}
-
-fn in_set(key: impl Into<Vec<Selector>>, set: &'static str) -> Statement {
-    Match::InSet {
-        key: key.into(),
-        set: Cow::Borrowed(set),
-        negated: false,
-    }
-    .into()
-}
-
-fn not_in_set(key: impl Into<Vec<Selector>>, set: &'static str) -> Statement {
-    Match::InSet {
-        key: key.into(),
-        set: Cow::Borrowed(set),
-        negated: true,
-    }
-    .into()
-}
-
-fn load(key: impl Into<Vec<Selector>>, map: &'static str) -> Statement {
-    Action::LoadPriority {
-        key: key.into(),
-        map,
-    }
-    .into()
-}
-
-fn dnat(key: impl Into<Vec<Selector>>, map: &'static str) -> Statement {
-    Action::Dnat {
-        key: key.into(),
-        map,
-    }
-    .into()
-}
-
-fn jump(chain: &str) -> Statement {
-    Action::Jump(chain.to_owned()).into()
-}
-
-fn goto(chain: &str) -> Statement {
-    Action::Goto(chain.to_owned()).into()
-}
-
-fn priority_is(mask: u32, value: u32) -> Statement {
-    Match::Priority {
-        mask,
-        value,
-        negated: false,
-    }
-    .into()
-}
-
-const fn list() -> Selector {
-    Selector::PriorityMasked { mask: LIST_MASK }
-}
-
-const fn group() -> Selector {
-    Selector::PriorityMasked { mask: GROUP_MASK }
-}
-
-fn slot(modulus: u32) -> Vec<Selector> {
-    vec![list(), L4Proto, Selector::Random { modulus }]
-}
-
-fn frontend_key() -> Vec<Selector> {
-    vec![Daddr, L4Proto, Dport]
-}
-
-fn port_key() -> Vec<Selector> {
-    vec![L4Proto, Dport]
 }
 
 /// One chain per class draws a slot of the list. What misses goes on to slot 0, and from
@@ -259,29 +187,71 @@ fn sticky_chains(family: Family) -> Vec<Chain> {
         .collect()
 }
 
-/// Conditions that say "from a pod", or "not from a pod", by the configured detector;
-/// `None` without a detector.
-fn from_pod(outline: &Outline<'_>, negated: bool) -> Option<Statement> {
-    let by_name = |name: &str, prefix: bool| {
-        Some(
-            Match::Iifname {
-                name: name.to_owned(),
-                prefix,
-                negated,
-            }
-            .into(),
-        )
-    };
-    match &outline.shape.detect_local {
-        DetectLocal::ClusterCidr | DetectLocal::NodeCidr => {
-            outline.pods_by_address.then(|| match negated {
-                true => not_in_set([Saddr], names::POD_SOURCES),
-                false => in_set([Saddr], names::POD_SOURCES),
-            })
+/// `ip saddr PREFIX`, which a prefix of length 0 need not ask.
+fn source_in(prefix: &IpNet) -> Option<Statement> {
+    (prefix.prefix_len() > 0).then(|| {
+        Match::SaddrIn {
+            prefix: *prefix,
+            negated: false,
         }
-        DetectLocal::BridgeInterface(name) => by_name(name, false),
-        DetectLocal::InterfaceNamePrefix(name) => by_name(name, true),
+        .into()
+    })
+}
+
+fn by_interface(outline: &Outline<'_>, negated: bool) -> Option<Statement> {
+    let (name, prefix) = match &outline.shape.detect_local {
+        DetectLocal::ClusterCidr | DetectLocal::NodeCidr => return None,
+        DetectLocal::BridgeInterface(name) => (name, false),
+        DetectLocal::InterfaceNamePrefix(name) => (name, true),
+    };
+    Some(
+        Match::Iifname {
+            name: name.clone(),
+            prefix,
+            negated,
+        }
+        .into(),
+    )
+}
+
+/// Conditions each of which says "from a pod", by the configured detector; none without one.
+fn from_pods(outline: &Outline<'_>) -> Vec<Option<Statement>> {
+    match by_interface(outline, false) {
+        Some(interface) => vec![Some(interface)],
+        None => outline.pod_sources.iter().map(source_in).collect(),
     }
+}
+
+/// Conditions that together say "not from a pod"; `None` where that cannot be told, or is
+/// never so.
+fn from_outside(outline: &Outline<'_>) -> Option<Vec<Statement>> {
+    if let Some(interface) = by_interface(outline, true) {
+        return Some(vec![interface]);
+    }
+    let prefixes = outline.pod_sources;
+    if prefixes.is_empty() || prefixes.iter().any(|p| p.prefix_len() == 0) {
+        return None;
+    }
+    let outside = |prefix: &IpNet| {
+        Match::SaddrIn {
+            prefix: *prefix,
+            negated: true,
+        }
+        .into()
+    };
+    Some(prefixes.iter().map(outside).collect())
+}
+
+/// Source ranges: others go no further. Asked only where a frontend is one that may have
+/// them, or is about to be refused.
+fn guard() -> Rule {
+    let mut from = frontend_key();
+    from.push(Saddr);
+    rule([
+        in_set(frontend_key(), names::GUARDED),
+        not_in_set(from, names::SOURCE_RANGES),
+        Action::Drop.into(),
+    ])
 }
 
 fn service_chains(outline: &Outline<'_>) -> Vec<Chain> {
@@ -301,38 +271,53 @@ fn service_chains(outline: &Outline<'_>) -> Vec<Chain> {
             ]),
         ],
     );
-    let mut inside = Vec::new();
-    if let Some(pod) = from_pod(outline, false) {
-        inside.push(rule([pod, goto("inside-list")]));
-    }
+    let mut inside: Vec<Rule> = from_pods(outline)
+        .into_iter()
+        .map(|pod| rule(pod.into_iter().chain([goto("inside-list")])))
+        .collect();
     inside.push(rule([
         Match::SaddrLocal.into(),
         mark(),
         goto("inside-list"),
     ]));
 
-    let mut door = vec![rule([
-        priority_is(MODE_MASK, Mode::Local as u32),
-        jump("inside"),
-    ])];
+    let special = vec![
+        guard(),
+        rule([priority_is(MODE_MASK, Mode::Local as u32), jump("inside")]),
+        rule([priority_is(MODE_MASK, Mode::Masquerade as u32), mark()]),
+        rule([
+            priority_is(STICKY_MASK, Sticky::Cluster as u32),
+            jump("sticky"),
+        ]),
+        rule([
+            priority_is(STICKY_MASK, Sticky::Local as u32),
+            jump("sticky-local"),
+        ]),
+    ];
+    // What most connections need comes first: a clusterIP without affinity meets two tests
+    // before its class.
+    let mut door = Vec::new();
     let cluster = priority_is(MODE_MASK, Mode::Cluster as u32);
     if outline.shape.masquerade_all {
         door.push(rule([cluster, mark()]));
-    } else if let Some(outsider) = from_pod(outline, true) {
-        door.push(rule([cluster, outsider, mark()]));
+    } else if let Some(outside) = from_outside(outline) {
+        door.push(rule([cluster].into_iter().chain(outside).chain([mark()])));
     }
     door.push(rule([
-        priority_is(MODE_MASK, Mode::Masquerade as u32),
-        mark(),
+        Match::Priority {
+            mask: SPECIAL_MASK,
+            value: 0,
+            negated: true,
+        }
+        .into(),
+        jump("special"),
     ]));
-    for (sticky, chain) in [(Sticky::Cluster, "sticky"), (Sticky::Local, "sticky-local")] {
-        door.push(rule([priority_is(STICKY_MASK, sticky as u32), jump(chain)]));
-    }
     door.push(rule([Action::DispatchPriority {
         mask: CLASS_MASK,
         map: names::CLASSES,
     }
     .into()]));
+    door.push(rule([goto("unserved")]));
 
     let node = vec![
         rule([
@@ -346,17 +331,14 @@ fn service_chains(outline: &Outline<'_>) -> Vec<Chain> {
         ]),
         rule([dnat(frontend_key(), names::HOST_PORT_ADDRESSES)]),
         rule([not_loopback(), dnat(port_key(), names::HOST_PORTS)]),
-    ];
-    let services = vec![
-        rule([load(frontend_key(), names::FRONTENDS), goto("door")]),
-        rule([Match::DaddrLocal.into(), goto("node")]),
+        rule([goto("unserved")]),
     ];
     vec![
         inside_list,
         Chain::regular("inside", inside),
+        Chain::regular("special", special),
         Chain::regular("door", door),
         Chain::regular("node", node),
-        Chain::regular("services", services),
     ]
 }
 
@@ -424,10 +406,12 @@ fn remember_chains(outline: &Outline<'_>) -> Vec<Chain> {
     ]
 }
 
-fn filter_chains(outline: &Outline<'_>) -> Vec<Chain> {
+/// What nobody serves. Only a first packet comes here, so nothing is asked of others.
+fn refusal_chains() -> Vec<Chain> {
     let refuse = Chain::regular(
         "refuse",
         vec![
+            guard(),
             rule([
                 Match::L4Proto(crate::ruleset::Protocol::Tcp).into(),
                 Action::RejectTcpReset.into(),
@@ -437,69 +421,59 @@ fn filter_chains(outline: &Outline<'_>) -> Vec<Chain> {
     );
     let on_node = |set, last: Statement| {
         rule([
-            Match::DaddrLocal.into(),
-            Match::DaddrLoopback { negated: true }.into(),
-            in_set([Daddr], names::NODE_PORT_ADDRESSES),
             in_set(port_key(), set),
+            in_set([Daddr], names::NODE_PORT_ADDRESSES),
+            Match::DaddrLoopback { negated: true }.into(),
+            Match::DaddrLocal.into(),
             last,
         ])
     };
-    let unserved = vec![
+    let mut unserved = unserved_frontends();
+    unserved.push(on_node(names::NO_ENDPOINT_PORTS, goto("refuse")));
+    unserved.push(on_node(names::NO_LOCAL_ENDPOINT_PORTS, Action::Drop.into()));
+    vec![refuse, Chain::regular("unserved", unserved)]
+}
+
+fn unserved_frontends() -> Vec<Rule> {
+    vec![
         rule([in_set(frontend_key(), names::NO_ENDPOINTS), goto("refuse")]),
         rule([
             in_set(frontend_key(), names::NO_LOCAL_ENDPOINTS),
             Action::Drop.into(),
         ]),
-        on_node(names::NO_ENDPOINT_PORTS, goto("refuse")),
-        on_node(names::NO_LOCAL_ENDPOINT_PORTS, Action::Drop.into()),
-    ];
+    ]
+}
+
+/// The two hooks that translate. The rules are in the base chains themselves: a jump costs
+/// every new connection of the machine.
+fn services(outline: &Outline<'_>) -> Vec<Rule> {
     let last = match outline.shape.unallocated {
         Unallocated::Drop => Action::Drop.into(),
         Unallocated::Reject => goto("refuse"),
     };
-    let undefined = vec![
-        rule([in_set([Daddr], names::CLUSTER_IPS), goto("refuse")]),
-        rule([in_set([Daddr], names::SERVICE_RANGES), last]),
+    let mut rules = vec![
+        rule([load(frontend_key(), names::FRONTENDS), goto("door")]),
+        rule([Match::DaddrLocal.into(), goto("node")]),
     ];
-    vec![
-        refuse,
-        Chain::regular("unserved", unserved),
-        Chain::regular("undefined", undefined),
-    ]
+    rules.extend(unserved_frontends());
+    rules.push(rule([in_set([Daddr], names::CLUSTER_IPS), goto("refuse")]));
+    rules.push(rule([in_set([Daddr], names::SERVICE_RANGES), last]));
+    rules
 }
 
-fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
+fn postrouting(outline: &Outline<'_>) -> Vec<Rule> {
     let bit = 1_u32 << outline.shape.masquerade_bit;
-    let new = || Statement::from(Match::CtStateNew);
-    let guard = || {
-        let mut from = frontend_key();
-        from.push(Saddr);
-        vec![rule([
-            new(),
-            in_set(frontend_key(), names::GUARDED),
-            not_in_set(from, names::SOURCE_RANGES),
-            Action::Drop.into(),
-        ])]
-    };
-    let filter = |undefined: bool| {
-        let mut rules = vec![rule([new(), jump("unserved")])];
-        if undefined {
-            rules.push(rule([new(), jump("undefined")]));
-        }
-        rules
-    };
-    let remember = || rule([Match::CtStatusDnat.into(), jump("remember")]);
     let masquerade = || Statement::from(Action::Masquerade);
-    let postrouting = vec![
+    let mut rules = vec![
         remember(),
         rule([
-            Match::CtStatusDnat.into(),
             Match::Priority {
                 mask: MARKER,
                 value: 0,
                 negated: true,
             }
             .into(),
+            Match::CtStatusDnat.into(),
             Action::ClearPriority.into(),
         ]),
         rule([
@@ -512,41 +486,93 @@ fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
             in_set([Saddr, Daddr], names::HAIRPINS),
             masquerade(),
         ]),
-        rule([
-            in_set([Saddr], names::EGRESS_SOURCES),
-            not_in_set([Daddr], names::NON_MASQUERADE),
-            masquerade(),
-        ]),
     ];
-    use ChainType::{Filter, Nat};
-    use Hook::{Forward, Input, Output, Postrouting, Prerouting};
+    rules.extend(outline.egress_sources.iter().map(|prefix| {
+        let leaving = [
+            not_in_set([Daddr], names::NON_MASQUERADE),
+            Action::Masquerade.into(),
+        ];
+        rule(source_in(prefix).into_iter().chain(leaving))
+    }));
+    rules
+}
+
+fn remember() -> Rule {
+    rule([
+        in_set([L4Proto], names::STICKY_PROTOCOLS),
+        Match::CtStatusDnat.into(),
+        jump("remember"),
+    ])
+}
+
+/// Only chains of type nat: packets of connections that exist meet none of our rules.
+fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
+    use Hook::{Input, Output, Postrouting, Prerouting};
+    let nat =
+        |name, hook, priority, rules| Chain::base(name, ChainType::Nat, hook, priority, rules);
     vec![
-        Chain::base(
-            "guard-prerouting",
-            Filter,
-            Prerouting,
-            BEFORE_DSTNAT,
-            guard(),
-        ),
-        Chain::base("guard-output", Filter, Output, BEFORE_DSTNAT, guard()),
-        Chain::base(
-            "nat-prerouting",
-            Nat,
-            Prerouting,
-            DSTNAT,
-            vec![rule([jump("services")])],
-        ),
-        Chain::base(
-            "nat-output",
-            Nat,
-            Output,
-            DSTNAT,
-            vec![rule([jump("services")])],
-        ),
-        Chain::base("filter-input", Filter, Input, FILTER, filter(false)),
-        Chain::base("filter-forward", Filter, Forward, FILTER, filter(true)),
-        Chain::base("filter-output", Filter, Output, FILTER, filter(true)),
-        Chain::base("nat-input", Nat, Input, SRCNAT, vec![remember()]),
-        Chain::base("nat-postrouting", Nat, Postrouting, SRCNAT, postrouting),
+        nat("nat-prerouting", Prerouting, DSTNAT, services(outline)),
+        nat("nat-output", Output, DSTNAT, services(outline)),
+        nat("nat-input", Input, SRCNAT, vec![remember()]),
+        nat("nat-postrouting", Postrouting, SRCNAT, postrouting(outline)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// The rule of the door that marks outsiders: the prefixes they are outside of.
+    fn outside_of(pod_sources: &[&str]) -> Option<Vec<String>> {
+        let shape = Shape::of(&Config::default());
+        let prefixes: Vec<IpNet> = pod_sources.iter().filter_map(|p| p.parse().ok()).collect();
+        assert_eq!(prefixes.len(), pod_sources.len());
+        let table = table(&Outline {
+            family: Family::Ip,
+            shape: &shape,
+            pod_sources: &prefixes,
+            egress_sources: &[],
+            timeouts: BTreeSet::new(),
+        });
+        let marks = |s: &Statement| matches!(s, Statement::Action(Action::SetMark { .. }));
+        let mut rules = table.chain("door").expect("a chain").rules.iter();
+        let rule = rules.find(|rule| rule.statements.iter().any(marks))?;
+        let prefixes = rule.statements.iter().filter_map(|s| match s {
+            Statement::Match(Match::SaddrIn { prefix, negated }) if *negated => {
+                Some(prefix.to_string())
+            }
+            _ => None,
+        });
+        Some(prefixes.collect())
+    }
+
+    #[test]
+    fn an_outsider_is_outside_of_every_prefix_of_pods() {
+        let prefixes = ["172.16.0.0/12", "10.1.0.0/16"];
+        assert_eq!(
+            outside_of(&prefixes),
+            Some(prefixes.map(str::to_owned).to_vec())
+        );
+    }
+
+    #[test]
+    fn nobody_is_an_outsider_where_pods_are_everywhere_or_unknown() {
+        assert_eq!(outside_of(&["0.0.0.0/0"]), None);
+        assert_eq!(outside_of(&[]), None);
+    }
+
+    #[test]
+    fn packets_of_connections_that_exist_meet_no_base_chain() {
+        let shape = Shape::of(&Config::default());
+        let table = table(&Outline {
+            family: Family::Ip6,
+            shape: &shape,
+            pod_sources: &[],
+            egress_sources: &[],
+            timeouts: BTreeSet::new(),
+        });
+        let mut bases = table.chains.iter().filter_map(|chain| chain.base);
+        assert!(bases.all(|base| base.chain_type == ChainType::Nat));
+    }
 }

@@ -465,7 +465,10 @@ impl Engine {
             state.shared.change(&before[i], &after[i]);
         }
         if let Some(frame) = frame {
-            if frame.pod_sources.is_empty() != state.frame.pod_sources.is_empty() {
+            // Prefixes of pods are in rules.
+            if frame.pod_sources != state.frame.pod_sources
+                || frame.egress_sources != state.frame.egress_sources
+            {
                 return false;
             }
             node_level(&mut old, &state.frame);

@@ -1,5 +1,5 @@
 //! Elements that several services may want: the hairpin of a local pod, a clusterIP's entry,
-//! the set of an affinity timeout. Counted, so that the last one to go takes it along.
+//! the set of an affinity timeout, a sticky list's protocol. Counted, so that the last one to go takes it along.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,8 +8,9 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::Elements;
-use crate::compile::{cluster_ip, hairpin};
+use crate::compile::{cluster_ip, hairpin, sticky_protocol};
 use crate::plan::{FamilyPlan, ServicePlan};
+use crate::ruleset::Protocol;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -17,9 +18,12 @@ pub(super) struct Shared {
     cluster_ips: HashMap<IpAddr, (u32, Arc<str>)>,
     /// Lists by affinity timeout: a timeout in use has a set and a rule of its own.
     timeouts: HashMap<u32, u32>,
+    /// Sticky lists by protocol.
+    protocols: BTreeMap<Protocol, u32>,
     /// What the running step touched, with what it was before.
     touched_hairpins: BTreeMap<IpAddr, bool>,
     touched_ips: BTreeMap<IpAddr, Option<Arc<str>>>,
+    touched_protocols: BTreeMap<Protocol, bool>,
 }
 
 impl Shared {
@@ -45,6 +49,9 @@ impl Shared {
         }
         for timeout in part.lists.values().filter_map(|l| l.affinity_timeout) {
             *self.timeouts.entry(timeout).or_default() += 1;
+        }
+        for protocol in sticky_protocols(part) {
+            *self.protocols.entry(protocol).or_default() += 1;
         }
     }
 
@@ -82,6 +89,20 @@ impl Shared {
         }
         for addr in &before.local_endpoints {
             self.drop_hairpin(*addr);
+        }
+        for protocol in sticky_protocols(after) {
+            let count = self.protocols.entry(protocol).or_default();
+            self.touched_protocols.entry(protocol).or_insert(*count > 0);
+            *count += 1;
+        }
+        for protocol in sticky_protocols(before) {
+            if let Some(count) = self.protocols.get_mut(&protocol) {
+                self.touched_protocols.entry(protocol).or_insert(*count > 0);
+                *count -= 1;
+                if *count == 0 {
+                    self.protocols.remove(&protocol);
+                }
+            }
         }
         for (addr, comment) in &after.cluster_ips {
             let was = self.cluster_ips.get(addr).map(|(_, text)| Arc::clone(text));
@@ -148,5 +169,21 @@ impl Shared {
                 cluster_ip(new, addr, comment);
             }
         }
+        for (protocol, was) in std::mem::take(&mut self.touched_protocols) {
+            if was {
+                sticky_protocol(old, protocol);
+            }
+            if self.protocols.contains_key(&protocol) {
+                sticky_protocol(new, protocol);
+            }
+        }
     }
+}
+
+fn sticky_protocols(part: &ServicePlan) -> impl Iterator<Item = Protocol> {
+    let sticky = part
+        .lists
+        .iter()
+        .filter(|(_, l)| l.affinity_timeout.is_some());
+    sticky.map(|(key, _)| key.port.protocol)
 }

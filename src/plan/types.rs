@@ -333,7 +333,7 @@ pub struct Shape {
     pub masquerade_bit: u8,
     /// Masquerade all ClusterIP traffic.
     pub masquerade_all: bool,
-    /// How pods are told from outsiders. For the CIDR modes the sources are elements.
+    /// How pods are told from outsiders.
     pub detect_local: DetectLocal,
     /// What unallocated service addresses answer.
     pub unallocated: Unallocated,

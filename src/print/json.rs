@@ -214,11 +214,11 @@ fn compare(negated: bool, left: Json, right: impl Into<Json>) -> Json {
 
 fn matching(family: Family, m: &Match) -> Json {
     let ip = family.nft_name();
-    let state = |key: &str, value: &str| json!({"match": {"op": "in", "left": {"ct": {"key": key}}, "right": value}});
     let fib = |flag: &str| json!({"fib": {"result": "type", "flags": [flag]}});
     match m {
-        Match::CtStateNew => state("state", "new"),
-        Match::CtStatusDnat => state("status", "dnat"),
+        Match::CtStatusDnat => {
+            json!({"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "dnat"}})
+        }
         Match::L4Proto(protocol) => compare(false, meta("l4proto"), protocol.nft_name()),
         Match::DaddrLoopback { negated } => {
             let loopback = match family {
@@ -228,6 +228,15 @@ fn matching(family: Family, m: &Match) -> Json {
             compare(*negated, payload(ip, "daddr"), loopback)
         }
         Match::Daddr(addr) => compare(false, payload(ip, "daddr"), addr.to_string()),
+        Match::SaddrIn { prefix, negated } => {
+            let (addr, len) = (prefix.network().to_string(), prefix.prefix_len());
+            let right = if len == prefix.max_prefix_len() {
+                json!(addr)
+            } else {
+                json!({"prefix": {"addr": addr, "len": len}})
+            };
+            compare(*negated, payload(ip, "saddr"), right)
+        }
         Match::SaddrLocal => compare(false, fib("saddr"), "local"),
         Match::DaddrLocal => compare(false, fib("daddr"), "local"),
         Match::Priority {

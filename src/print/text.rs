@@ -295,7 +295,6 @@ const fn not(negated: bool) -> &'static str {
 pub fn matching(family: Family, m: &Match) -> String {
     let ip = family.nft_name();
     match m {
-        Match::CtStateNew => "ct state new".to_owned(),
         Match::CtStatusDnat => "ct status dnat".to_owned(),
         Match::L4Proto(protocol) => format!("meta l4proto {}", protocol.nft_name()),
         Match::DaddrLoopback { negated } => {
@@ -306,6 +305,14 @@ pub fn matching(family: Family, m: &Match) -> String {
             format!("{ip} daddr {}{loopback}", not(*negated))
         }
         Match::Daddr(addr) => format!("{ip} daddr {addr}"),
+        Match::SaddrIn { prefix, negated } => {
+            let not = not(*negated);
+            if prefix.prefix_len() == prefix.max_prefix_len() {
+                format!("{ip} saddr {not}{}", prefix.addr())
+            } else {
+                format!("{ip} saddr {not}{}", prefix.trunc())
+            }
+        }
         Match::SaddrLocal => "fib saddr type local".to_owned(),
         Match::DaddrLocal => "fib daddr type local".to_owned(),
         Match::Priority {

@@ -23,8 +23,6 @@ pub mod meta {
 
 /// `ct` keys (enum nft_ct_keys).
 pub mod ct {
-    /// Connection state bit.
-    pub const STATE: u32 = 0;
     /// Status bits.
     pub const STATUS: u32 = 2;
     /// Source port of a tuple.

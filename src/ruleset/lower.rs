@@ -1,13 +1,15 @@
 //! From statements to instructions: the very ones nft 1.0.6 makes of the same text,
 //! registers included, so that both lists compare and list alike.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
 use super::bytecode::{
     FIB_DADDR, FIB_SADDR, FULLY_RANDOM, Instr, RTN_LOCAL, Register, base, ct, meta, verdict,
 };
 use super::{Action, DataType, Family, Match, Rule, Selector, SetKind, Statement, Table};
 
-/// NF_CT_STATE_BIT(IP_CT_NEW).
-const STATE_NEW: u32 = 8;
 /// IPS_DST_NAT.
 const STATUS_DNAT: u32 = 0x20;
 /// 32-bit slot from which nft takes room for the input of a hash; a lookup's key counts
@@ -43,6 +45,13 @@ pub fn lower(rule: &Rule, table: &Table) -> Vec<Instr> {
         }
     }
     code.out
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
 }
 
 struct Code<'a> {
@@ -214,9 +223,30 @@ impl Code<'_> {
         self.push(Instr::MetaSet { key, sreg: 1 });
     }
 
+    /// Of a prefix that ends at a byte's end, only its bytes are loaded; otherwise the whole
+    /// address is, and masked.
+    fn source_in(&mut self, prefix: &IpNet, negated: bool) {
+        let offset = if self.v4() { 12 } else { 8 };
+        let (address, mask) = (octets(prefix.network()), octets(prefix.netmask()));
+        let length = prefix.prefix_len();
+        if length.is_multiple_of(8) {
+            let whole = u32::from(length / 8);
+            self.payload(base::NETWORK, offset, whole, 0);
+            self.cmp(negated, &address[..usize::from(length / 8)]);
+        } else {
+            self.select(&Selector::Saddr, 0, SPARE);
+            self.push(Instr::Bitwise {
+                sreg: 1,
+                dreg: 1,
+                xor: vec![0; mask.len()],
+                mask,
+            });
+            self.cmp(negated, &address);
+        }
+    }
+
     fn matching(&mut self, m: &Match) {
         match m {
-            Match::CtStateNew => self.ct_bit(ct::STATE, STATE_NEW),
             Match::CtStatusDnat => self.ct_bit(ct::STATUS, STATUS_DNAT),
             Match::L4Proto(protocol) => {
                 self.load_meta(meta::L4PROTO);
@@ -233,11 +263,9 @@ impl Code<'_> {
             }
             Match::Daddr(addr) => {
                 self.select(&Selector::Daddr, 0, SPARE);
-                match addr {
-                    std::net::IpAddr::V4(v4) => self.cmp(false, &v4.octets()),
-                    std::net::IpAddr::V6(v6) => self.cmp(false, &v6.octets()),
-                }
+                self.cmp(false, &octets(*addr));
             }
+            Match::SaddrIn { prefix, negated } => self.source_in(prefix, *negated),
             Match::SaddrLocal => self.fib(FIB_SADDR),
             Match::DaddrLocal => self.fib(FIB_DADDR),
             Match::Priority {

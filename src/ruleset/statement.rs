@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::Protocol;
 
 /// A packet or connection property that a rule reads.
@@ -54,8 +56,6 @@ pub enum Selector {
 /// A condition: the rule ends here for packets that do not meet it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Match {
-    /// `ct state new`.
-    CtStateNew,
     /// `ct status dnat`: some rule, ours or another's, has translated the destination.
     CtStatusDnat,
     /// `meta l4proto tcp`.
@@ -67,6 +67,13 @@ pub enum Match {
     },
     /// `ip daddr == ADDR`.
     Daddr(IpAddr),
+    /// `ip saddr PREFIX` or its negation. Much cheaper than a set of one range.
+    SaddrIn {
+        /// The prefix, of length 1 at least: nothing is outside one of length 0.
+        prefix: IpNet,
+        /// True for `!=`.
+        negated: bool,
+    },
     /// `fib saddr type local`: the packet comes from an address of this node.
     SaddrLocal,
     /// `fib daddr type local`: the packet goes to an address of this node.

@@ -191,6 +191,15 @@ impl<const N: usize> Value<N> {
         self.field(&[protocol.number()])
     }
 
+    /// A protocol that is the only field of its key: there the kernel does not pad it.
+    #[must_use]
+    pub fn lone_proto(protocol: Protocol) -> Self {
+        let mut value = Self::new();
+        value.bytes[0] = protocol.number();
+        value.len = 1;
+        value
+    }
+
     /// Appends a port (network order).
     #[must_use]
     pub fn port(self, port: u16) -> Self {

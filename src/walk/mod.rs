@@ -83,35 +83,17 @@ pub struct Trace {
 #[must_use]
 pub fn walk(table: &Table, packet: &Packet, is_local: &dyn Fn(IpAddr) -> bool) -> Trace {
     let mut state = State::new(table, packet, is_local);
-    let (guard, nat, filters): (_, _, &[&str]) = if packet.from_node {
-        ("guard-output", "nat-output", &["filter-output"])
+    let nat = if packet.from_node {
+        "nat-output"
     } else {
-        (
-            "guard-prerouting",
-            "nat-prerouting",
-            &["filter-input", "filter-forward"],
-        )
+        "nat-prerouting"
     };
-    let mut fate = fate_of(state.chain(guard));
-    if fate == Fate::Accepted {
-        state.chain(nat);
-    }
+    let fate = fate_of(state.chain(nat));
     let translated = std::mem::take(&mut state.candidates);
     let mut candidates = Vec::new();
     let mut masqueraded = false;
     if fate == Fate::Accepted && translated.is_empty() {
-        let local = is_local(packet.destination);
-        for chain in filters {
-            let here = match *chain {
-                "filter-input" => local,
-                "filter-forward" => !local,
-                _ => true,
-            };
-            if here && fate == Fate::Accepted {
-                fate = fate_of(state.chain(chain));
-            }
-        }
-        if fate == Fate::Accepted && (packet.from_node || !local) {
+        if packet.from_node || !is_local(packet.destination) {
             masqueraded = postrouting(&mut state, packet.destination, false);
         }
     } else if fate == Fate::Accepted {

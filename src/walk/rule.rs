@@ -139,6 +139,9 @@ impl<'a> State<'a> {
     }
 
     fn key(&self, key: &[Selector]) -> Key {
+        if let [Selector::L4Proto] = key {
+            return Key::One(Value::lone_proto(self.packet.protocol));
+        }
         let mut value = Value::new();
         for selector in key {
             match selector {
@@ -161,11 +164,11 @@ impl<'a> State<'a> {
 
     fn matches(&self, m: &Match, element: &mut Option<String>) -> bool {
         match m {
-            Match::CtStateNew => true,
             Match::CtStatusDnat => self.translated,
             Match::L4Proto(protocol) => *protocol == self.packet.protocol,
             Match::DaddrLoopback { negated } => self.destination.is_loopback() != *negated,
             Match::Daddr(addr) => self.destination == *addr,
+            Match::SaddrIn { prefix, negated } => prefix.contains(&self.packet.source) != *negated,
             Match::SaddrLocal => self.packet.from_node || (self.is_local)(self.packet.source),
             Match::DaddrLocal => (self.is_local)(self.destination),
             Match::Priority {

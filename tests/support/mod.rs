@@ -162,10 +162,15 @@ fn family_plan(family: Family, services: &str, pods: &str, node: &str) -> Family
             .unwrap(),
         ],
         node_port_addresses: vec![ip(node).into()],
+        // One that ends at a byte's end and one that does not: the kernel is told differently.
         pod_sources: vec![
             format!("{pods}0/{}", if family == Family::Ip { 24 } else { 64 })
                 .parse()
                 .unwrap(),
+            match family {
+                Family::Ip => "203.0.112.0/20".parse().unwrap(),
+                Family::Ip6 => "2001:db8:4000::/34".parse().unwrap(),
+            },
         ],
         egress_sources: vec![
             format!("{pods}0/{}", if family == Family::Ip { 24 } else { 64 })
