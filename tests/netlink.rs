@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use support::{full_plan, in_namespace, listing, objects, run};
-use svcnat::apply::reconcile;
+use svcnat::apply::{holds, reconcile};
 use svcnat::compile::compile;
 use svcnat::diff::diff;
 use svcnat::netlink::{NetlinkError, Nfnetlink};
@@ -159,5 +159,40 @@ fn a_refused_operation_is_named_and_nothing_of_its_batch_stays() {
             "{error}"
         );
         assert!(kernel.read().unwrap().tables.is_empty());
+    });
+}
+
+#[test]
+fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        assert!(holds(&mut kernel, &fresh(&plan)).unwrap().is_none());
+        let done = reconcile(&mut kernel, wanted(&plan)).unwrap();
+        let mut held = || holds(&mut kernel, &done.desired).unwrap();
+        assert_eq!(held(), Some(done.generation));
+        // As many elements as before, each time.
+        for (remove, add) in [
+            ("cluster-ips { 10.254.0.10 }", "cluster-ips { 10.254.0.99 }"),
+            (
+                "host-ports { tcp . 80 }",
+                "host-ports { tcp . 80 : 172.17.0.9 . 80 }",
+            ),
+            (
+                "cluster-ips { 10.254.0.11 }",
+                "cluster-ips { 10.254.0.11 comment \"other\" }",
+            ),
+            (
+                "service-ranges { 10.254.0.0/24 }",
+                "service-ranges { 10.254.1.0/24 }",
+            ),
+        ] {
+            let undo = run("nft", &["-s", "list", "ruleset"], "");
+            let change = format!("delete element ip svcnat {remove}\nadd element ip svcnat {add}");
+            run("nft", &["-f", "-"], &change);
+            assert_eq!(held(), None, "{add}");
+            run("nft", &["-f", "-"], &format!("flush ruleset\n{undo}"));
+            assert!(held().is_some(), "undone: {add}");
+        }
     });
 }

@@ -231,6 +231,14 @@ fn changes(
             again.add(start.elapsed());
         }
         report.time("verification by outline", &size, &outline);
+        let mut asked = Samples::default();
+        for _ in 0..3 {
+            let start = Instant::now();
+            let held = svcnat::apply::holds(&mut node.kernel, node.engine.ruleset());
+            assert!(held.expect("our tables").is_some());
+            asked.add(start.elapsed());
+        }
+        report.time("verification by asking for each element", &size, &asked);
         report.time("verification by full read-back", &size, &whole);
         report.time("restart on an unchanged cluster", &size, &again);
     });

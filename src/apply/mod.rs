@@ -1,5 +1,7 @@
 //! Bringing the kernel to the desired state, and keeping it there against other writers.
 
+mod holds;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -12,6 +14,7 @@ use crate::host::{HostError, conntrack_plan};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::NodePlan;
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
+pub use holds::holds;
 
 /// Times a commit is tried again after another program's came first.
 pub const TRIES: usize = 100;

@@ -147,6 +147,15 @@ pub fn elements(
     Ok(())
 }
 
+/// Hands the elements of one message to `each`, as they are without a schema.
+pub fn each_element(message: &Message<'_>, mut each: impl FnMut(&Value, &Element)) {
+    for (_, item) in message.attrs().nested(elem::LIST_ELEMENTS) {
+        if let Some((key, element)) = element(Attrs(item)) {
+            each(&key, &element);
+        }
+    }
+}
+
 /// Hands the elements of one message to `each`, with what they have counted.
 pub fn counters(message: &Message<'_>, mut each: impl FnMut(&Value, &Element, Count)) {
     for (_, item) in message.attrs().nested(elem::LIST_ELEMENTS) {

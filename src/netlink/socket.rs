@@ -28,6 +28,8 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 const BUFFER: usize = 256 * 1024;
 /// What we ask the kernel to let us queue.
 const QUEUE: usize = 256 << 20;
+/// Times a set is dumped before fewer elements than the kernel counts are believed.
+const DUMP_TRIES: usize = 5;
 /// Times a read is tried again because somebody committed meanwhile.
 const READ_TRIES: usize = 50;
 
@@ -309,14 +311,22 @@ impl Nfnetlink {
                 continue;
             }
             let name = set.name.clone();
-            let mut bounds = Vec::new();
-            self.dump(msg::GETSETELEM, family, Some(&name), |message| {
-                if let Err(what) = decode::elements(message, set, &mut bounds) {
-                    foreign.push(what);
+            let count = table.counts.get(&name).map_or(0, |count| *count as usize);
+            let exact = set.kind == SetKind::Exact;
+            // While the kernel moves a set to a larger table, a dump may pass elements over.
+            for _ in 0..DUMP_TRIES {
+                let mut bounds = Vec::new();
+                self.dump(msg::GETSETELEM, family, Some(&name), |message| {
+                    if let Err(what) = decode::elements(message, set, &mut bounds) {
+                        foreign.push(what);
+                    }
+                    Ok(())
+                })?;
+                decode::ranges(set, bounds);
+                if !exact || set.elements.len() >= count {
+                    break;
                 }
-                Ok(())
-            })?;
-            decode::ranges(set, bounds);
+            }
         }
         table.foreign.extend(foreign);
         Ok(Some(table))
@@ -383,18 +393,49 @@ impl Nfnetlink {
         keys: &[Value],
         mut each: impl FnMut(&Value, &Element, Count),
     ) -> Result<(), NetlinkError> {
+        self.ask_for(family, set, keys, |message| {
+            decode::counters(message, &mut each);
+        })?;
+        Ok(())
+    }
+
+    /// True if every element of `set` is in the kernel's set of that name as it is here.
+    /// O(elements), where a dump takes the square of them: each page of it walks the set from
+    /// its start.
+    ///
+    /// # Errors
+    /// If the kernel does not let us read.
+    pub fn holds(&mut self, family: Family, set: &Set) -> Result<bool, NetlinkError> {
+        let keys: Vec<Value> = set.elements.keys().copied().collect();
+        let mut same = 0;
+        let all = self.ask_for(family, set, &keys, |message| {
+            decode::each_element(message, |key, element| {
+                same += usize::from(set.elements.get(key) == Some(element));
+            });
+        })?;
+        Ok(all && same == keys.len())
+    }
+
+    /// Asks for these elements; false if one of them is not there, and then for no more.
+    fn ask_for(
+        &mut self,
+        family: Family,
+        set: &Set,
+        keys: &[Value],
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<bool, NetlinkError> {
         for request in get_elements(family, &set.name, keys, self.seq.wrapping_add(1)) {
             self.next_seq();
             let result = self.request(&request, |message| {
-                decode::counters(message, &mut each);
+                each(message);
                 Ok(())
             });
             match result {
-                Err(NetlinkError::Read(Errno::ENOENT)) => return Ok(()),
-                result => drop(result?),
+                Err(NetlinkError::Read(Errno::ENOENT)) => return Ok(false),
+                result => result?,
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends `delta` as one transaction, bound to `generation` (0: to none). When this
