@@ -14,7 +14,9 @@ use crate::diff::{self, Delta};
 use crate::host::conntrack::Conntrack;
 use crate::host::{self, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
+use crate::observe::Progress;
 use crate::problem::Severity;
+use crate::ruleset::LiveRuleset;
 
 /// What one installation did.
 pub struct Done {
@@ -37,7 +39,8 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
     if args.dry_run != DryRun::None {
         return dry_run(args, &inputs, out);
     }
-    let done = install(&mut Nfnetlink::open()?, &inputs)?;
+    let mut kernel = Nfnetlink::open()?;
+    let done = install(&mut kernel, &inputs)?;
     let failed: Vec<String> = done.routes.errors.iter().map(ToString::to_string).collect();
     match args.output {
         Output::Text => text(out, &done)?,
@@ -60,7 +63,8 @@ pub fn install(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Done, CliError
     let live = routes::list_ours().map_err(host_error)?;
     let delta = routes::plan(&inputs.plan.routes, &live);
     let routes = routes::apply(&delta).map_err(host_error)?;
-    let outcome = reconcile(kernel, |live| compile(&inputs.plan, &live.sets()))?;
+    let wanted = |live: &LiveRuleset| compile(&inputs.plan, &live.sets());
+    let outcome = Progress::during("installing", || reconcile(kernel, wanted))?;
     let clients = purge_affinity(kernel, &outcome.delta, &outcome.desired)?;
     Ok(Done {
         flows: stale_flows(inputs, &outcome.delta)?,

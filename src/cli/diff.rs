@@ -11,10 +11,12 @@ use crate::compile::compile;
 use crate::diff;
 use crate::host::routes;
 use crate::netlink::Nfnetlink;
+use crate::observe::Progress;
 
 pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let inputs = Inputs::resolve(&args.inputs)?;
-    let live = Nfnetlink::open()?.read()?;
+    let mut kernel = Nfnetlink::open()?;
+    let live = Progress::during("reading our tables back", || kernel.read())?;
     let delta = diff::diff(&compile(&inputs.plan, &live.sets()), &live);
     let ours = routes::list_ours().map_err(|e| CliError::Host(e.to_string()))?;
     let routes = routes::plan(&inputs.plan.routes, &ours);

@@ -10,6 +10,7 @@ use super::error::CliError;
 use crate::cluster::Cluster;
 use crate::config::file::{self, parse_cidr_list};
 use crate::config::{Config, DetectLocal, NodePortAddresses, Sysctls, Unallocated};
+use crate::observe::Progress;
 use crate::plan::{NodeContext, NodePlan, complete, plan};
 use crate::problem::{Problem, Severity};
 use crate::source::{self, Input};
@@ -56,7 +57,7 @@ impl Inputs {
             cluster,
             node,
             mut problems,
-        } = Self::objects(args)?;
+        } = Progress::during("reading the inputs", || Self::objects(args))?;
         let (plan, found) = plan(&cluster, &config, &node);
         problems.extend(found);
         let inputs = Self {

@@ -14,16 +14,19 @@ use crate::follow::{
 };
 use crate::netlink::Nfnetlink;
 use crate::observe::{
-    Binds, Capability, ConnectionSource, Connections, Counted, Shared, drop_all_but, init_log,
-    serve,
+    Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
+    init_log, serve,
 };
 use crate::source::api;
 
 pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     let from_api = args.kubernetes || args.kubeconfig.is_some() || !args.apiserver.is_empty();
     check(args, from_api)?;
-    init_log(args.log_format, args.verbose);
+    let progress = Progress::new();
+    progress.say("starting");
+    init_log(args.log_format, args.verbose, &progress);
     privileges(from_api);
+    progress.start();
     let signals = signals()?;
     let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
     let config = Inputs::config(&args.inputs)?;
@@ -67,7 +70,8 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     };
     serve(&observed, binds)
         .map_err(|e| CliError::Host(format!("cannot start the health server: {e}")))?;
-    let mut agent = Agent::new(options, config, sources, waker, observed).map_err(host)?;
+    let mut agent =
+        Agent::new(options, config, sources, waker, observed, progress).map_err(host)?;
     agent.run(&signals).map_err(CliError::Host)?;
     notify("STOPPING=1");
     // With its socket goes the ownership of the tables.

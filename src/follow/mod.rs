@@ -39,7 +39,7 @@ use crate::config::Config;
 use crate::diff::Delta;
 use crate::engine::Engine;
 use crate::host::monitor::Monitor;
-use crate::observe::{HealthPorts, Shared};
+use crate::observe::{HealthPorts, Progress, Shared};
 use crate::plan::Route;
 use crate::problem::{Problem, Severity};
 use crate::source::api;
@@ -173,6 +173,8 @@ pub struct Agent<'a> {
     /// Kernel settings found wrong.
     settings: Vec<Problem>,
     told: Told,
+    /// What takes so long, on a terminal, until it is ready.
+    line: Progress,
 }
 
 impl<'a> Agent<'a> {
@@ -186,6 +188,7 @@ impl<'a> Agent<'a> {
         sources: Sources<'a>,
         waker: Waker,
         observed: Arc<Shared>,
+        line: Progress,
     ) -> Result<Self, SyncError> {
         let monitor = Monitor::open()?;
         let mut sync = Sync::open(options.take_over, options.own_tables, options.name_writers)?;
@@ -213,6 +216,7 @@ impl<'a> Agent<'a> {
             health_ports: HealthPorts::new(),
             settings: Vec::new(),
             told: Told::default(),
+            line,
         })
     }
 
@@ -224,7 +228,10 @@ impl<'a> Agent<'a> {
     pub fn run(&mut self, signals: &Signals) -> Result<(), String> {
         self.open_state();
         if matches!(self.sources, Sources::Files { .. }) {
+            self.line.say("reading the inputs");
             self.read_files(true)?;
+            let services = self.engine.cluster().services.len();
+            self.line.say(format!("installing {services} services"));
             self.flush("start").map_err(|e| e.to_string())?;
             self.become_ready();
         }
@@ -347,8 +354,9 @@ impl<'a> Agent<'a> {
         }
         if !self.ready && self.progress.elapsed() >= Duration::from_secs(1) {
             self.progress = Instant::now();
-            self.told
-                .status(format!("listing: {} objects so far", self.pending.len()));
+            let listing = format!("listing: {} objects so far", self.pending.len());
+            self.line.say(&listing);
+            self.told.status(listing);
             tracing::info!(objects = self.pending.len(), "listing");
         }
     }
@@ -417,6 +425,7 @@ impl<'a> Agent<'a> {
         self.observed.set_ready();
         notify("READY=1");
         self.told.status(status(&self.engine));
+        self.line.done();
     }
 
     /// Reads files again. What cannot be used changes nothing: a half-written file is followed

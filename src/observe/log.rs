@@ -1,5 +1,6 @@
 //! The log: one line per event on standard error, as logfmt or JSON.
 
+use super::Progress;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -16,8 +17,8 @@ pub enum LogFormat {
 }
 
 /// Starts logging. `verbosity` 0 is info, 1 debug, 2 trace; the libraries below only warn
-/// until 2. A second call changes nothing.
-pub fn init(format: LogFormat, verbosity: u8) {
+/// until 2. Lines go above that of `progress`. A second call changes nothing.
+pub fn init(format: LogFormat, verbosity: u8, progress: &Progress) {
     let (own, others) = match verbosity {
         0 => (LevelFilter::INFO, LevelFilter::WARN),
         1 => (LevelFilter::DEBUG, LevelFilter::WARN),
@@ -33,6 +34,8 @@ pub fn init(format: LogFormat, verbosity: u8) {
         .with_default(others)
         .with_target("kube_client", client)
         .with_target("svcnat", own);
+    let progress = progress.clone();
+    let writer = move || progress.stderr();
     // Only a logger that is already there makes this fail, and that one serves as well.
     let _ = match format {
         LogFormat::Logfmt => registry()
@@ -40,7 +43,7 @@ pub fn init(format: LogFormat, verbosity: u8) {
                 tracing_logfmt::builder()
                     .with_target(false)
                     .layer()
-                    .with_writer(std::io::stderr)
+                    .with_writer(writer)
                     .with_filter(filter),
             )
             .try_init(),
@@ -50,7 +53,7 @@ pub fn init(format: LogFormat, verbosity: u8) {
                     .json()
                     .flatten_event(true)
                     .with_target(false)
-                    .with_writer(std::io::stderr)
+                    .with_writer(writer)
                     .with_filter(filter),
             )
             .try_init(),

@@ -8,6 +8,7 @@ mod health_ports;
 mod log;
 mod metrics;
 mod privileges;
+mod progress;
 mod server;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use connections::{Connections, Counted, Source as ConnectionSource};
 pub use log::{LogFormat, init as init_log};
 use metrics::Metrics;
 pub use privileges::{Capability, drop_all_but, held as held_capabilities};
+pub use progress::Progress;
 pub use server::{Binds, serve};
 
 /// kube-proxy's limit: twice its sync period of 30 s.

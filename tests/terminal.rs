@@ -1,0 +1,56 @@
+//! What a person sees at a terminal, and a file or a pipe does not.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::pty::openpty;
+
+/// Longer than `svcnat` waits before it says anything.
+const SLOW: Duration = Duration::from_millis(1500);
+
+/// Renders an input that takes its time to come.
+fn render(stderr: Stdio) -> Child {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+        .args(["render", "--elements", "-f", "-", "--node-name=n1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || {
+        std::thread::sleep(SLOW);
+        stdin.write_all(b"{}").unwrap();
+    });
+    child
+}
+
+#[test]
+fn slow_work_is_said_on_a_terminal_and_the_line_goes_when_it_is_done() {
+    let terminal = openpty(None, None).unwrap();
+    let child = render(terminal.slave.into());
+    let mut seen = Vec::new();
+    let mut screen = File::from(terminal.master);
+    let mut buffer = [0; 4096];
+    // The last end of the other side closes with the child: then reading is an error.
+    while let Ok(read @ 1..) = screen.read(&mut buffer) {
+        seen.extend_from_slice(&buffer[..read]);
+    }
+    child.wait_with_output().unwrap();
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.contains("reading the inputs"), "{seen:?}");
+    // Carriage return, and erase the line.
+    let after = seen.rsplit("reading the inputs").next().unwrap();
+    assert!(after.contains("\r\u{1b}[2K"), "{seen:?}");
+}
+
+#[test]
+fn a_pipe_gets_no_progress() {
+    let output = render(Stdio::piped()).wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.contains("reading the inputs"), "{stderr:?}");
+    assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
+}
