@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use report::Report;
 
+/// As in the program that is measured.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Runs `body` on a thread in a new network namespace.
 fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {

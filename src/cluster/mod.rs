@@ -376,6 +376,17 @@ impl Cluster {
         self.services.get(name).map(|service| &**service)
     }
 
+    /// All services, each with its slices. O(both): the maps are walked side by side.
+    pub fn services_with_slices(&self) -> impl Iterator<Item = (&Service, Vec<&EndpointSlice>)> {
+        let mut slices = self.slices.iter().peekable();
+        self.services.iter().map(move |(name, service)| {
+            while slices.next_if(|(of, _)| *of < name).is_some() {}
+            let own = slices.next_if(|(of, _)| *of == name);
+            let own = own.map_or_else(Vec::new, |(_, slices)| slices.iter().collect());
+            (&**service, own)
+        })
+    }
+
     /// The slices of a service, in name order.
     #[must_use]
     pub fn slices_of(&self, service: &ObjectName) -> Vec<&EndpointSlice> {

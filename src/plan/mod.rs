@@ -113,8 +113,15 @@ fn plan_family(
 ) -> FamilyPlan {
     let (mut out, found) = plan_node_level(cluster, config, node, family);
     problems.extend(found);
-    for service in cluster.services.values() {
-        let part = plan_service(service, &cluster.slices_of(&service.name), family, node);
+    for (service, slices) in cluster.services_with_slices() {
+        if !service
+            .cluster_ips
+            .iter()
+            .any(|ip| Family::of(ip) == family)
+        {
+            continue;
+        }
+        let part = plan_service(service, &slices, family, node);
         seen(&service.name, &part);
         out.add(part);
     }
