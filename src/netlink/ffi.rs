@@ -105,19 +105,16 @@ fn table(family: Family) -> Table {
 }
 
 /// Room for the largest message libnftnl can write.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Scratch(Vec<u64>);
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self(vec![0; nftnl::nft_nlmsg_maxsize() as usize / 8 + 1])
-    }
-}
 
 impl Scratch {
     /// Appends `message` to `out`, without the NLM_F_ACK that nftnl puts on everything:
     /// an acknowledgement per message overflows the receive buffer on a large batch.
     fn write(&mut self, message: &impl NlMsg, seq: u32, kind: MsgType, out: &mut Vec<u8>) {
+        if self.0.is_empty() {
+            self.0 = vec![0; nftnl::nft_nlmsg_maxsize() as usize / 8 + 1];
+        }
         let buffer = self.0.as_mut_ptr();
         // SAFETY: the buffer has nft_nlmsg_maxsize() bytes, as the trait demands, and is
         // aligned for a netlink header.
