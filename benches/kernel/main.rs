@@ -83,7 +83,8 @@ fn main() {
         };
         control::measure(&mut report, services, endpoints, 1, false);
         control::memory(&mut report, services, endpoints);
-        return report.finish(&out);
+        report.finish(&out);
+        return std::fs::remove_dir_all(scratch("")).expect("the scratch folder");
     }
     let (quick, large) = (has("--quick"), has("--large"));
     let rounds = if quick { 3 } else { 5 };
