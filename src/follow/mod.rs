@@ -319,9 +319,18 @@ impl<'a> Agent<'a> {
             return;
         }
         self.last_routes = Instant::now();
-        match self.sync.repair_routes(&self.engine) {
-            Ok(synced) => self.tell("routes", &synced),
-            Err(error) => tracing::error!(%error, "cannot repair routes"),
+        let done = if self.options.drift == Drift::Report {
+            self.sync.changed_routes(&self.engine).map(|changed| {
+                if changed > 0 {
+                    tracing::warn!(routes = changed, "others changed our routes");
+                }
+            })
+        } else {
+            let repaired = self.sync.repair_routes(&self.engine);
+            repaired.map(|synced| self.tell("routes", &synced))
+        };
+        if let Err(error) = done {
+            tracing::error!(%error, "cannot look after our routes");
         }
     }
 

@@ -22,7 +22,7 @@ use crate::problem::Problem;
 const VERIFY_SHARE: u32 = 20;
 /// Up to so many elements, a read-back is faster than asking for each: its pages walk the
 /// set from the start (`docs/performance.md`).
-const ASKED_FOR: usize = 200_000;
+const ASKED_FOR: usize = 100_000;
 /// Name of kube-proxy's tables (both families).
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 
@@ -365,6 +365,15 @@ impl Sync {
     #[must_use]
     pub const fn routes_owed(&self) -> bool {
         !self.route_errors.is_empty()
+    }
+
+    /// How many routes are not as they should be.
+    ///
+    /// # Errors
+    /// If routes cannot be read.
+    pub fn changed_routes(&self, engine: &Engine) -> Result<usize, SyncError> {
+        let delta = routes::plan(engine.routes(), &routes::list_ours()?);
+        Ok(delta.add.len() + delta.replace.len() + delta.delete.len())
     }
 
     /// Puts our routes right after somebody changed routes or links.

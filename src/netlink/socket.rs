@@ -346,16 +346,16 @@ impl Nfnetlink {
         Ok(set)
     }
 
-    /// Hands every element of our counted sets to `each`, with what it has counted.
-    /// Returns whether there is any such set. O(elements of these).
+    /// Hands every element of our counted sets to `each`, with what it has counted. Returns
+    /// whether there is any such set, and whether nobody committed meanwhile: if it was to our
+    /// tables, elements may have been left out or come twice. O(elements of these).
     ///
     /// # Errors
-    /// [`NetlinkError::Interrupted`] if somebody committed meanwhile: then some were left out
-    /// or came twice.
+    /// If the kernel does not let us read.
     pub fn counters(
         &mut self,
         mut each: impl FnMut(Family, &Set, &Value, &Element, Count),
-    ) -> Result<bool, NetlinkError> {
+    ) -> Result<(bool, bool), NetlinkError> {
         let before = self.generation()?.id;
         let mut any = false;
         for family in Family::ALL {
@@ -374,11 +374,7 @@ impl Nfnetlink {
                 })?;
             }
         }
-        if self.generation()?.id == before {
-            Ok(any)
-        } else {
-            Err(NetlinkError::Interrupted)
-        }
+        Ok((any, self.generation()?.id == before))
     }
 
     /// Hands these elements of one of our sets to `each`, with what they have counted;

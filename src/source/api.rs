@@ -5,6 +5,7 @@
 //! here: only what this node needs is asked for, several API servers take turns, and errors
 //! say what is wrong.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -241,13 +242,13 @@ impl<W: Fn()> OneKind<W> {
                     if let Err(error) = renewed {
                         self.send(Event::Failed(self.kind, error.to_string()));
                         tokio::time::sleep(wait).await;
-                        wait = (wait * 2).min(LAST_WAIT);
+                        wait = longer(wait);
                     }
                 }
                 End::Failed => {
                     turn += 1;
                     self.pause(wait).await;
-                    wait = (wait * 2).min(LAST_WAIT);
+                    wait = longer(wait);
                 }
                 End::NotServed => {
                     turn += 1;
@@ -337,7 +338,7 @@ impl<W: Fn()> OneKind<W> {
                     if !is_about_us(&e) {
                         tokio::time::sleep(*wait).await;
                     }
-                    *wait = (*wait * 2).min(LAST_WAIT);
+                    *wait = longer(*wait);
                     continue;
                 }
                 None => return End::Failed,
@@ -411,6 +412,15 @@ impl<W: Fn()> OneKind<W> {
     }
 }
 
+/// The wait after this one: twice as long, a quarter more or less by chance, so that the
+/// nodes of a cluster do not all come back to a server at once.
+fn longer(wait: Duration) -> Duration {
+    // Each state is seeded anew.
+    let chance = RandomState::new().build_hasher().finish() % 512;
+    let factor = 1.5 + f64::from(u16::try_from(chance).unwrap_or_default()) / 512.0;
+    wait.mul_f64(factor).min(LAST_WAIT.mul_f64(factor / 2.0))
+}
+
 fn is_not_found(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
@@ -479,5 +489,26 @@ fn found(kind: Kind, name: ObjectName, cluster: Cluster) -> Change {
             let cidr = cluster.service_cidrs.into_values().next();
             Change::ServiceCidr(name.name.to_string(), cidr.map(Box::new))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_up_to_a_bound_and_are_not_the_same_twice() {
+        let mut waits = std::collections::BTreeSet::new();
+        for _ in 0..50 {
+            let mut wait = FIRST_WAIT;
+            for _ in 0..20 {
+                let next = longer(wait);
+                assert!(next > wait.mul_f64(1.4) || next >= LAST_WAIT.mul_f64(0.7));
+                assert!(next <= LAST_WAIT.mul_f64(1.25));
+                wait = next;
+            }
+            waits.insert(wait);
+        }
+        assert!(waits.len() > 10, "{waits:?}");
     }
 }
