@@ -7,7 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use support::{full_plan, in_namespace, listing, objects, run};
-use svcnat::apply::{holds, reconcile};
+use svcnat::apply::{Held, holds, reconcile};
 use svcnat::compile::compile;
 use svcnat::diff::diff;
 use svcnat::netlink::{NetlinkError, Nfnetlink};
@@ -167,10 +167,10 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
     let plan = full_plan();
     in_namespace(|| {
         let mut kernel = Nfnetlink::open().unwrap();
-        assert!(holds(&mut kernel, &fresh(&plan)).unwrap().is_none());
+        assert_eq!(holds(&mut kernel, &fresh(&plan)).unwrap(), Held::Differs);
         let done = reconcile(&mut kernel, wanted(&plan)).unwrap();
         let mut held = || holds(&mut kernel, &done.desired).unwrap();
-        assert_eq!(held(), Some(done.generation));
+        assert_eq!(held(), Held::Whole(done.generation));
         // As many elements as before, each time.
         for (remove, add) in [
             ("cluster-ips { 10.254.0.10 }", "cluster-ips { 10.254.0.99 }"),
@@ -190,9 +190,9 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
             let undo = run("nft", &["-s", "list", "ruleset"], "");
             let change = format!("delete element ip svcnat {remove}\nadd element ip svcnat {add}");
             run("nft", &["-f", "-"], &change);
-            assert_eq!(held(), None, "{add}");
+            assert_eq!(held(), Held::Differs, "{add}");
             run("nft", &["-f", "-"], &format!("flush ruleset\n{undo}"));
-            assert!(held().is_some(), "undone: {add}");
+            assert!(matches!(held(), Held::Whole(_)), "undone: {add}");
         }
     });
 }

@@ -4,28 +4,43 @@ use crate::diff::resembles;
 use crate::netlink::{NetlinkError, Nfnetlink};
 use crate::ruleset::{Family, Ruleset, Set, SetKind};
 
-/// The generation at which the kernel held exactly `wanted`; `None` if it does not, cannot
-/// tell, or does not hold still. As many elements as there should be, and each that should
-/// be there: then there is no other. O(elements), where reading them back takes the square.
+/// Whether the kernel holds something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Exactly this, at this generation.
+    Whole(u32),
+    /// Something else, or it cannot tell.
+    Differs,
+    /// Our tables changed while they were looked at.
+    Disturbed,
+}
+
+/// Whether the kernel holds exactly `wanted`: as many elements as there should be, and each
+/// that should be there; then there is no other. What others commit to their own tables
+/// meanwhile does not matter. O(elements), where reading them back takes the square.
 ///
 /// # Errors
 /// If the kernel cannot be read.
-pub fn holds(kernel: &mut Nfnetlink, wanted: &Ruleset) -> Result<Option<u32>, NetlinkError> {
+pub fn holds(kernel: &mut Nfnetlink, wanted: &Ruleset) -> Result<Held, NetlinkError> {
     let outline = kernel.outline()?;
     if !resembles(wanted, &outline) {
-        return Ok(None);
+        return Ok(Held::Differs);
     }
     for (family, table) in &wanted.tables {
         let counts = outline.tables.get(family).map(|table| &table.counts);
         for set in table.sets.values() {
             let counted = counts.is_some_and(|counts| counts.contains_key(&set.name));
             if !same(kernel, *family, set, counted)? {
-                return Ok(None);
+                return Ok(Held::Differs);
             }
         }
     }
-    let generation = kernel.generation()?.id;
-    Ok((generation == outline.generation).then_some(generation))
+    let after = kernel.outline()?;
+    Ok(if after.tables == outline.tables {
+        Held::Whole(after.generation)
+    } else {
+        Held::Disturbed
+    })
 }
 
 fn same(

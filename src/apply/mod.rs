@@ -14,7 +14,7 @@ use crate::host::{HostError, conntrack_plan};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::NodePlan;
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
-pub use holds::holds;
+pub use holds::{Held, holds};
 
 /// Times a commit is tried again after another program's came first.
 pub const TRIES: usize = 100;

@@ -59,10 +59,8 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         take_over: args.take_over_kube_proxy,
         skip_invalid: args.inputs.skip_invalid,
     };
-    let connections = ConnectionSource {
-        read: Box::new(read_connections),
-        limit: args.service_counter_series,
-    };
+    let connections =
+        ConnectionSource::new(Box::new(read_connections), args.service_counter_series);
     let observed = Shared::new(args.kube_proxy_metric_names, Some(connections));
     let binds = Binds {
         healthz: bind("healthz-bind-address", &args.healthz_bind_address)?,

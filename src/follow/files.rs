@@ -67,15 +67,18 @@ impl Watch {
     }
 
     /// Watches folders and links that came since. One that went while we looked is no error:
-    /// whatever follows it is a change of the folder it was in.
-    fn add_new(&self) -> Result<(), Errno> {
+    /// whatever follows it is a change of the folder it was in. One that cannot be watched is
+    /// read with the others, and does not end the agent.
+    fn add_new(&self) {
         for path in &self.paths {
             match self.add(path) {
                 Ok(()) | Err(Errno::ENOENT) => {}
-                Err(e) => return Err(e),
+                Err(error) => {
+                    let path = path.display();
+                    tracing::warn!(%path, %error, "something new in it cannot be watched");
+                }
             }
         }
-        Ok(())
     }
 
     /// Waits up to `timeout` for a change, and then until writers pause. True if there was
@@ -94,7 +97,7 @@ impl Watch {
                 Err(e) => return Err(e),
             }
         }
-        self.add_new()?;
+        self.add_new();
         Ok(true)
     }
 

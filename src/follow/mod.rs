@@ -432,7 +432,7 @@ impl<'a> Agent<'a> {
     fn become_ready(&mut self) {
         self.ready = true;
         self.observed.set_ready();
-        notify("READY=1");
+        self.told.ready();
         self.told.status(status(&self.engine));
         self.line.done();
     }

@@ -10,11 +10,11 @@ const ALIVE: Duration = Duration::from_millis(250);
 /// How long a service manager may keep us waiting: its queue is full if it hangs.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Sends `state`, such as `READY=1`, if there is a service manager to hear it. Nothing
-/// depends on its arrival.
-pub fn notify(state: &str) {
+/// Sends `state`, such as `READY=1`, if there is a service manager to hear it. False if it
+/// did not take it.
+pub fn notify(state: &str) -> bool {
     let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
-        return;
+        return true;
     };
     let bytes = name.as_encoded_bytes();
     let address = match bytes.strip_prefix(b"@") {
@@ -26,9 +26,10 @@ pub fn notify(state: &str) {
         socket.set_write_timeout(Some(PATIENCE))?;
         socket.send_to_addr(state.as_bytes(), &to)
     });
-    if let Err(e) = sent {
+    if let Err(e) = &sent {
         tracing::debug!(error = %e, "the service manager does not listen");
     }
+    sent.is_ok()
 }
 
 /// What the service manager was told last.
@@ -36,6 +37,8 @@ pub fn notify(state: &str) {
 pub(super) struct Told {
     alive: Option<Instant>,
     status: String,
+    /// It has not heard yet that we are ready.
+    owes_ready: bool,
 }
 
 impl Told {
@@ -47,15 +50,22 @@ impl Told {
         }
         self.alive = Some(Instant::now());
         notify("WATCHDOG=1");
+        if self.owes_ready {
+            self.ready();
+        }
         if let Some(status) = status() {
             self.status(status);
         }
     }
 
+    /// Says that we are ready, until it is heard: a unit waits for it.
+    pub(super) fn ready(&mut self) {
+        self.owes_ready = !notify("READY=1");
+    }
+
     /// Says how things are, if that is news.
     pub(super) fn status(&mut self, status: String) {
-        if status != self.status {
-            notify(&format!("STATUS={status}"));
+        if status != self.status && notify(&format!("STATUS={status}")) {
             self.status = status;
         }
     }

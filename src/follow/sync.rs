@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::blame::{Blame, NameWriters};
-use crate::apply::{TRIES, bound_to, drop_stale_flows, holds, purge_affinity};
+use crate::apply::{Held, TRIES, bound_to, drop_stale_flows, holds, purge_affinity};
 use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{Counts, Delta, Operation, TableDelta, ahead, diff, own, resembles};
@@ -148,9 +148,9 @@ impl Sync {
                 Ok(committed) => self.after_step(engine, *step, committed),
                 Err(error) => {
                     // Somebody meddled with what the step builds on: start over.
-                    let by = self.blame()?;
-                    tracing::warn!(%error, by, "an increment does not fit the kernel's state");
                     engine.distrust();
+                    let by = self.blame().unwrap_or_else(|e| e.to_string());
+                    tracing::warn!(%error, by, "an increment does not fit the kernel's state");
                     engine.advance();
                     self.rebuild(engine)
                 }
@@ -196,13 +196,20 @@ impl Sync {
         if delta.is_empty() {
             return Ok(None);
         }
-        counters::carry(&mut self.kernel, delta)?;
+        self.carry_counters(delta);
         let kernel = &mut self.kernel;
         let committed = self
             .blame
             .while_committing(delta, || kernel.commit(delta, 0))?;
         self.generation = next(self.generation);
         Ok(Some(committed))
+    }
+
+    /// Counts that are lost hold up no endpoint.
+    fn carry_counters(&mut self, delta: &mut Delta) {
+        if let Err(error) = counters::carry(&mut self.kernel, delta) {
+            tracing::warn!(%error, "counters of replaced elements start from 0");
+        }
     }
 
     /// Reads the kernel back, compares and commits the difference, bound to what was read
@@ -230,7 +237,7 @@ impl Sync {
                 self.generation = live.generation;
                 None
             } else {
-                counters::carry(&mut self.kernel, &mut delta)?;
+                self.carry_counters(&mut delta);
                 let bound = bound_to(live.generation, races);
                 let kernel = &mut self.kernel;
                 let result = self
@@ -432,14 +439,21 @@ impl Sync {
     /// If the kernel cannot be read.
     pub fn verify(&mut self, engine: &Engine) -> Result<Look, SyncError> {
         let start = Instant::now();
-        if engine.ruleset().element_count() > ASKED_FOR
-            && let Some(generation) = holds(&mut self.kernel, engine.ruleset())?
-        {
-            self.verify_after = Instant::now() + start.elapsed() * VERIFY_SHARE;
-            self.verify_owed = false;
-            self.generation = generation;
-            self.blame.acquit();
-            return Ok(Look::Others);
+        if engine.ruleset().element_count() > ASKED_FOR {
+            let held = holds(&mut self.kernel, engine.ruleset())?;
+            if held != Held::Differs {
+                self.verify_after = Instant::now() + start.elapsed() * VERIFY_SHARE;
+                self.verify_owed = held == Held::Disturbed;
+            }
+            match held {
+                Held::Whole(generation) => {
+                    self.generation = generation;
+                    self.blame.acquit();
+                    return Ok(Look::Others);
+                }
+                Held::Disturbed => return Ok(Look::Others),
+                Held::Differs => {}
+            }
         }
         let live = self.kernel.read()?;
         let delta = diff(engine.ruleset(), &live);

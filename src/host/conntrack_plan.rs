@@ -117,7 +117,8 @@ pub fn stale_after(
         }
     }
     for (key, new) in &after {
-        if new.open && !before.get(key).is_some_and(|old| old.open) {
+        // One that is closed refuses first packets only: a flow from before it goes on.
+        if before.get(key).is_none_or(|old| new.open && !old.open) {
             stale.push(stale_flow(key, key.0, key.2));
         }
     }
@@ -184,16 +185,16 @@ pub fn stale_in(
         let key = (flow.original.dst, flow.protocol, flow.original.dport);
         let untranslated = (flow.reply.src, flow.reply.sport) == (key.0, key.2);
         match doors.get(&key) {
-            Some(door) if untranslated => door.open,
+            // Translated if it leads somewhere; refused, as a new one would be, if not.
+            Some(_) if untranslated => true,
             Some(door) => {
                 !endpoint_of(flow).is_some_and(|endpoint| door.leads_to(&endpoint, context.serving))
             }
             // A service that is no more; the range is nobody else's to translate.
-            None => {
-                !untranslated
-                    && flow.is_dst_nat()
-                    && (in_service_range(key.0) || closed.contains(&key))
+            None if untranslated => {
+                in_service_range(key.0) && !context.local_addresses.contains(&key.0)
             }
+            None => flow.is_dst_nat() && (in_service_range(key.0) || closed.contains(&key)),
         }
     };
     let concerned = flows.into_iter().filter(|flow| concerns(flow.protocol));

@@ -385,30 +385,24 @@ pub fn dump(kind: u8, family: Family, set: Option<&str>, seq: u32) -> Vec<u8> {
     w.bytes
 }
 
-/// Requests for these elements of a set, each answered and then acknowledged. Sequence numbers
-/// start at `seq`. O(keys).
+/// A request for these elements of a set, each answered by itself before an acknowledgement.
+/// O(keys).
 #[must_use]
-pub fn get_elements(family: Family, set: &str, keys: &[Value], seq: u32) -> Vec<Vec<u8>> {
-    // A key takes less than 60 bytes.
-    keys.chunks(MAX_LIST / 60)
-        .zip(seq..)
-        .map(|(keys, seq)| {
-            let mut w = Writer::default();
-            let kind = SUBSYS << 8 | u16::from(msg::GETSETELEM);
-            let open = w.message(kind, REQUEST | ACK, seq, family_number(family), 0);
-            w.string(elem::LIST_TABLE, TABLE);
-            w.string(elem::LIST_SET, set);
-            let list = w.nest(elem::LIST_ELEMENTS);
-            for key in keys {
-                let item = w.nest(common::LIST_ELEM);
-                value(&mut w, elem::KEY, key);
-                w.end_nest(item);
-            }
-            w.end_nest(list);
-            w.end_message(open);
-            w.bytes
-        })
-        .collect()
+pub fn get_elements(family: Family, set: &str, keys: &[&Value], seq: u32) -> Vec<u8> {
+    let mut w = Writer::default();
+    let kind = SUBSYS << 8 | u16::from(msg::GETSETELEM);
+    let open = w.message(kind, REQUEST | ACK, seq, family_number(family), 0);
+    w.string(elem::LIST_TABLE, TABLE);
+    w.string(elem::LIST_SET, set);
+    let list = w.nest(elem::LIST_ELEMENTS);
+    for key in keys {
+        let item = w.nest(common::LIST_ELEM);
+        value(&mut w, elem::KEY, *key);
+        w.end_nest(item);
+    }
+    w.end_nest(list);
+    w.end_message(open);
+    w.bytes
 }
 
 /// A request for the generation.

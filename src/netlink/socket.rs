@@ -28,6 +28,9 @@ const NLMSGERR_ATTR_MSG: u16 = 1;
 const BUFFER: usize = 256 * 1024;
 /// What we ask the kernel to let us queue.
 const QUEUE: usize = 256 << 20;
+/// Elements asked for at once: the kernel queues an answer of 4 KiB for each before we can read
+/// the first, and a queue of the default size must hold them.
+const KEYS_AT_ONCE: usize = 32;
 /// Times a set is dumped before fewer elements than the kernel counts are believed.
 const DUMP_TRIES: usize = 5;
 /// Times a read is tried again because somebody committed meanwhile.
@@ -87,7 +90,9 @@ impl Nfnetlink {
             let _ = setsockopt(&fd, sockopt::SndBuf, &QUEUE);
         }
         // A full receive queue costs error messages, never a commit.
-        let _ = setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20));
+        if setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20)).is_err() {
+            let _ = setsockopt(&fd, sockopt::RcvBuf, &(8 << 20));
+        }
         Ok(Self {
             socket,
             buffer: vec![0; BUFFER],
@@ -389,7 +394,7 @@ impl Nfnetlink {
         keys: &[Value],
         mut each: impl FnMut(&Value, &Element, Count),
     ) -> Result<(), NetlinkError> {
-        self.ask_for(family, set, keys, |message| {
+        self.ask_for(family, set, keys.iter(), |message| {
             decode::counters(message, &mut each);
         })?;
         Ok(())
@@ -402,26 +407,29 @@ impl Nfnetlink {
     /// # Errors
     /// If the kernel does not let us read.
     pub fn holds(&mut self, family: Family, set: &Set) -> Result<bool, NetlinkError> {
-        let keys: Vec<Value> = set.elements.keys().copied().collect();
         let mut same = 0;
-        let all = self.ask_for(family, set, &keys, |message| {
+        let all = self.ask_for(family, set, set.elements.keys(), |message| {
             decode::each_element(message, |key, element| {
                 same += usize::from(set.elements.get(key) == Some(element));
             });
         })?;
-        Ok(all && same == keys.len())
+        Ok(all && same == set.elements.len())
     }
 
     /// Asks for these elements; false if one of them is not there, and then for no more.
-    fn ask_for(
+    fn ask_for<'k>(
         &mut self,
         family: Family,
         set: &Set,
-        keys: &[Value],
+        mut keys: impl Iterator<Item = &'k Value>,
         mut each: impl FnMut(&Message<'_>),
     ) -> Result<bool, NetlinkError> {
-        for request in get_elements(family, &set.name, keys, self.seq.wrapping_add(1)) {
-            self.next_seq();
+        loop {
+            let some: Vec<&Value> = keys.by_ref().take(KEYS_AT_ONCE).collect();
+            if some.is_empty() {
+                return Ok(true);
+            }
+            let request = get_elements(family, &set.name, &some, self.next_seq());
             let result = self.request(&request, |message| {
                 each(message);
                 Ok(())
@@ -431,7 +439,6 @@ impl Nfnetlink {
                 result => result?,
             }
         }
-        Ok(true)
     }
 
     /// Sends `delta` as one transaction, bound to `generation` (0: to none). When this

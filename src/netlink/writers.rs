@@ -30,8 +30,9 @@ pub struct Writer {
 /// `nft (pid 4711)`; nothing a terminal would act on.
 impl fmt::Display for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let harmless = |c: &char| c.is_ascii_graphic() || *c == ' ';
         let name = self.name.chars();
-        let clean: String = name.map(|c| if c.is_control() { '?' } else { c }).collect();
+        let clean: String = name.map(|c| if harmless(&c) { c } else { '?' }).collect();
         write!(f, "{clean} (pid {})", self.pid)
     }
 }
@@ -109,7 +110,9 @@ fn read(bytes: &[u8], own: u32) -> Vec<Writer> {
             let a = message.attrs();
             Some(Writer {
                 pid: a.u32(generation::PROC_PID)?,
-                name: a.string(generation::PROC_NAME)?.to_owned(),
+                name: String::from_utf8_lossy(a.get(generation::PROC_NAME)?)
+                    .trim_end_matches('\0')
+                    .to_owned(),
             })
         })
         .collect()

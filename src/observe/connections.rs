@@ -1,5 +1,7 @@
 //! Metrics of `--service-counters`: one series per frontend and per endpoint, up to a bound.
 
+use std::sync::{Mutex, PoisonError};
+
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -41,17 +43,50 @@ pub type Reader = Box<dyn Fn() -> Result<Option<Vec<Connections>>, String> + Sen
 
 /// Where the numbers come from, and how many series are shown at most.
 pub struct Source {
-    /// Asked at every scrape, on a thread that may wait.
-    pub read: Reader,
-    /// The bound on series.
-    pub limit: usize,
+    read: Reader,
+    limit: usize,
+    /// The last text. Held while it is made.
+    last: Mutex<String>,
+    /// The text before, for who comes meanwhile.
+    shown: Mutex<String>,
+}
+
+impl Source {
+    /// Series by `read`, which is asked at every scrape, on a thread that may wait; `limit`
+    /// of them at most.
+    #[must_use]
+    pub fn new(read: Reader, limit: usize) -> Self {
+        Self {
+            read,
+            limit,
+            last: Mutex::default(),
+            shown: Mutex::default(),
+        }
+    }
+
+    /// The series as text. One reading at a time: a scrape that comes while another is being
+    /// answered gets what the last one got.
+    pub(super) fn text(&self) -> String {
+        // Every write is one assignment: a reader that panicked left nothing half written.
+        let shown = || self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut last) = self.last.try_lock() else {
+            return shown().clone();
+        };
+        match (self.read)() {
+            Ok(Some(found)) => *last = render(found, self.limit),
+            Ok(None) => last.clear(),
+            Err(error) => tracing::warn!(error, "cannot read the service counters"),
+        }
+        shown().clone_from(&last);
+        last.clone()
+    }
 }
 
 type Labels = Vec<(&'static str, String)>;
 
 /// The series as text, without the end mark. Frontends come before endpoints, each in the
 /// order given; those beyond `limit` are left out, and how many is told.
-pub(super) fn render(found: Vec<Connections>, limit: usize) -> String {
+fn render(found: Vec<Connections>, limit: usize) -> String {
     let frontends: Family<Labels, Counter> = Family::default();
     let refused: Family<Labels, Counter> = Family::default();
     let endpoints: Family<Labels, Counter> = Family::default();

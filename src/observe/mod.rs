@@ -234,11 +234,7 @@ impl Shared {
     pub(crate) fn metrics(&self) -> String {
         let mut text = self.inner().metrics.render();
         if let Some(source) = &self.connections {
-            match (source.read)() {
-                Ok(Some(found)) => text.push_str(&connections::render(found, source.limit)),
-                Ok(None) => {}
-                Err(error) => tracing::warn!(error, "cannot read the service counters"),
-            }
+            text.push_str(&source.text());
         }
         metrics::finish(text)
     }

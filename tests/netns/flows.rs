@@ -109,6 +109,20 @@ fn a_udp_flow_that_began_before_its_service_finds_it() {
 }
 
 #[test]
+fn a_udp_flow_that_began_before_a_service_without_endpoints_is_refused() {
+    let lab = Lab::running(&Cluster::with([]));
+    for family in Family::ALL {
+        lab.apply(&Cluster::with([]));
+        let to = SocketAddr::new(crate::support::routed_ip(8).of(family), 80);
+        let caller = lab.from("a1").source_port(41_002).patience(SILENCE);
+        assert_ne!(caller.ask(Protocol::Udp, to), Outcome::Refused, "{family}");
+        let external = json!({"spec": {"externalIPs": crate::support::routed_ip(8).both()}});
+        lab.apply(&Cluster::with([web(&[]).set(external)]));
+        assert_eq!(caller.ask(Protocol::Udp, to), Outcome::Refused, "{family}");
+    }
+}
+
+#[test]
 fn udp_flows_of_a_deleted_service_end() {
     let lab = Lab::running(&Cluster::with([web(&["b0"])]));
     for family in Family::ALL {

@@ -322,8 +322,20 @@ fn from_scratch_only_flows_that_lead_elsewhere_than_the_plan_are_stale() {
         (
             &plan,
             flow("10.96.0.99:53", "10.96.0.99:53"),
+            true,
+            "to an address of the service range that is nobody's: a first packet is dropped",
+        ),
+        (
+            &reject,
+            flow("10.96.0.10:53", "10.96.0.10:53"),
+            true,
+            "untranslated, where a first packet is refused",
+        ),
+        (
+            &plan,
+            flow("192.0.2.1:9999", "192.0.2.1:9999"),
             false,
-            "not translated",
+            "to the node itself",
         ),
         (
             &plan,
