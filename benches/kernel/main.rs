@@ -86,6 +86,15 @@ fn main() {
         report.finish(&out);
         return std::fs::remove_dir_all(scratch("")).expect("the scratch folder");
     }
+    if has("--grid") {
+        for services in [100, 1_000, 10_000, 50_000, 100_000] {
+            for endpoints in [1, 5, 10] {
+                control::measure(&mut report, services, endpoints, 1, false);
+            }
+        }
+        report.finish(&out);
+        return std::fs::remove_dir_all(scratch("")).expect("the scratch folder");
+    }
     let (quick, large) = (has("--quick"), has("--large"));
     let rounds = if quick { 3 } else { 5 };
     if !has("--data") {
