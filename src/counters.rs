@@ -9,16 +9,15 @@
 //! place. What is counted between that reading and the commit, some microseconds, is lost.
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::cluster::Protocol;
-use crate::compile::frontend_key_of;
 use crate::compile::layout::{Counted, counted};
+use crate::compile::{endpoint_of, frontend_key_of};
 use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::netlink::{NetlinkError, Nfnetlink};
 use crate::plan::{Endpoint, FrontendKey};
-use crate::ruleset::{Element, ElementData, Family, FieldValue, Set, SetData, Value};
+use crate::ruleset::{Element, Family, FieldValue, Set, Value};
 
 /// Readings tried until one comes through without a commit in between; the last one counts
 /// all the same.
@@ -64,7 +63,7 @@ impl Subject {
             }
             Counted::Endpoints => (
                 key.fields(&set.key)?.iter().find_map(protocol)?,
-                What::Endpoint(endpoint(set, element)?),
+                What::Endpoint(endpoint_of(set, element)?),
             ),
         };
         Some(Self {
@@ -87,19 +86,6 @@ impl Subject {
 fn protocol(field: &FieldValue) -> Option<Protocol> {
     match field {
         FieldValue::Proto(number) => Protocol::from_number(*number),
-        _ => None,
-    }
-}
-
-fn endpoint(set: &Set, element: &Element) -> Option<Endpoint> {
-    let (SetData::Fields(schema), ElementData::Value(data)) = (&set.data, &element.data) else {
-        return None;
-    };
-    match data.fields(schema)?[..] {
-        [FieldValue::Addr(addr), FieldValue::Port(port)] => Some(Endpoint {
-            addr,
-            port: NonZeroU16::new(port)?,
-        }),
         _ => None,
     }
 }
@@ -216,7 +202,7 @@ fn hand_over(table: &mut TableDelta, mut counts: HashMap<Subject, Count>) {
 mod tests {
     use super::*;
     use crate::compile::layout::names;
-    use crate::ruleset::DataType;
+    use crate::ruleset::{DataType, Datum, ElementData};
 
     fn set() -> Set {
         Set::exact(
@@ -228,7 +214,7 @@ mod tests {
 
     fn slot(n: u32, last: u8) -> (Value, Element) {
         let key = Value::new().u32(7).proto(Protocol::Udp).u32(n);
-        let data = Value::new().addr([10, 0, 0, last].into()).port(53);
+        let data = Datum::new().addr([10, 0, 0, last].into()).port(53);
         let element = Element::new(ElementData::Value(data));
         (key, element.with_comment("kube-system/dns:udp".into()))
     }

@@ -105,10 +105,10 @@ fn a_second_apply_sends_nothing_and_delete_leaves_nothing() {
         let mut kernel = Nfnetlink::open().unwrap();
         let first = reconcile(&mut kernel, wanted(&plan)).unwrap();
         assert!(first.committed.unwrap().bytes > 1000);
-        let generation = kernel.generation().unwrap().id;
+        let generation = kernel.generation().unwrap();
         let second = reconcile(&mut kernel, wanted(&plan)).unwrap();
         assert_eq!(second.committed, None);
-        assert_eq!(kernel.generation().unwrap().id, generation);
+        assert_eq!(kernel.generation().unwrap(), generation);
         reconcile(&mut kernel, |_| Ruleset::default()).unwrap();
         assert_eq!(listing(), foreign);
     });

@@ -13,7 +13,7 @@ use foldhash::{HashMap, HashMapExt, HashSet};
 
 use super::layout::{LIST_MASK, MARKER, names};
 use crate::plan::{Endpoint, FamilyPlan, FrontendKey, ListKey, Target, WeightedEndpoints};
-use crate::ruleset::{DataType, Datum, ElementData, FieldValue, Protocol, Set, Value};
+use crate::ruleset::{DataType, Element, ElementData, FieldValue, Protocol, Set, SetData, Value};
 
 /// Numbers tried before a name is given up on. With a million lists in two million numbers
 /// the chance of needing this many is 2^-256.
@@ -238,16 +238,13 @@ impl<'a> Memory<'a> {
                 Some([_, _, FieldValue::Slot(slot)]) => *slot as usize,
                 _ => continue,
             };
-            let ElementData::Value(data) = &element.data else {
-                continue;
-            };
             if slot >= super::layout::MAX_SLOTS {
                 continue;
             }
             if out.len() <= slot {
                 out.resize(slot + 1, None);
             }
-            out[slot] = read_endpoint(set, data);
+            out[slot] = endpoint_of(set, element);
         }
         out
     }
@@ -266,8 +263,9 @@ impl<'a> Memory<'a> {
     }
 }
 
-fn read_endpoint(set: &Set, data: &Datum) -> Option<Endpoint> {
-    let crate::ruleset::SetData::Fields(schema) = &set.data else {
+/// The endpoint that an element of such a map leads to.
+pub fn endpoint_of(set: &Set, element: &Element) -> Option<Endpoint> {
+    let (SetData::Fields(schema), ElementData::Value(data)) = (&set.data, &element.data) else {
         return None;
     };
     match data.fields(schema)?[..] {

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashMapExt};
 
-pub use allocate::{Numbers, Sets, frontend_key_of, frontend_value_key};
+pub use allocate::{Numbers, Sets, endpoint_of, frontend_key_of, frontend_value_key};
 pub use elements::{Sink, cluster_ip, hairpin, sticky_protocol};
 
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape};

@@ -1,10 +1,10 @@
 //! What of a delta can be committed before the rest, and should be where packets must not
 //! notice the change.
 //!
-//! A transaction takes effect at one moment, but for interval sets: Linux from 7.0 on (and
-//! stable kernels that took the change over) looks ranges up in an array that is put in
-//! place last of all in a commit, about a millisecond after the rules that use it. Until
-//! then every lookup in a new set fails.
+//! A transaction takes effect at one moment, but interval sets seem to come last: on Linux
+//! 6.18, with sets and rules in one commit, some 5 of 60 take-overs under traffic refused
+//! connections to node ports, whose rule looks into one; with the sets committed ahead, none
+//! did (`tests/netns/takeover.rs`).
 
 use super::{Delta, Operation, TableDelta};
 use crate::ruleset::SetKind;

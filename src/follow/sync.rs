@@ -404,7 +404,7 @@ impl Sync {
     /// If the kernel cannot be read.
     pub fn look(&mut self, engine: &Engine) -> Result<Look, SyncError> {
         self.blame.note();
-        let quiet = self.kernel.generation()?.id == self.generation;
+        let quiet = self.kernel.generation()? == self.generation;
         if quiet && !(self.verify_owed && Instant::now() >= self.verify_after) {
             return Ok(Look::Quiet);
         }

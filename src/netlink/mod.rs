@@ -17,5 +17,5 @@ mod socket;
 mod writers;
 
 pub use error::NetlinkError;
-pub use socket::{Committed, Generation, Nfnetlink};
+pub use socket::{Committed, Nfnetlink};
 pub use writers::{Writer, Writers};

@@ -47,15 +47,6 @@ pub struct Committed {
     pub micros: u64,
 }
 
-/// Who made the current generation, as the kernel tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Generation {
-    /// Its id.
-    pub id: u32,
-    /// Process that asks (the kernel names the reader, not the writer, in an answer).
-    pub process: Option<(u32, String)>,
-}
-
 /// An open socket to nf_tables. Keep it: closing one after a commit waits for the kernel
 /// to tidy up.
 pub struct Nfnetlink {
@@ -152,19 +143,11 @@ impl Nfnetlink {
     ///
     /// # Errors
     /// If the kernel has no nf_tables, or does not let us ask.
-    pub fn generation(&mut self) -> Result<Generation, NetlinkError> {
+    pub fn generation(&mut self) -> Result<u32, NetlinkError> {
         let seq = self.next_seq();
         let mut found = None;
         self.request(&get_generation(seq), |message| {
-            let a = message.attrs();
-            if let Some(id) = a.u32(generation::ID) {
-                let pid = a.u32(generation::PROC_PID);
-                let name = a.string(generation::PROC_NAME).map(str::to_owned);
-                found = Some(Generation {
-                    id,
-                    process: pid.zip(name),
-                });
-            }
+            found = message.attrs().u32(generation::ID).or(found);
             Ok(())
         })?;
         found.ok_or(NetlinkError::NoAnswer)
@@ -213,7 +196,7 @@ impl Nfnetlink {
     ) -> Result<LiveRuleset, NetlinkError> {
         let mut last: Option<LiveRuleset> = None;
         for _ in 0..READ_TRIES {
-            let before = self.generation()?.id;
+            let before = self.generation()?;
             let mut live = LiveRuleset {
                 generation: before,
                 tables: BTreeMap::new(),
@@ -228,7 +211,7 @@ impl Nfnetlink {
                 }
             }
             // A dump that was cut short by a change leaves a later generation behind, too.
-            let undisturbed = self.generation()?.id == before;
+            let undisturbed = self.generation()? == before;
             if whole && (undisturbed || last.as_ref().is_some_and(|l| l.tables == live.tables)) {
                 return Ok(live);
             }
@@ -361,7 +344,7 @@ impl Nfnetlink {
         &mut self,
         mut each: impl FnMut(Family, &Set, &Value, &Element, Count),
     ) -> Result<(bool, bool), NetlinkError> {
-        let before = self.generation()?.id;
+        let before = self.generation()?;
         let mut any = false;
         for family in Family::ALL {
             let mut sets = Vec::new();
@@ -379,7 +362,7 @@ impl Nfnetlink {
                 })?;
             }
         }
-        Ok((any, self.generation()?.id == before))
+        Ok((any, self.generation()? == before))
     }
 
     /// Hands these elements of one of our sets to `each`, with what they have counted;

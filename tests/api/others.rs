@@ -151,7 +151,6 @@ fn generation() -> u32 {
         .unwrap()
         .generation()
         .unwrap()
-        .id
 }
 
 #[test]
