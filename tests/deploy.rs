@@ -20,6 +20,11 @@ use svcnat::cli::args::{Cli, RunArgs, Verb};
 use svcnat::config::file;
 use svcnat::source::api::Kind;
 
+/// Of the node of a test, beside loopback's.
+const NODE_ADDRESS: &str = "192.0.2.11";
+/// Where every cloud's load balancers ask, unless told otherwise.
+const KUBE_PROXY_HEALTHZ_PORT: u16 = 10256;
+
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -186,24 +191,33 @@ fn asked(probe: Option<Probe>) -> HTTPGetAction {
     probe.unwrap().http_get.unwrap()
 }
 
-#[test]
-fn probes_ask_where_the_agent_answers() {
-    let address = container_args().healthz_bind_address;
-    let (host, port) = address.rsplit_once(':').unwrap();
-    let folder = std::env::temp_dir().join(format!("svcnat-probes-{}", std::process::id()));
+/// Runs the agent, to answer where the manifest says, on a node of its own, and asks each URL
+/// until it is answered with 200.
+fn answers(urls: &[String]) {
+    let folder = std::env::temp_dir().join(format!(
+        "svcnat-probes-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
     fs::create_dir_all(&folder).unwrap();
+    fs::write(
+        folder.join("service.yaml"),
+        "{apiVersion: v1, kind: Service, metadata: {name: web}, \
+         spec: {clusterIP: 10.254.0.2, ports: [{port: 80}]}}",
+    )
+    .unwrap();
     support::in_namespace(|| {
+        let address = format!("{NODE_ADDRESS}/32");
+        support::run("ip", &["addr", "add", &address, "dev", "lo"], "");
         let mut agent = Command::new(env!("CARGO_BIN_EXE_svcnat"))
             .args(["run", "--sysctls=ignore", "-f"])
             .arg(&folder)
+            .arg("--healthz-bind-address")
+            .arg(container_args().healthz_bind_address)
             .spawn()
             .unwrap();
         let result = std::panic::catch_unwind(|| {
-            for probe in [container().liveness_probe, container().readiness_probe] {
-                let get = asked(probe);
-                assert_eq!(get.host.as_deref(), Some(host));
-                assert_eq!(get.port, IntOrString::Int(port.parse().unwrap()));
-                let url = format!("http://{address}{}", get.path.unwrap());
+            for url in urls {
                 support::run(
                     "curl",
                     &[
@@ -218,7 +232,7 @@ fn probes_ask_where_the_agent_answers() {
                         "1",
                         "--max-time",
                         "5",
-                        &url,
+                        url,
                     ],
                     "",
                 );
@@ -229,6 +243,25 @@ fn probes_ask_where_the_agent_answers() {
         fs::remove_dir_all(&folder).unwrap();
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     });
+}
+
+#[test]
+fn probes_ask_where_the_agent_answers() {
+    let urls = [container().liveness_probe, container().readiness_probe].map(|probe| {
+        let get = asked(probe);
+        let IntOrString::Int(port) = get.port else {
+            panic!("{:?}: no number", get.port);
+        };
+        format!("http://{}:{port}{}", get.host.unwrap(), get.path.unwrap())
+    });
+    answers(&urls);
+}
+
+#[test]
+fn load_balancers_are_answered_on_the_nodes_address() {
+    answers(&[format!(
+        "http://{NODE_ADDRESS}:{KUBE_PROXY_HEALTHZ_PORT}/healthz"
+    )]);
 }
 
 /// `NAME=value` lines of an environment file, also those commented out.
