@@ -6,6 +6,7 @@ mod failures;
 mod following;
 mod harness;
 mod histories;
+mod kills;
 mod others;
 mod server;
 #[path = "../support/mod.rs"]

@@ -21,6 +21,11 @@ use crate::support::run;
 
 /// Endpoints that a service may have; no two services share one.
 const POOL: usize = 12;
+/// Services that have and had no endpoints refuse, rather than let clients wait.
+pub const REFUSE: &str = "--unallocated=reject";
+/// Endpoints that answer for five services that never change, after 40 that do: three each,
+/// but of the one with session affinity always the same.
+pub const STEADY_ENDPOINTS: usize = 4 * 3 + 1;
 
 /// What a service was: `None` if there was none.
 type State = Option<BTreeSet<usize>>;
@@ -45,15 +50,21 @@ pub struct Seen {
     pub refused: usize,
     /// Endpoints that answered.
     pub endpoints: BTreeSet<(usize, usize)>,
+    /// Connections that nobody answered, or that broke, in words.
+    pub unanswered: Vec<String>,
+    /// SYNs that had to be sent again, of all clients.
+    pub syns_again: u64,
 }
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (answered, refused) = (self.answered, self.refused);
-        let endpoints = self.endpoints.len();
+        let (endpoints, unanswered) = (self.endpoints.len(), self.unanswered.len());
         write!(
             f,
-            "{answered} answered by {endpoints} endpoints, {refused} rightly refused"
+            "{answered} answered by {endpoints} endpoints, {refused} rightly refused, \
+             {unanswered} unanswered, {} SYNs sent again",
+            self.syns_again
         )
     }
 }
@@ -137,20 +148,25 @@ impl Traffic {
     }
 
     /// Runs `changes` while clients connect: some to services that change, one to those that
-    /// do not. A connection that no state of its service explains is a panic.
+    /// do not. An answer or a refusal that no state of its service explains is a panic.
     pub fn during<T>(&self, changes: impl FnOnce() -> T) -> (T, [Seen; 2]) {
         let (steady, all) = (self.steady, self.histories.lock().unwrap().len());
+        self.stop.store(false, Ordering::Relaxed);
+        let sent_again = syns_sent_again();
         std::thread::scope(|scope| {
             let changing = scope.spawn(move || self.connect(0, steady, 1));
             let steady = scope.spawn(move || self.connect(steady, all, 2));
             // Whatever happens, the clients end.
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(changes));
             self.stop.store(true, Ordering::Relaxed);
-            let seen = [changing, steady].map(|client| {
+            let mut seen = [changing, steady].map(|client| {
                 client
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             });
+            for seen in &mut seen {
+                seen.syns_again = syns_sent_again() - sent_again;
+            }
             let result = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (result, seen)
         })
@@ -183,7 +199,9 @@ impl Traffic {
                     );
                     seen.refused += 1;
                 }
-                Err(error) => panic!("s{n}: {error}; it was {states:?}"),
+                Err(error) => seen
+                    .unanswered
+                    .push(format!("s{n}: {error}; it was {states:?}")),
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -213,6 +231,19 @@ fn ask(n: usize) -> std::io::Result<Option<(usize, usize)>> {
     let mut own = [0; 4];
     TcpStream::from(socket).read_exact(&mut own)?;
     Ok(Some((own[2].into(), usize::from(own[3]) - 2)))
+}
+
+/// How many SYNs this namespace has sent more than once.
+fn syns_sent_again() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+    let mut words = || lines.next().unwrap().split_whitespace();
+    let (names, values) = (words(), words());
+    let (_, value) = names
+        .zip(values)
+        .find(|(name, _)| *name == "TCPSynRetrans")
+        .unwrap();
+    value.parse().unwrap()
 }
 
 /// Endpoint `e` of service `n`.
