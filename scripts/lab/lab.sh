@@ -16,11 +16,25 @@
 LAB_PODS="frontend-1:1:2 visitor-1:1:3 frontend-2:2:2 frontend-3:2:3 visitor-2:2:4"
 LAB_SERVERS=()
 
+# How long anything may take that takes milliseconds: the machine may be slow, or busy.
+LAB_PATIENCE=60
+
 # Runs a command in a place of the lab.
 at() {
     local place=$1
     shift
     ip netns exec "$LAB-$place" "$@"
+}
+
+# Prints a network setting of a place, nothing if the kernel has no such; or sets it.
+lab_sysctl() {
+    local file=/proc/sys/net/$2
+    if [ $# -gt 2 ]; then
+        # shellcheck disable=SC2016
+        at "$1" sh -c 'echo "$2" >"$1"' sysctl "$file" "$3"
+    else
+        at "$1" cat "$file" 2>/dev/null || true
+    fi
 }
 
 lab_places() {
@@ -69,7 +83,7 @@ addr add 203.0.113.9/24 dev eth0
 link set eth0 up
 route add default via 203.0.113.1
 TXT
-    at router sysctl -qw net.ipv4.ip_forward=1
+    lab_sysctl router ipv4/ip_forward 1
 }
 
 # A node as its installer leaves it: no forwarding, bridged packets hidden from the IP
@@ -89,9 +103,10 @@ link add docker0 type bridge
 addr add $net.1/24 dev docker0
 link set docker0 up
 TXT
-    at "node$number" sysctl -qw net.ipv4.ip_forward=0
-    if at "node$number" test -e /proc/sys/net/bridge/bridge-nf-call-iptables; then
-        at "node$number" sysctl -qw net.bridge.bridge-nf-call-iptables=0
+    lab_sysctl "node$number" ipv4/ip_forward 0
+    # Only there while the module is.
+    if [ -n "$(lab_sysctl "node$number" bridge/bridge-nf-call-iptables)" ]; then
+        lab_sysctl "node$number" bridge/bridge-nf-call-iptables 0
     fi
     for pod in $LAB_PODS; do
         IFS=: read -r name node host <<<"$pod"
@@ -117,13 +132,18 @@ TXT
 
 # Starts the server of a place and waits until it answers.
 lab_serve() {
-    local place=$1 tries=100
+    local place=$1 pid error deadline=$((SECONDS + LAB_PATIENCE))
     at "$place" "$PYTHON" "$LAB_DIR/responder.py" "$place" 80 </dev/null >/dev/null 2>"$STATE/$place.log" &
-    LAB_SERVERS+=($!)
-    until at "$place" curl -s -o /dev/null --max-time 1 http://127.0.0.1/; do
-        tries=$((tries - 1))
-        if [ $tries -eq 0 ]; then
-            echo "the server of $place does not start:" >&2
+    pid=$!
+    LAB_SERVERS+=("$pid")
+    until error=$(at "$place" curl -sS -o /dev/null --max-time "$LAB_PATIENCE" http://127.0.0.1/ 2>&1); do
+        if ! kill -0 "$pid" 2>/dev/null; then
+            echo "demo: the server of $place has ended ($PYTHON $LAB_DIR/responder.py):" >&2
+            cat "$STATE/$place.log" >&2
+            return 1
+        fi
+        if [ "$SECONDS" -ge "$deadline" ]; then
+            echo "demo: the server of $place does not answer after $LAB_PATIENCE s: $error" >&2
             cat "$STATE/$place.log" >&2
             return 1
         fi
@@ -168,6 +188,7 @@ lab_down() {
     local place pid
     for pid in "${LAB_SERVERS[@]}"; do
         kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
     done
     for place in $(lab_places); do
         [ -e "/run/netns/$LAB-$place" ] || continue

@@ -42,20 +42,19 @@ show() {
 
 # One HTTP request.
 request() {
-    show "$1" "curl http://$2/" at "$1" curl -sS --max-time 3 "http://$2/"
+    show "$1" "curl http://$2/" at "$1" curl -sS --max-time "$LAB_PATIENCE" "http://$2/"
 }
 
 # Sixty requests, and a bar for each server that answered: each of the three frontends must.
 spread() {
     local place=$1 protocol=$2 address=$3 port=$4 count=60 name n
     if [ "$protocol" = tcp ]; then
-        printf '    %s# curl http://%s/   (%d times)\n' "$place" "$address:$port" "$count"
-        # A curl for each: one curl would keep its connection and hence its pod.
-        # shellcheck disable=SC2016
-        OUT=$(at "$place" bash -c 'for _ in $(seq "$1"); do curl -sS --max-time 3 "http://$2/"; done' \
-            spread "$count" "$address:$port" 2>&1) || true
+        # The servers end a connection after one answer: each request is a new one.
+        printf "    %s# curl 'http://%s/?[1-%d]'\n" "$place" "$address:$port" "$count"
+        OUT=$(at "$place" curl -sS --fail-early --max-time "$LAB_PATIENCE" \
+            "http://$address:$port/?[1-$count]" 2>&1) || true
     else
-        printf '    %s# ask-udp.py %s %d   (%d times)\n' "$place" "$address" "$port" "$count"
+        printf '    %s# ask-udp.py %s %d %d\n' "$place" "$address" "$port" "$count"
         OUT=$(at "$place" "$PYTHON" "$LAB_DIR/ask-udp.py" "$address" "$port" "$count" 2>&1) || true
     fi
     local answers=0 fewest=$count
@@ -74,17 +73,31 @@ bar() {
     [ "$1" -eq 0 ] || printf '█%.0s' $(seq "$1")
 }
 
-# A request that must be refused, and quickly.
+# A request that must be refused at once. A refusal that only the second SYN gets takes a
+# second or more each time; on a slow machine any one may, so the quickest of a few counts.
+# The client takes the time itself: its start is not what is measured.
 refused() {
-    local place=$1 protocol=$2 address=$3 port=$4 start took
-    start=$(date +%s%N)
+    local place=$1 protocol=$2 address=$3 port=$4 tries=5 typed command took=
     if [ "$protocol" = tcp ]; then
-        show "$place" "curl http://$address:$port/" at "$place" curl -sS --max-time 3 "http://$address:$port/"
+        typed="curl -w '%{time_total} s' http://$address:$port/"
+        command=(curl -sS --max-time "$LAB_PATIENCE" -w '%{time_total} s\n' "http://$address:$port/")
     else
-        show "$place" "ask-udp.py $address $port" at "$place" "$PYTHON" "$LAB_DIR/ask-udp.py" "$address" "$port"
+        typed="ask-udp.py $address $port"
+        command=("$PYTHON" "$LAB_DIR/ask-udp.py" "$address" "$port")
     fi
-    took=$((($(date +%s%N) - start) / 1000000))
-    check "refused in $took ms" [ "$CODE" -eq 7 -a "$took" -lt 1000 ]
+    printf '    %s# %s\n' "$place" "$typed"
+    while [ "$tries" -gt 0 ]; do
+        tries=$((tries - 1))
+        CODE=0
+        OUT=$(at "$place" "${command[@]}" 2>&1) || CODE=$?
+        took=$(sed -n 's/^\(.* \)\{0,1\}\([0-9.]*\) s$/\2/p' <<<"$OUT")
+        # Anything but a late refusal is not asked again.
+        if [ "$CODE" -ne 7 ] || [ "${took%%.*}" = 0 ]; then
+            break
+        fi
+    done
+    printf '%s\n' "$OUT" | sed 's/^/      /'
+    check "refused, within a second" [ "$CODE" -eq 7 -a "${took%%.*}" = 0 ]
 }
 
 drawing() {

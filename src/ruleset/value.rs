@@ -166,7 +166,7 @@ impl<const N: usize> Value<N> {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// Appends a field and its padding. All our schemas fit in [`MAX_BYTES`], a unit test
+    /// Appends a field and its padding. All our schemas fit in `MAX_BYTES`, a unit test
     /// of the skeleton checks it.
     #[must_use]
     pub fn field(mut self, bytes: &[u8]) -> Self {
