@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use svcnat::cli::args::{Cli, RunArgs, Verb};
-use svcnat::config::file;
+use svcnat::config::{Config, file};
 use svcnat::source::api::Kind;
 
 /// Of the node of a test, beside loopback's.
@@ -384,7 +384,44 @@ fn what_the_unit_needs_is_in_the_package() {
     assert!(there(Path::new(file.trim_start_matches('-'))), "{file}");
 }
 
+/// The example configuration with those settings in force that follow the line `from`.
+fn example_with(from: &str) -> Config {
+    let text = read("deploy/svcnat.yaml");
+    let (head, settings) = text.split_once(from).unwrap();
+    let mut file: String = head
+        .lines()
+        .filter(|l| !l.starts_with('#'))
+        .fold(String::new(), |file, line| file + line + "\n");
+    for line in settings.lines() {
+        // A word to the reader has a space there.
+        match line.strip_prefix('#') {
+            Some(setting) if !setting.starts_with(' ') => file.push_str(setting),
+            _ => continue,
+        }
+        file.push('\n');
+    }
+    let path = std::env::temp_dir().join(format!(
+        "svcnat-example-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    ));
+    fs::write(&path, &file).unwrap();
+    let read = file::read(&path).unwrap_or_else(|e| panic!("{e}\n{file}"));
+    fs::remove_file(path).unwrap();
+    let mut config = Config::default();
+    read.apply_to(&mut config);
+    config
+}
+
 #[test]
 fn the_example_configuration_is_one() {
     file::read(&root().join("deploy/svcnat.yaml")).unwrap();
+    let all = example_with("# This node");
+    assert_eq!(all.node_name, "node1");
+    assert_eq!(all.nodes.len(), 1);
+}
+
+#[test]
+fn what_the_example_configuration_calls_a_default_is_one() {
+    assert_eq!(example_with("by default. `primary`"), Config::default());
 }
