@@ -3,6 +3,7 @@
 //! The agent writes plain facts into [`Shared`] and never waits for a reader; the servers
 //! read them on a thread of their own.
 
+mod conditions;
 mod connections;
 mod health_ports;
 mod log;
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub use conditions::{Condition, Conditions, News, Row, STALE_INPUTS, STALE_RULES, Status};
 pub use connections::{Connections, Counted, Source as ConnectionSource};
 pub use log::{LogFormat, init as init_log};
 use metrics::Metrics;
