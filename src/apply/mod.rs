@@ -2,17 +2,18 @@
 
 mod holds;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::cluster::{Cluster, Family, Protocol};
 use crate::compile::layout::names;
 use crate::counters;
 use crate::diff::{Delta, Operation, TableDelta, diff};
+use crate::host::HostError;
 use crate::host::conntrack::Conntrack;
-use crate::host::{HostError, conntrack_plan};
+use crate::host::conntrack_plan::{self, DoorKey};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
-use crate::plan::NodePlan;
+use crate::plan::{NodePlan, serving};
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
 pub use holds::{Held, holds};
 
@@ -121,20 +122,20 @@ pub fn reconcile(
     Err(NetlinkError::Raced)
 }
 
-/// Removes tracked UDP and SCTP flows that lead where no new one would, now that `committed`
-/// is in force and all that is wanted. O(tracked flows). Returns how many.
+/// Removes tracked UDP and SCTP flows that lead where no new one would, now that `plan` is in
+/// force and `closed` are the doors it took away ([`conntrack_plan::closed`]). O(tracked
+/// flows). Returns how many.
 ///
 /// # Errors
 /// If the table cannot be read or the kernel refuses.
 pub fn drop_stale_flows(
     table: &mut Conntrack,
-    committed: &Delta,
+    closed: &BTreeSet<DoorKey>,
     plan: &NodePlan,
     cluster: &Cluster,
     local_addresses: &BTreeSet<IpAddr>,
 ) -> Result<usize, HostError> {
-    let serving = conntrack_plan::serving(cluster);
-    let closed = conntrack_plan::closed(committed, local_addresses);
+    let serving = serving(cluster);
     let context = conntrack_plan::Context {
         local_addresses,
         serving: &serving,
@@ -143,16 +144,18 @@ pub fn drop_stale_flows(
     for family in Family::ALL {
         for protocol in [Protocol::Udp, Protocol::Sctp] {
             let flows = table.dump(family, protocol)?;
-            let stale = conntrack_plan::stale_in(plan, &closed, flows, &context);
+            let stale = conntrack_plan::stale_in(plan, closed, flows, &context);
             removed += table.delete_flows(&stale)?;
         }
     }
     Ok(removed)
 }
 
-/// Forgets the clients of endpoints that the commit removed: their handles lead nowhere
-/// any more, and must not lead to whoever is given the same handle later. Returns how many.
-/// O(remembered clients), and only when a sticky endpoint went.
+/// Handles of sticky endpoints that are gone, by family.
+pub type Gone = BTreeMap<Family, Vec<ElementData>>;
+
+/// Forgets the clients of endpoints that the commit removed ([`gone_clients`]). Returns how
+/// many.
 ///
 /// # Errors
 /// If the kernel cannot be read or refuses.
@@ -162,45 +165,75 @@ pub fn purge_affinity(
     desired: &Ruleset,
 ) -> Result<usize, NetlinkError> {
     let mut purged = 0;
-    for table in &committed.tables {
-        let gone = gone_handles(table, desired);
-        let Some(set) = desired
-            .tables
-            .get(&table.family)
-            .and_then(|t| t.sets.get(names::AFFINITY))
-        else {
-            continue;
-        };
-        if gone.is_empty() {
-            continue;
-        }
-        let found = kernel.elements(table.family, set.clone())?;
-        let clients: Vec<(Value, Element)> = found
-            .elements
-            .into_iter()
-            .filter(|(_, element)| gone.contains(&element.data))
-            .collect();
-        if clients.is_empty() {
-            continue;
-        }
-        purged += clients.len();
-        let delta = Delta {
-            tables: vec![TableDelta {
-                sets: [(set.name.clone(), set.clone())].into(),
-                operations: vec![Operation::DeleteElements(set.name.clone(), clients)],
-                ..TableDelta::empty(table.family)
-            }],
-        };
-        match kernel.commit(&delta, 0) {
-            // A client that expired in between took the batch with it; the rest expire too.
-            Err(NetlinkError::Refused {
-                errno: nix::errno::Errno::ENOENT,
-                ..
-            }) => purged -= 1,
-            result => drop(result?),
-        }
+    for (family, handles) in gone_clients(committed, desired) {
+        purged += forget_clients(kernel, family, &handles, desired)?.clients;
     }
     Ok(purged)
+}
+
+/// Which handles `committed` took away: they lead nowhere any more, and must not lead to
+/// whoever is given the same handle later. Empty unless a sticky endpoint went.
+#[must_use]
+pub fn gone_clients(committed: &Delta, desired: &Ruleset) -> Gone {
+    let tables = committed.tables.iter();
+    let gone = tables.map(|table| (table.family, gone_handles(table, desired)));
+    gone.filter(|(_, handles)| !handles.is_empty()).collect()
+}
+
+/// Clients that were forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// How many.
+    pub clients: usize,
+    /// True if it took a commit.
+    pub committed: bool,
+}
+
+/// Forgets the clients that were given one of these handles. O(remembered clients).
+///
+/// # Errors
+/// If the kernel cannot be read or refuses.
+pub fn forget_clients(
+    kernel: &mut Nfnetlink,
+    family: Family,
+    handles: &[ElementData],
+    desired: &Ruleset,
+) -> Result<Forgotten, NetlinkError> {
+    let table = desired.tables.get(&family);
+    let Some(set) = table.and_then(|t| t.sets.get(names::AFFINITY)) else {
+        return Ok(Forgotten::default());
+    };
+    let found = kernel.elements(family, set.clone())?;
+    let clients: Vec<(Value, Element)> = found
+        .elements
+        .into_iter()
+        .filter(|(_, element)| handles.contains(&element.data))
+        .collect();
+    if clients.is_empty() {
+        return Ok(Forgotten::default());
+    }
+    let forgotten = clients.len();
+    let delta = Delta {
+        tables: vec![TableDelta {
+            sets: [(set.name.clone(), set.clone())].into(),
+            operations: vec![Operation::DeleteElements(set.name.clone(), clients)],
+            ..TableDelta::empty(family)
+        }],
+    };
+    match kernel.commit(&delta, 0) {
+        // A client that expired in between took the batch with it; the rest expire too.
+        Err(NetlinkError::Refused {
+            errno: nix::errno::Errno::ENOENT,
+            ..
+        }) => Ok(Forgotten {
+            clients: forgotten - 1,
+            committed: false,
+        }),
+        result => result.map(|_| Forgotten {
+            clients: forgotten,
+            committed: true,
+        }),
+    }
 }
 
 /// Handles that the delta deletes and that nothing has now.

@@ -159,14 +159,9 @@ pub fn needed_sysctls(inputs: &Inputs) -> Result<Vec<sysctl::Setting>, CliError>
 fn stale_flows(inputs: &Inputs, committed: &Delta) -> Result<usize, CliError> {
     let mut table = Conntrack::open().map_err(host_error)?;
     let interfaces = interfaces::list().map_err(host_error)?;
-    drop_stale_flows(
-        &mut table,
-        committed,
-        &inputs.plan,
-        &inputs.cluster,
-        &interfaces::local_addresses(&interfaces),
-    )
-    .map_err(host_error)
+    let local = interfaces::local_addresses(&interfaces);
+    let closed = host::conntrack_plan::closed(committed, &local);
+    drop_stale_flows(&mut table, &closed, &inputs.plan, &inputs.cluster, &local).map_err(host_error)
 }
 
 fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {

@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::inputs::Inputs;
 use crate::counters::{Counts, What};
 use crate::follow::{
-    Agent, Drift, Options, Reading, Signals, Sources, SyncError, Waker, Watch, notify,
+    Agent, Drift, Options, Reading, RunError, Signals, Sources, SyncError, Waker, Watch, notify,
 };
 use crate::netlink::Nfnetlink;
 use crate::observe::{
@@ -70,7 +70,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         .map_err(|e| CliError::Host(format!("cannot start the health server: {e}")))?;
     let mut agent =
         Agent::new(options, config, sources, waker, observed, progress).map_err(host)?;
-    agent.run(&signals).map_err(CliError::Host)?;
+    agent.run(&signals).map_err(ended)?;
     notify("STOPPING=1");
     // With its socket goes the ownership of the tables.
     drop(agent);
@@ -136,6 +136,14 @@ fn host(error: SyncError) -> CliError {
     match error {
         SyncError::Kernel(error) => CliError::Kernel(error),
         SyncError::Host(error) => CliError::Host(error.to_string()),
+    }
+}
+
+fn ended(error: RunError) -> CliError {
+    match error {
+        RunError::Input(text) => CliError::Invalid(text),
+        RunError::Sync(error) => host(error),
+        RunError::Wait(_) => CliError::Host(error.to_string()),
     }
 }
 

@@ -2,11 +2,13 @@
 //! should hold, in an order it accepts.
 
 mod ahead;
+mod outline;
 mod render;
 
 use std::collections::{BTreeMap, HashMap};
 
 pub use ahead::ahead;
+pub use outline::{resembles, rules_only};
 pub use render::write;
 
 use crate::ruleset::{
@@ -175,35 +177,6 @@ pub fn own(delta: &mut Delta, desired: &Ruleset, live: &LiveRuleset) {
     delta.tables.sort_by_key(|table| table.family);
 }
 
-/// Whether `live`, read without elements, looks like `desired`: the same sets, chains and
-/// rules, and as many elements in the exact sets. O(1): neither depends on the cluster.
-#[must_use]
-pub fn resembles(desired: &Ruleset, live: &LiveRuleset) -> bool {
-    desired.tables.len() == live.tables.len()
-        && desired.tables.iter().all(|(family, table)| {
-            live.tables.get(family).is_some_and(|live| {
-                table.sets.len() == live.sets.len()
-                    && !must_recreate(table, live)
-                    && table.sets.values().all(|set| count_agrees(set, live))
-                    && table.chains.len() == live.chains.len()
-                    && table
-                        .chains
-                        .iter()
-                        .all(|chain| rules_agree(table, chain, live))
-            })
-        })
-}
-
-/// Ranges are kept as bounds, and dynamic sets fill themselves: only exact sets count.
-fn count_agrees(set: &Set, live: &LiveTable) -> bool {
-    live.sets.contains_key(&set.name)
-        && (set.kind != SetKind::Exact
-            || live
-                .counts
-                .get(&set.name)
-                .is_none_or(|count| *count as usize == set.elements.len()))
-}
-
 fn rules_agree(table: &Table, chain: &crate::ruleset::Chain, live: &LiveTable) -> bool {
     live.chains.get(&chain.name).is_some_and(|live| {
         live.rules.len() == chain.rules.len()
@@ -312,8 +285,7 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
     }
 }
 
-fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
-    let live = live_table;
+fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
     let mut first = Vec::new();
     let mut last = Vec::new();
     let mut sets = BTreeMap::new();
@@ -338,6 +310,38 @@ fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
             last.push(Operation::AddElements(name.clone(), added));
         }
     }
+    let Chains { added, rules, gone } = chains(table, live);
+    first.extend(added);
+    last.extend(gone);
+    let gone_sets = live.sets.keys();
+    last.extend(
+        gone_sets
+            .filter(|name| !table.sets.contains_key(*name))
+            .map(|name| Operation::DeleteSet(name.clone())),
+    );
+    let operations: Vec<Operation> = first.into_iter().chain(rules).chain(last).collect();
+    let has_rules = operations
+        .iter()
+        .any(|o| matches!(o, Operation::AddRules(..)));
+    (!operations.is_empty()).then(|| TableDelta {
+        family: table.family,
+        sets,
+        operations,
+        skeleton: has_rules.then(|| skeleton(table)),
+        carried: BTreeMap::new(),
+    })
+}
+
+/// What is to be done about chains, in three parts: the sets' changes stand between them.
+struct Chains {
+    added: Vec<Operation>,
+    rules: Vec<Operation>,
+    gone: Vec<Operation>,
+}
+
+fn chains(table: &Table, live_table: &LiveTable) -> Chains {
+    let live = live_table;
+    let mut first = Vec::new();
     let mut rules = Vec::new();
     for chain in &table.chains {
         let live = live.chains.get(&chain.name);
@@ -364,27 +368,12 @@ fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
         gone.iter()
             .map(|name| Operation::FlushChain((*name).clone())),
     );
-    last.extend(
-        gone.iter()
-            .map(|name| Operation::DeleteChain((*name).clone())),
-    );
-    last.extend(
-        live.sets
-            .keys()
-            .filter(|name| !table.sets.contains_key(*name))
-            .map(|name| Operation::DeleteSet(name.clone())),
-    );
-    let operations: Vec<Operation> = first.into_iter().chain(rules).chain(last).collect();
-    let has_rules = operations
-        .iter()
-        .any(|o| matches!(o, Operation::AddRules(..)));
-    (!operations.is_empty()).then(|| TableDelta {
-        family: table.family,
-        sets,
-        operations,
-        skeleton: has_rules.then(|| skeleton(table)),
-        carried: BTreeMap::new(),
-    })
+    let deleted = gone.into_iter().cloned().map(Operation::DeleteChain);
+    Chains {
+        added: first,
+        rules,
+        gone: deleted.collect(),
+    }
 }
 
 /// Elements with their keys.

@@ -20,8 +20,8 @@ use crate::compile::{Numbers, Sink, compile_numbered, node_level, services};
 use crate::config::Config;
 use crate::diff::{Delta, diff, elements, elements_only};
 use crate::plan::{
-    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Shape, plan_each, plan_node_level,
-    plan_routes, plan_service,
+    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, plan_each,
+    plan_node_level, plan_routes, plan_service, serving_of,
 };
 use crate::problem::Problem;
 use crate::ruleset::{Element, LiveRuleset, Ruleset, Value};
@@ -38,8 +38,12 @@ pub struct Step {
     pub before: NodePlan,
     /// The same as they are.
     pub after: NodePlan,
-    /// Services that were planned anew.
+    /// Services that were planned anew, and those whose serving endpoints changed.
     pub services: Vec<ObjectName>,
+    /// Services that changed at all, also in what no rule depends on.
+    pub touched: Vec<ObjectName>,
+    /// Endpoints that served `services` before; flows may still lead to them.
+    pub served: Serving,
     /// What was found wrong.
     pub problems: Vec<Problem>,
 }
@@ -56,6 +60,14 @@ pub enum Next {
 /// Both families' share of one service.
 type Parts = Vec<ServicePlan>;
 
+/// A service before it changed.
+#[derive(Debug)]
+struct Before {
+    parts: Parts,
+    /// Its UDP and SCTP endpoints that served.
+    serving: Serving,
+}
+
 /// Cluster, plan and ruleset of this node, and what changed since the last step.
 #[derive(Debug)]
 pub struct Engine {
@@ -70,7 +82,7 @@ pub struct Engine {
     families: Vec<FamilyState>,
     routes: BTreeSet<Route>,
     ruleset: Ruleset,
-    changed: BTreeMap<ObjectName, Parts>,
+    changed: BTreeMap<ObjectName, Before>,
     node_level_changed: bool,
     rebuild: bool,
 }
@@ -203,11 +215,10 @@ impl Engine {
         self.rebuild = true;
     }
 
-    /// Other settings or interface addresses. A rebuild, unless nothing differs.
-    pub fn reconfigure(&mut self, config: Config, interface_addresses: Vec<std::net::IpAddr>) {
+    /// Other settings. A rebuild, unless nothing differs.
+    pub fn reconfigure(&mut self, config: Config) {
         self.rebuild |= config != self.config;
         self.config = config;
-        self.set_interface_addresses(interface_addresses);
     }
 
     /// Other addresses of this node; they matter only where nothing else names any.
@@ -324,8 +335,11 @@ impl Engine {
     /// Remembers how a service was before it changes.
     fn touch(&mut self, name: &ObjectName) {
         if !self.rebuild && !self.changed.contains_key(name) {
-            let parts = self.parts(name);
-            self.changed.insert(name.clone(), parts);
+            let before = Before {
+                parts: self.parts(name),
+                serving: serving_of(&self.cluster, [name]),
+            };
+            self.changed.insert(name.clone(), before);
         }
     }
 
@@ -368,12 +382,15 @@ impl Engine {
             frames = Some(made);
         }
         self.node_level_changed = false;
-        let units = self.units();
+        let touched = self.changed.keys().cloned().collect();
+        let (units, served) = self.units();
         let mut step = Step {
             delta: Delta::default(),
             before: self.empty_plan(),
             after: self.empty_plan(),
             services: units.keys().cloned().collect(),
+            touched,
+            served,
             problems,
         };
         for (i, family) in Family::ALL.into_iter().enumerate() {
@@ -398,13 +415,16 @@ impl Engine {
     }
 
     /// Changed services, as they were and as they are, and those that lay claim to a
-    /// frontend of theirs.
-    fn units(&mut self) -> BTreeMap<ObjectName, (Parts, Parts)> {
+    /// frontend of theirs. With the endpoints that served them.
+    fn units(&mut self) -> (BTreeMap<ObjectName, (Parts, Parts)>, Serving) {
         let mut units = BTreeMap::new();
-        for (name, before) in std::mem::take(&mut self.changed) {
+        let mut served = Serving::new();
+        for (name, mut before) in std::mem::take(&mut self.changed) {
             let after = self.parts(&name);
-            if before != after {
-                units.insert(name, (before, after));
+            // An endpoint may leave the lists long before it stops serving.
+            if before.parts != after || before.serving != serving_of(&self.cluster, [&name]) {
+                served.append(&mut before.serving);
+                units.insert(name, (before.parts, after));
             }
         }
         let mut rivals = BTreeSet::new();
@@ -416,10 +436,14 @@ impl Engine {
             }
         }
         for name in rivals {
+            if units.contains_key(&name) {
+                continue;
+            }
             let parts = self.parts(&name);
-            units.entry(name).or_insert_with(|| (parts.clone(), parts));
+            served.append(&mut serving_of(&self.cluster, [&name]));
+            units.insert(name, (parts.clone(), parts));
         }
-        units
+        (units, served)
     }
 
     /// One family's share of a step; false if only a rebuild will do.

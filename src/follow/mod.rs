@@ -5,19 +5,26 @@
 //! talks to the API. Whoever is late or gone (API, disk, service manager) never keeps a
 //! commit from happening.
 
+mod agenda;
 mod blame;
+mod drift;
 mod files;
+mod health_checks;
 mod pending;
 mod saved;
 mod service_manager;
 mod settings;
+mod state;
 mod sync;
 mod tell;
+mod tidy;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -33,29 +40,21 @@ pub use pending::{Pending, Verdict};
 pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
 pub use sync::{Look, Sync, SyncError, Synced};
+pub use tidy::Tidied;
 
 use crate::cluster::{Cluster, Slices};
 use crate::config::Config;
-use crate::diff::Delta;
 use crate::engine::Engine;
 use crate::host::monitor::Monitor;
-use crate::observe::{HealthPorts, Progress, Shared};
+use crate::observe::{Condition, Progress, Shared};
 use crate::plan::Route;
 use crate::problem::{Problem, Severity};
 use crate::source::api;
+use agenda::{Agenda, waits};
+use health_checks::HealthChecks;
 use service_manager::Told;
 use tell::report;
 
-/// How often the kernel's generation is looked at: one request of a few microseconds.
-const LOOK: Duration = Duration::from_millis(50);
-/// Between two syncs after one failed.
-const RETRY: Duration = Duration::from_secs(1);
-/// Between two attempts at routes of which some failed.
-const ROUTES_RETRY: Duration = Duration::from_secs(5);
-/// The state goes to disk when nothing has changed for so long...
-const SAVE_QUIET: Duration = Duration::from_secs(2);
-/// ... or at the latest after this.
-const SAVE_LATEST: Duration = Duration::from_secs(60);
 /// A large loss in files is believed when a second reading after this says the same.
 const SECOND_READING: Duration = Duration::from_secs(2);
 
@@ -146,6 +145,23 @@ pub struct Signals {
     pub reload: Arc<AtomicBool>,
 }
 
+/// Why the agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The files cannot be used at the start.
+    #[error("{0}")]
+    Input(String),
+    /// The first sync from files failed.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// The kernel does not let it sleep.
+    #[error("cannot wait: {0}")]
+    Wait(Errno),
+}
+
+/// The files are read, and can be used.
+const FILES: Condition = Condition::Source("files");
+
 /// The agent.
 pub struct Agent<'a> {
     options: Options,
@@ -155,24 +171,22 @@ pub struct Agent<'a> {
     monitor: Monitor,
     waker: Waker,
     pending: Pending,
+    agenda: Agenda,
     saved: Option<Saved>,
     /// The first sync from complete sources is done.
     ready: bool,
-    last_commit: Option<Instant>,
-    retry_at: Option<Instant>,
-    last_look: Instant,
-    last_verify: Instant,
-    last_routes: Instant,
-    /// Since when the state on disk is out of date, and when it last changed.
-    unsaved: Option<(Instant, Instant)>,
+    /// Others changed our tables, and they are left so.
+    drifted: bool,
     /// A reading of files that lost too much, and when it is read again.
     doubted: Option<Instant>,
     progress: Instant,
     observed: Arc<Shared>,
-    health_ports: HealthPorts,
+    health_checks: HealthChecks,
     /// Kernel settings found wrong.
     settings: Vec<Problem>,
-    told: Told,
+    /// What was last found wrong with the files.
+    file_problems: Vec<Problem>,
+    told: Rc<RefCell<Told>>,
     /// What takes so long, on a terminal, until it is ready.
     line: Progress,
 }
@@ -194,7 +208,22 @@ impl<'a> Agent<'a> {
         let mut sync = Sync::open(options.take_over, options.own_tables, options.name_writers)?;
         let addresses = sync.refresh_addresses()?;
         let now = Instant::now();
+        let told = Rc::new(RefCell::new(Told::default()));
+        let (life, watched) = (Rc::clone(&told), Arc::clone(&observed));
+        sync.on_progress(Box::new(move || {
+            life.borrow_mut().alive();
+            watched.progress();
+        }));
+        match &sources {
+            Sources::Files { .. } => observed.expect(FILES),
+            Sources::Api(_) => {
+                let kinds = api::Kind::ALL.map(|kind| Condition::Source(kind.name()));
+                kinds.into_iter().for_each(|kind| observed.expect(kind));
+            }
+        }
+        observed.expect(Condition::FirstSync);
         Ok(Self {
+            agenda: Agenda::new(options.min_sync_period, options.verify_period, now),
             options,
             sources,
             engine: Engine::new(config, addresses),
@@ -204,18 +233,14 @@ impl<'a> Agent<'a> {
             pending: Pending::default(),
             saved: None,
             ready: false,
-            last_commit: None,
-            retry_at: None,
-            last_look: now,
-            last_verify: now,
-            last_routes: now,
-            unsaved: None,
+            drifted: false,
             doubted: None,
             progress: now,
             observed,
-            health_ports: HealthPorts::new(),
+            health_checks: HealthChecks::default(),
             settings: Vec::new(),
-            told: Told::default(),
+            file_problems: Vec::new(),
+            told,
             line,
         })
     }
@@ -223,51 +248,54 @@ impl<'a> Agent<'a> {
     /// Follows until told to stop.
     ///
     /// # Errors
-    /// If the first sync from files fails: then nothing was installed, and somebody is
-    /// watching. Later errors are logged and tried again.
-    pub fn run(&mut self, signals: &Signals) -> Result<(), String> {
+    /// If the first reading of files or the first sync from them fails: then nothing was
+    /// installed, and somebody is watching. Later errors are logged and tried again.
+    pub fn run(&mut self, signals: &Signals) -> Result<(), RunError> {
         self.open_state();
         if matches!(self.sources, Sources::Files { .. }) {
             self.line.say("reading the inputs");
-            self.read_files(true)?;
+            self.read_files(true).map_err(RunError::Input)?;
+            self.observed.good(FILES);
             let services = self.engine.cluster().services.len();
             self.line.say(format!("installing {services} services"));
-            self.flush("start").map_err(|e| e.to_string())?;
+            self.flush("start")?;
             self.become_ready();
         }
         while !signals.stop.load(Ordering::Relaxed) {
-            let files = self.wait().map_err(|e| format!("cannot wait: {e}"))?;
+            let files = self.wait().map_err(RunError::Wait)?;
             let reload = signals.reload.swap(false, Ordering::Relaxed);
+            if let (true, Sources::Api(follower)) = (reload, &self.sources) {
+                follower.relist();
+            }
             self.host_changes();
             self.api_events();
-            let again = self.doubted.is_some_and(|at| Instant::now() >= at);
-            let reread = files || again || reload;
-            if reread && let Err(error) = self.read_files(false) {
-                tracing::error!(error, "the last good state stays");
-            }
+            self.reread_files(files || reload);
+            self.note_what_waits();
             self.flush_if_due();
-            if reload || self.last_verify.elapsed() >= self.options.verify_period {
-                self.last_verify = Instant::now();
+            self.try_again();
+            if self.agenda.take_verify(Instant::now()) || reload {
+                self.agenda.verified(Instant::now());
                 self.repair_routes();
                 self.look(true);
                 self.host_settings();
-            } else if self.last_look.elapsed() >= LOOK {
+            } else if self.agenda.take_look(Instant::now()) {
                 self.look(false);
             }
             self.save_if_due(false);
+            self.note_what_waits();
+            self.tell_news();
             let (ready, engine) = (self.ready, &self.engine);
-            self.told.alive(|| ready.then(|| status(engine)));
+            let mut told = self.told.borrow_mut();
+            told.how(|| ready.then(|| status(engine)));
         }
         self.save_if_due(true);
+        self.tell_news();
         Ok(())
     }
 
     /// Sleeps until something happens; true if files may have changed.
     fn wait(&mut self) -> Result<bool, Errno> {
-        let mut timeout = LOOK;
-        if let (false, Some(at)) = (self.pending.is_empty(), self.due_at()) {
-            timeout = timeout.min(at.saturating_duration_since(Instant::now()));
-        }
+        let timeout = self.agenda.sleep(!self.pending.is_empty(), Instant::now());
         let watched = match &self.sources {
             Sources::Files { watch, .. } => Some(watch),
             Sources::Api(_) => None,
@@ -292,45 +320,47 @@ impl<'a> Agent<'a> {
         }
     }
 
-    /// When the next commit may come.
-    fn due_at(&self) -> Option<Instant> {
-        let after_last = self.last_commit.map(|at| at + self.options.min_sync_period);
-        after_last.into_iter().chain(self.retry_at).max()
-    }
-
     /// Links, addresses and routes.
     fn host_changes(&mut self) {
         let routes = self.engine.routes();
         let changed = self.monitor.drain(|to| leads_to(routes, to));
-        if changed.addresses {
-            match self.sync.refresh_addresses() {
-                Ok(addresses) => self.engine.set_interface_addresses(addresses),
-                Err(error) => tracing::error!(%error, "cannot read this node's addresses"),
+        if changed.addresses || self.agenda.addresses.is_due(Instant::now()) {
+            let addresses = self.sync.refresh_addresses();
+            self.observed.outcome(Condition::Addresses, &addresses);
+            self.agenda
+                .addresses
+                .outcome(addresses.is_ok(), Instant::now());
+            if let Ok(addresses) = addresses {
+                self.engine.set_interface_addresses(addresses);
             }
         }
-        let owed = self.sync.routes_owed() && self.last_routes.elapsed() >= ROUTES_RETRY;
-        if changed.routes || owed {
+        if changed.routes || self.agenda.routes.is_due(Instant::now()) {
             self.repair_routes();
         }
     }
 
-    fn repair_routes(&mut self) {
-        if !self.ready || self.options.drift == Drift::Ignore {
-            return;
+    /// What failed beside the rules, which are in force.
+    fn try_again(&mut self) {
+        if self.agenda.tidying.is_due(Instant::now()) && !self.engine.is_dirty() {
+            let synced = self.sync.tidy(&self.engine);
+            self.tidied(&synced);
+            self.tell("tidying", &synced);
         }
-        self.last_routes = Instant::now();
-        let done = if self.options.drift == Drift::Report {
-            self.sync.changed_routes(&self.engine).map(|changed| {
-                if changed > 0 {
-                    tracing::warn!(routes = changed, "others changed our routes");
-                }
-            })
-        } else {
-            let repaired = self.sync.repair_routes(&self.engine);
-            repaired.map(|synced| self.tell("routes", &synced))
+        if self.agenda.settings.is_due(Instant::now()) {
+            self.host_settings();
+        }
+    }
+
+    /// Derived anew each time, so that nobody can forget to take it back.
+    fn note_what_waits(&mut self) {
+        let known = match self.sources {
+            Sources::Files { .. } => true,
+            Sources::Api(_) => self.ready || self.pending.is_complete(),
         };
-        if let Err(error) = done {
-            tracing::error!(%error, "cannot look after our routes");
+        // Before that, only a saved state can have failed; it is tried again, and stays so.
+        if known {
+            let waits = waits(known, &self.engine, &self.pending);
+            self.observed.waits(waits);
         }
     }
 
@@ -341,13 +371,19 @@ impl<'a> Agent<'a> {
         for event in follower.events() {
             match &event {
                 api::Event::Failed(kind, error) => {
-                    tracing::warn!(kind = kind.name(), error, "the API does not answer");
                     self.observed.source_failed(kind.name());
+                    let source = Condition::Source(kind.name());
+                    self.observed.failing(source, error);
                 }
-                api::Event::Listed(_, _, problems) | api::Event::Changed(_, _, problems) => {
+                api::Event::Listed(_, _, problems) => report(problems),
+                api::Event::Changed(kind, _, problems) => {
                     report(problems);
+                    self.observed.good(Condition::Source(kind.name()));
                 }
-                api::Event::Listing(_) | api::Event::Complete(_) => {}
+                api::Event::Complete(kind) => {
+                    self.observed.good(Condition::Source(kind.name()));
+                }
+                api::Event::Listing(_) => {}
             }
             if let api::Event::Changed(kind, ..) = event {
                 self.observed.queued(
@@ -355,24 +391,20 @@ impl<'a> Agent<'a> {
                     u64::from(kind == api::Kind::EndpointSlice),
                 );
             }
-            if self.pending.take(event, self.engine.cluster()) {
-                let sources = self.pending.sources();
-                self.observed
-                    .set_sources(sources.map(|(kind, ok)| (kind.name(), ok)));
-            }
+            self.pending.take(event, self.engine.cluster());
         }
         if !self.ready && self.progress.elapsed() >= Duration::from_secs(1) {
             self.progress = Instant::now();
             let listing = format!("listing: {} objects so far", self.pending.len());
             self.line.say(&listing);
-            self.told.status(listing);
+            self.told.borrow_mut().status(listing);
             tracing::info!(objects = self.pending.len(), "listing");
         }
     }
 
     /// Hands pending changes to the engine if they may go, and commits.
     fn flush_if_due(&mut self) {
-        if self.due_at().is_some_and(|at| at > Instant::now()) {
+        if !self.agenda.may_commit(Instant::now()) {
             return;
         }
         let share = self.options.max_endpoint_loss;
@@ -381,6 +413,7 @@ impl<'a> Agent<'a> {
                 for change in self.pending.drain() {
                     self.engine.apply(change);
                 }
+                self.observed.good(Condition::Loss);
             }
             Verdict::Doubt { lost, of } => {
                 tracing::warn!(
@@ -389,6 +422,8 @@ impl<'a> Agent<'a> {
                     "most endpoints would go: held until a second list"
                 );
                 self.observed.held_back();
+                let reason = format!("{lost} of {of} endpoints would go: held until a second list");
+                self.observed.failing(Condition::Loss, &reason);
                 if let Sources::Api(follower) = &self.sources {
                     follower.relist();
                 }
@@ -396,45 +431,93 @@ impl<'a> Agent<'a> {
             Verdict::Wait => {}
         }
         if matches!(self.sources, Sources::Api(_)) && !self.ready && !self.pending.is_complete() {
+            if self.agenda.commit.is_due(Instant::now()) {
+                self.install_saved();
+            }
             return;
         }
         if !self.engine.is_dirty() {
             return;
         }
         let cause = if self.ready { "change" } else { "start" };
-        match self.flush(cause) {
-            Ok(()) if !self.ready => self.become_ready(),
-            Ok(()) => {}
-            Err(error) => {
-                tracing::error!(%error, "sync failed; tried again");
-                self.observed.failed(&error.to_string());
-                self.retry_at = Some(Instant::now() + RETRY);
-            }
+        if self.try_flush(cause) && !self.ready {
+            self.become_ready();
         }
     }
 
+    /// The same as [`Agent::flush`]; what fails is told, and tried again by itself. True if
+    /// it went well.
+    fn try_flush(&mut self, cause: &str) -> bool {
+        let result = self.flush(cause);
+        if let Err(error) = &result {
+            self.observed.failed(&error.to_string());
+            self.agenda.commit.outcome(false, Instant::now());
+        }
+        result.is_ok()
+    }
+
+    /// Carries out what the engine holds. With the rules in force this succeeded, whatever
+    /// else was to be done.
     fn flush(&mut self, cause: &str) -> Result<(), SyncError> {
         let synced = self.sync.sync(&mut self.engine)?;
-        let now = Instant::now();
-        self.retry_at = None;
-        self.last_commit = Some(now);
-        let since = self.unsaved.map_or(now, |(since, _)| since);
-        self.unsaved = Some((since, now));
+        self.agenda.committed(Instant::now());
         report(&synced.problems);
+        self.tidied(&synced);
         self.tell(cause, &synced);
         self.observe(cause, &synced);
         if synced.full {
+            self.drifted = false;
+            self.observed.good(Condition::Tables);
             self.host_settings();
         }
         Ok(())
     }
 
+    /// How it went with flows, clients and routes, and when it is tried again.
+    fn tidied(&mut self, synced: &Synced) {
+        let parts = [
+            (Condition::Conntrack, &synced.flows),
+            (Condition::Affinity, &synced.clients),
+            (Condition::Routes, &synced.routes),
+        ];
+        for (condition, tidied) in parts {
+            if let Some(result) = &tidied.owed {
+                self.observed.outcome(condition, result);
+            }
+        }
+        let now = Instant::now();
+        if synced.flows.owed.is_some() || synced.clients.owed.is_some() {
+            let good = !self.sync.is_tidying_owed();
+            self.agenda.tidying.outcome(good, now);
+        }
+        if synced.routes.owed.is_some() {
+            let good = !self.sync.routes_owed();
+            self.agenda.routes.outcome(good, now);
+        }
+    }
+
     fn become_ready(&mut self) {
         self.ready = true;
-        self.observed.set_ready();
-        self.told.ready();
-        self.told.status(status(&self.engine));
+        self.observed.good(Condition::FirstSync);
+        let mut told = self.told.borrow_mut();
+        told.ready();
+        told.status(status(&self.engine));
+        drop(told);
         self.line.done();
+    }
+
+    /// Reads files again if they changed, or if it is time to after a doubt or a failure.
+    fn reread_files(&mut self, changed: bool) {
+        let now = Instant::now();
+        let again = self.doubted.is_some_and(|at| now >= at);
+        if !(changed || again || self.agenda.reading.is_due(now)) {
+            return;
+        }
+        if matches!(self.sources, Sources::Files { .. }) {
+            let result = self.read_files(false);
+            self.agenda.reading.outcome(result.is_ok(), Instant::now());
+            self.observed.outcome(FILES, &result);
+        }
     }
 
     /// Reads files again. What cannot be used changes nothing: a half-written file is followed
@@ -445,11 +528,18 @@ impl<'a> Agent<'a> {
         };
         let confirmed = self.doubted.take().is_some_and(|at| Instant::now() >= at);
         let reading = read()?;
-        report(&reading.problems);
+        // Read again because it failed, it is mostly wrong in the same way.
+        if reading.problems != self.file_problems {
+            report(&reading.problems);
+            self.file_problems.clone_from(&reading.problems);
+        }
         let is_error = |p: &&Problem| p.severity == Severity::Error;
         let errors = reading.problems.iter().filter(is_error).count();
         if errors > 0 && !self.options.skip_invalid {
-            return Err(format!("{errors} errors in the input"));
+            let first = reading.problems.iter().find(is_error);
+            let first = first.map(ToString::to_string).unwrap_or_default();
+            let noun = if errors == 1 { "error" } else { "errors" };
+            return Err(format!("{errors} {noun} in the input, the first: {first}"));
         }
         let before = self.engine.endpoint_count();
         let slices = reading.cluster.slices.values().flat_map(Slices::iter);
@@ -466,99 +556,15 @@ impl<'a> Agent<'a> {
             );
             self.observed.held_back();
             self.doubted = Some(Instant::now() + SECOND_READING);
+            let reason =
+                format!("{lost} of {before} endpoints would go: held until a second reading");
+            self.observed.failing(Condition::Loss, &reason);
             return Ok(());
         }
-        let addresses = self.sync.refresh_addresses().map_err(|e| e.to_string())?;
-        self.engine.reconfigure(reading.config, addresses);
+        self.observed.good(Condition::Loss);
+        self.engine.reconfigure(reading.config);
         self.engine.replace(reading.cluster);
         Ok(())
-    }
-
-    /// Looks whether somebody changed our tables, and does what was asked for then.
-    fn look(&mut self, whole: bool) {
-        self.last_look = Instant::now();
-        if self.options.drift == Drift::Ignore || self.engine.is_dirty() {
-            return;
-        }
-        let found = if whole {
-            self.sync.verify(&self.engine)
-        } else {
-            self.sync.look(&self.engine)
-        };
-        match found {
-            Ok(Look::Drift(delta)) => self.drift(&delta),
-            Ok(Look::Quiet | Look::Others) => {}
-            Err(error) => tracing::error!(%error, "cannot read our tables back"),
-        }
-    }
-
-    fn drift(&mut self, delta: &Delta) {
-        let counts = delta.counts();
-        let by = self.sync.blame().unwrap_or_else(|error| error.to_string());
-        tracing::warn!(
-            by,
-            missing = counts.elements_added,
-            foreign = counts.elements_deleted,
-            rules = counts.rules_added,
-            objects = counts.objects,
-            "others changed our tables"
-        );
-        self.observed.drifted(&by);
-        if self.options.drift == Drift::Repair {
-            self.engine.distrust();
-            if let Err(error) = self.flush("drift") {
-                tracing::error!(%error, "cannot repair our tables; tried again");
-                self.retry_at = Some(Instant::now() + RETRY);
-            }
-        }
-    }
-
-    fn open_state(&mut self) {
-        let Some(folder) = &self.options.state_dir else {
-            return;
-        };
-        match Saved::in_folder(folder) {
-            Ok(saved) => {
-                if matches!(self.sources, Sources::Api(_)) {
-                    self.boot(&saved);
-                }
-                self.saved = Some(saved);
-            }
-            Err(error) => tracing::error!(%error, "no state is kept"),
-        }
-    }
-
-    /// Installs the last good state until the API answers.
-    fn boot(&mut self, saved: &Saved) {
-        let cluster = match saved.read() {
-            Ok(Some(cluster)) => cluster,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(%error, "the saved state cannot be used");
-                return;
-            }
-        };
-        self.engine.replace(cluster);
-        if let Err(error) = self.flush("saved-state") {
-            tracing::error!(%error, "cannot install the saved state");
-        }
-        self.last_commit = None;
-        self.unsaved = None;
-    }
-
-    fn save_if_due(&mut self, now: bool) {
-        let (Some(saved), Some((since, last)), true) = (&self.saved, self.unsaved, self.ready)
-        else {
-            return;
-        };
-        if !now && last.elapsed() < SAVE_QUIET && since.elapsed() < SAVE_LATEST {
-            return;
-        }
-        self.unsaved = None;
-        match saved.write(self.engine.cluster()) {
-            Ok(bytes) => tracing::debug!(bytes, "state saved"),
-            Err(error) => tracing::error!(%error, "cannot save the state"),
-        }
     }
 }
 

@@ -114,6 +114,12 @@ impl Pending {
         self.changes.is_empty()
     }
 
+    /// True if a second word is awaited before it may be carried out.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
     /// May it be carried out? `share` is the part of all endpoints that may go at once.
     /// O(pending).
     pub fn verdict(&mut self, engine: &Engine, share: f64) -> Verdict {

@@ -36,20 +36,27 @@ pub fn notify(state: &str) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Told {
     alive: Option<Instant>,
+    /// When it was last thought about what else there is to say.
+    said: Option<Instant>,
     status: String,
     /// It has not heard yet that we are ready.
     owes_ready: bool,
 }
 
 impl Told {
-    /// Says that we are alive, and the status if it is another one; not more often than
-    /// anybody needs.
-    pub(super) fn alive(&mut self, status: impl FnOnce() -> Option<String>) {
-        if self.alive.is_some_and(|at| at.elapsed() < ALIVE) {
+    /// Says that we are alive, in the middle of work too; not more often than anybody needs.
+    pub(super) fn alive(&mut self) {
+        if take(&mut self.alive) {
+            notify("WATCHDOG=1");
+        }
+    }
+
+    /// Says that we are alive, and the status if it is another one; likewise.
+    pub(super) fn how(&mut self, status: impl FnOnce() -> Option<String>) {
+        self.alive();
+        if !take(&mut self.said) {
             return;
         }
-        self.alive = Some(Instant::now());
-        notify("WATCHDOG=1");
         if self.owes_ready {
             self.ready();
         }
@@ -69,4 +76,13 @@ impl Told {
             self.status = status;
         }
     }
+}
+
+/// True if the last time is long enough ago; then it is now.
+fn take(last: &mut Option<Instant>) -> bool {
+    let due = last.is_none_or(|at| at.elapsed() >= ALIVE);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
 }

@@ -1,17 +1,20 @@
 //! Kernel settings that service NAT depends on (`--sysctls`), set or reported by the agent.
 
+use std::time::Instant;
+
 use super::Agent;
 use super::tell::report;
 use crate::config::Sysctls;
 use crate::host::{HostError, check, interfaces, sysctl};
+use crate::observe::Condition;
 use crate::problem::Severity;
 
 impl Agent<'_> {
     /// Done with every full sync and every verification: others may change them back.
     pub(super) fn host_settings(&mut self) {
-        if let Err(error) = self.try_host_settings() {
-            tracing::error!(%error, "sysctl");
-        }
+        let result = self.try_host_settings();
+        self.observed.outcome(Condition::Settings, &result);
+        self.agenda.settings.outcome(result.is_ok(), Instant::now());
     }
 
     fn try_host_settings(&mut self) -> Result<(), HostError> {

@@ -6,16 +6,16 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::blame::{Blame, NameWriters};
-use crate::apply::{Held, TRIES, bound_to, drop_stale_flows, holds, purge_affinity};
+use super::tidy::{Tidied, Tidy};
+use crate::apply::{Held, TRIES, bound_to, holds};
 use crate::cluster::ObjectName;
 use crate::counters;
-use crate::diff::{Counts, Delta, Operation, TableDelta, ahead, diff, own, resembles};
+use crate::diff::{Counts, Delta, Operation, TableDelta, ahead, diff, own, resembles, rules_only};
 use crate::engine::{Engine, Next, Step};
-use crate::host::conntrack::Conntrack;
 use crate::host::interfaces::{self, local_addresses};
-use crate::host::{HostError, conntrack_plan, routes};
+use crate::host::{HostError, routes};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
-use crate::plan::{NodePlan, Route};
+use crate::plan::Route;
 use crate::problem::Problem;
 
 /// A full read-back may take this share of the time at most, however often others commit.
@@ -47,15 +47,15 @@ pub struct Synced {
     /// What the commit took; `None` if there was nothing to commit.
     pub committed: Option<Committed>,
     /// Stale tracked flows removed.
-    pub flows: usize,
+    pub flows: Tidied,
     /// Clients of lost endpoints forgotten.
-    pub clients: usize,
+    pub clients: Tidied,
     /// Routes added, replaced and deleted.
-    pub routes: usize,
-    /// Routes that failed, if they did not fail in the same way before.
-    pub route_errors: Vec<String>,
-    /// Services that were planned anew; all of them if [`Synced::full`].
+    pub routes: Tidied,
+    /// Services that were planned anew; empty, for all of them, if [`Synced::full`].
     pub services: Vec<ObjectName>,
+    /// Services that changed at all; likewise.
+    pub touched: Vec<ObjectName>,
     /// What was found wrong with the objects.
     pub problems: Vec<Problem>,
     /// Generation in force.
@@ -73,19 +73,33 @@ pub enum Look {
     Others,
     /// Our tables are not what they were.
     Drift(Box<Delta>),
+    /// Only chains and rules are not; the elements are as many as they were. Seen without
+    /// reading any of them.
+    Rules(Box<Delta>),
+}
+
+/// What an outline shows.
+enum Seen {
+    /// As it should be, at this generation.
+    Whole(u32),
+    /// Rules differ, and this puts them right.
+    Rules(Box<Delta>),
+    /// More than that.
+    Elements,
 }
 
 /// The kernel's side of the daemon.
 pub struct Sync {
     kernel: Nfnetlink,
     blame: Blame,
-    conntrack: Conntrack,
+    tidy: Tidy,
     /// The generation our own last commit made, as far as we know.
     generation: u32,
     local_addresses: BTreeSet<IpAddr>,
+    /// Routes that were last asked for, whether or not that worked.
     routes: BTreeSet<Route>,
-    /// Routes that failed the last time, and why.
-    route_errors: Vec<String>,
+    /// They could not all be listed or set.
+    routes_owed: bool,
     take_over: bool,
     /// Own the tables, as long as the kernel can.
     own: bool,
@@ -105,11 +119,11 @@ impl Sync {
         let mut sync = Self {
             blame: Blame::open(name_writers, kernel.port())?,
             kernel,
-            conntrack: Conntrack::open()?,
+            tidy: Tidy::default(),
             generation: 0,
             local_addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
-            route_errors: Vec::new(),
+            routes_owed: false,
             take_over,
             own,
             verify_after: Instant::now(),
@@ -117,6 +131,11 @@ impl Sync {
         };
         sync.refresh_addresses()?;
         Ok(sync)
+    }
+
+    /// `progress` is called between the pages of what is read from nf_tables.
+    pub fn on_progress(&mut self, progress: Box<dyn FnMut()>) {
+        self.kernel.on_progress(progress);
     }
 
     /// Reads this node's addresses anew; returns the primary ones.
@@ -136,16 +155,18 @@ impl Sync {
     }
 
     /// Carries out what changed in the engine. O(changed), or O(cluster) if the engine asks
-    /// for a new start.
+    /// for a new start. Flows, clients and routes are looked after once the rules are in
+    /// force; what fails of that is told in [`Synced`], and owed ([`Sync::is_tidying_owed`],
+    /// [`Sync::routes_owed`]).
     ///
     /// # Errors
-    /// If the kernel refuses; the engine then starts over with the next sync.
+    /// If the kernel refuses the rules; the engine then starts over with the next sync.
     pub fn sync(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
         let start = Instant::now();
         let result = match engine.advance() {
             Next::Rebuild => self.rebuild(engine),
             Next::Step(mut step) => match self.commit(&mut step.delta) {
-                Ok(committed) => self.after_step(engine, *step, committed),
+                Ok(committed) => Ok(self.after_step(engine, *step, committed)),
                 Err(error) => {
                     // Somebody meddled with what the step builds on: start over.
                     engine.distrust();
@@ -164,7 +185,7 @@ impl Sync {
             }
         };
         if synced.full || self.routes != *engine.routes() {
-            self.routes(engine, &mut synced)?;
+            synced.routes = self.routes(engine);
         }
         synced.generation = self.generation;
         synced.took = start.elapsed();
@@ -172,21 +193,17 @@ impl Sync {
     }
 
     /// Tidies up after an increment: clients of lost endpoints, stale flows.
-    fn after_step(
-        &mut self,
-        engine: &Engine,
-        step: Step,
-        committed: Option<Committed>,
-    ) -> Result<Synced, SyncError> {
-        Ok(Synced {
+    fn after_step(&mut self, engine: &Engine, step: Step, committed: Option<Committed>) -> Synced {
+        Synced {
             counts: step.delta.counts(),
             committed,
-            clients: self.purge(&step.delta, engine)?,
-            flows: self.stale_after(engine, &step.before, &step.after, &step.services)?,
+            clients: self.forget(&step.delta, engine),
+            flows: self.tidy.flows_after(engine, &step, &self.local_addresses),
             problems: step.problems,
             services: step.services,
+            touched: step.touched,
             ..Synced::default()
-        })
+        }
     }
 
     /// Commits increments. They are not bound to a generation: elements of ours come and go
@@ -265,14 +282,10 @@ impl Sync {
                 full: true,
                 counts,
                 committed,
-                clients: self.purge(&delta, engine)?,
-                flows: drop_stale_flows(
-                    &mut self.conntrack,
-                    &delta,
-                    &plan,
-                    engine.cluster(),
-                    &self.local_addresses,
-                )?,
+                clients: self.forget(&delta, engine),
+                flows: self
+                    .tidy
+                    .flows_in(engine, &plan, &delta, &self.local_addresses),
                 problems,
                 ..Synced::default()
             });
@@ -319,59 +332,51 @@ impl Sync {
         Ok(found)
     }
 
-    fn purge(&mut self, delta: &Delta, engine: &Engine) -> Result<usize, SyncError> {
-        let before = self.generation;
-        let clients = purge_affinity(&mut self.kernel, delta, engine.ruleset())?;
-        if clients > 0 {
-            // One commit per family that had any; a generation too many is only a look more.
-            self.generation = next(before);
-        }
-        Ok(clients)
+    fn forget(&mut self, delta: &Delta, engine: &Engine) -> Tidied {
+        let (tidied, commits) = self.tidy.clients(&mut self.kernel, delta, engine);
+        (0..commits).for_each(|_| self.generation = next(self.generation));
+        tidied
     }
 
-    fn stale_after(
-        &mut self,
-        engine: &Engine,
-        before: &NodePlan,
-        after: &NodePlan,
-        services: &[ObjectName],
-    ) -> Result<usize, SyncError> {
-        let serving = conntrack_plan::serving_of(engine.cluster(), services);
-        let context = conntrack_plan::Context {
-            local_addresses: &self.local_addresses,
-            serving: &serving,
-        };
-        let stale = conntrack_plan::stale_after(before, after, &context);
-        if stale.is_empty() {
-            return Ok(0);
+    /// True if flows or clients could not be looked after.
+    #[must_use]
+    pub fn is_tidying_owed(&self) -> bool {
+        self.tidy.is_owed()
+    }
+
+    /// Tries again what is owed. O(cluster).
+    pub fn tidy(&mut self, engine: &Engine) -> Synced {
+        Synced {
+            clients: self.forget(&Delta::default(), engine),
+            flows: self.tidy.owed_flows(engine, &self.local_addresses),
+            generation: self.generation,
+            ..Synced::default()
         }
-        Ok(self.conntrack.delete(&stale)?.entries)
     }
 
     /// Puts our routes right; a route that fails does not keep the others from being made.
-    fn routes(&mut self, engine: &Engine, synced: &mut Synced) -> Result<(), SyncError> {
-        let live = routes::list_ours()?;
-        let report = routes::apply(&routes::plan(engine.routes(), &live))?;
-        synced.routes = report.added + report.replaced + report.deleted;
-        let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
-        // What fails again for the same reason is not told again.
-        if errors != self.route_errors {
-            synced.route_errors.clone_from(&errors);
+    fn routes(&mut self, engine: &Engine) -> Tidied {
+        self.routes.clone_from(engine.routes());
+        let done = routes::list_ours()
+            .and_then(|live| routes::apply(&routes::plan(engine.routes(), &live)));
+        let (removed, result) = match done {
+            Ok(report) => (
+                report.added + report.replaced + report.deleted,
+                failures(report.errors.iter().map(ToString::to_string)),
+            ),
+            Err(error) => (0, Err(error.to_string())),
+        };
+        self.routes_owed = result.is_err();
+        Tidied {
+            removed,
+            owed: Some(result),
         }
-        self.route_errors = errors;
-        if self.route_errors.is_empty() {
-            self.routes.clone_from(engine.routes());
-        } else {
-            // Tried again with the next sync.
-            self.routes.clear();
-        }
-        Ok(())
     }
 
     /// True if routes failed the last time.
     #[must_use]
     pub const fn routes_owed(&self) -> bool {
-        !self.route_errors.is_empty()
+        self.routes_owed
     }
 
     /// How many routes are not as they should be.
@@ -384,16 +389,12 @@ impl Sync {
     }
 
     /// Puts our routes right after somebody changed routes or links.
-    ///
-    /// # Errors
-    /// If routes cannot be read.
-    pub fn repair_routes(&mut self, engine: &Engine) -> Result<Synced, SyncError> {
-        let mut synced = Synced {
+    pub fn repair_routes(&mut self, engine: &Engine) -> Synced {
+        Synced {
+            routes: self.routes(engine),
             generation: self.generation,
             ..Synced::default()
-        };
-        self.routes(engine, &mut synced)?;
-        Ok(synced)
+        }
     }
 
     /// Looks whether somebody changed our tables. One small request if nobody wrote anything;
@@ -409,16 +410,54 @@ impl Sync {
             return Ok(Look::Quiet);
         }
         if !quiet {
-            let outline = self.kernel.outline()?;
-            if resembles(engine.ruleset(), &outline) {
-                self.generation = outline.generation;
-                self.verify_owed = true;
-                if Instant::now() < self.verify_after {
-                    return Ok(Look::Others);
+            match self.outline(engine)? {
+                Seen::Whole(generation) => {
+                    self.generation = generation;
+                    self.verify_owed = true;
+                    if Instant::now() < self.verify_after {
+                        return Ok(Look::Others);
+                    }
                 }
+                Seen::Rules(delta) => return Ok(Look::Rules(delta)),
+                Seen::Elements => {}
             }
         }
         self.verify(engine)
+    }
+
+    /// Our tables without their elements. O(1).
+    fn outline(&mut self, engine: &Engine) -> Result<Seen, SyncError> {
+        let outline = self.kernel.outline()?;
+        if resembles(engine.ruleset(), &outline) {
+            return Ok(Seen::Whole(outline.generation));
+        }
+        Ok(match rules_only(engine.ruleset(), &outline) {
+            Some(delta) => {
+                // Left so, it is not found again with every look.
+                self.generation = outline.generation;
+                self.verify_owed = true;
+                Seen::Rules(Box::new(delta))
+            }
+            None => Seen::Elements,
+        })
+    }
+
+    /// Carries out what [`Look::Rules`] found, if nobody committed since. The elements are
+    /// compared with the next verification.
+    ///
+    /// # Errors
+    /// If the kernel refuses, or somebody came first.
+    pub fn repair_rules(&mut self, delta: &Delta) -> Result<Synced, SyncError> {
+        let start = Instant::now();
+        let committed = self.kernel.commit(delta, self.generation)?;
+        self.generation = next(self.generation);
+        Ok(Synced {
+            counts: delta.counts(),
+            committed: Some(committed),
+            generation: self.generation,
+            took: start.elapsed(),
+            ..Synced::default()
+        })
     }
 
     /// Who may have changed our tables since they were last whole, in words.
@@ -439,6 +478,9 @@ impl Sync {
     /// If the kernel cannot be read.
     pub fn verify(&mut self, engine: &Engine) -> Result<Look, SyncError> {
         let start = Instant::now();
+        if let Seen::Rules(delta) = self.outline(engine)? {
+            return Ok(Look::Rules(delta));
+        }
         if engine.ruleset().element_count() > ASKED_FOR {
             let held = holds(&mut self.kernel, engine.ruleset())?;
             if held != Held::Differs {
@@ -466,6 +508,18 @@ impl Sync {
         } else {
             Look::Drift(Box::new(delta))
         })
+    }
+}
+
+/// The first few of many, in one text.
+fn failures(errors: impl ExactSizeIterator<Item = String>) -> Result<(), String> {
+    const SHOWN: usize = 3;
+    let count = errors.len();
+    let first: Vec<String> = errors.take(SHOWN).collect();
+    match count.saturating_sub(SHOWN) {
+        _ if count == 0 => Ok(()),
+        0 => Err(first.join("; ")),
+        more => Err(format!("{}; and {more} more", first.join("; "))),
     }
 }
 

@@ -1,11 +1,9 @@
 //! What the agent says of itself: one log line per commit, facts for the health server.
 
-use std::collections::BTreeSet;
-
 use super::{Agent, Synced};
 use crate::cluster::ObjectName;
-use crate::engine::Engine;
-use crate::observe::{HealthPorts, ServiceHealth, SyncReport};
+use crate::observe::printable;
+use crate::observe::{Condition, News, SyncReport};
 use crate::problem::{Problem, Severity};
 
 impl Agent<'_> {
@@ -36,37 +34,42 @@ impl Agent<'_> {
         if let Some(node) = cluster.nodes.get(&self.engine.node().name) {
             self.observed.set_node(node.deleting, node.autoscaler_taint);
         }
-        if synced.full {
-            self.health_ports.clear();
-            for name in cluster.services.keys() {
-                health_port(&self.engine, name, &mut self.health_ports);
-            }
+        let changed = if synced.full {
+            self.health_checks.rebuild(&self.engine)
         } else {
-            for name in &synced.services {
-                health_port(&self.engine, name, &mut self.health_ports);
-            }
+            self.health_checks.update(&self.engine, &synced.touched)
+        };
+        if changed {
+            self.observed.set_health_ports(self.health_checks.ports());
         }
-        self.observed.set_health_ports(self.health_ports.clone());
+    }
+
+    /// One line each time something of the agent's own begins to fail, or is well again.
+    pub(super) fn tell_news(&self) {
+        for news in self.observed.news() {
+            tell(&news);
+        }
     }
 
     /// One line per commit; nothing for a look that found nothing to do.
     pub(super) fn tell(&self, cause: &str, synced: &Synced) {
-        for error in &synced.route_errors {
-            tracing::error!(error, "route");
-        }
-        if synced.committed.is_none() && synced.routes == 0 && cause != "start" {
+        let (flows, clients) = (synced.flows.removed, synced.clients.removed);
+        let routes = synced.routes.removed;
+        let nothing = synced.committed.is_none() && routes + flows + clients == 0;
+        if nothing && cause != "start" {
             return;
         }
         let committed = synced.committed.unwrap_or_default();
         tracing::info!(
             cause,
             full = synced.full,
+            services = (!synced.services.is_empty()).then(|| some(&synced.services)),
             added = synced.counts.elements_added,
             deleted = synced.counts.elements_deleted,
             rules = synced.counts.rules_added,
-            routes = synced.routes,
-            flows = synced.flows,
-            clients = synced.clients,
+            routes,
+            flows,
+            clients,
             bytes = committed.bytes,
             commit_us = committed.micros,
             total_us = u64::try_from(synced.took.as_micros()).unwrap_or(u64::MAX),
@@ -76,30 +79,40 @@ impl Agent<'_> {
     }
 }
 
-/// Puts a service's health check port where it belongs now.
-fn health_port(engine: &Engine, name: &ObjectName, ports: &mut HealthPorts) {
-    ports.retain(|_, health| *health.namespace != *name.namespace || *health.name != *name.name);
-    let Some(service) = engine.cluster().services.get(name) else {
+/// A few names, and how many there are besides.
+fn some(names: &[ObjectName]) -> String {
+    const SHOWN: usize = 5;
+    let first: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
+    let first = printable(&first.join(", "));
+    match names.len().saturating_sub(SHOWN) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+fn tell(news: &News) {
+    let condition = news.condition.to_string();
+    let (lasted, failures) = (news.lasted.as_secs(), news.failures);
+    let Some(error) = &news.reason else {
+        tracing::info!(condition, lasted_s = lasted, failures, "well again");
         return;
     };
-    let Some(port) = service.health_check_node_port else {
-        return;
-    };
-    let here = Some(engine.node().name.as_str());
-    let local: BTreeSet<_> = engine
-        .cluster()
-        .slices_of(name)
-        .into_iter()
-        .flat_map(|slice| &slice.endpoints)
-        .filter(|endpoint| endpoint.ready && endpoint.node_name.as_deref() == here)
-        .map(|endpoint| endpoint.address)
-        .collect();
-    let health = ServiceHealth {
-        namespace: name.namespace.to_string(),
-        name: name.name.to_string(),
-        local_endpoints: local.len(),
-    };
-    ports.insert(port.get(), health);
+    match news.condition {
+        Condition::Source("files") => {
+            tracing::error!(condition, error, failures, "the last good state stays");
+        }
+        Condition::Source(_) => {
+            tracing::warn!(
+                condition,
+                error,
+                failures,
+                "not followed; the last good state stays"
+            );
+        }
+        Condition::Rules => tracing::error!(condition, error, failures, "sync failed; tried again"),
+        Condition::Loss => tracing::warn!(condition, error, failures, "held back"),
+        _ => tracing::error!(condition, error, failures, "failed; tried again"),
+    }
 }
 
 /// Problems with objects, one line each.

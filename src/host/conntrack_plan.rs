@@ -12,24 +12,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::conntrack::{Flow, StaleFlow};
-use crate::cluster::{Cluster, Family, ObjectName, Protocol};
+use crate::cluster::{Family, Protocol};
 use crate::compile::frontend_key_of;
 use crate::compile::layout::names;
 use crate::diff::{Delta, Operation};
 use crate::plan::{
-    Endpoint, FamilyPlan, FrontendKey, ListKey, NodePlan, ServicePortKey, Target, View,
+    Endpoint, FamilyPlan, FrontendKey, ListKey, NodePlan, ServicePortKey, Serving, Target, View,
+    is_kept,
 };
-
-/// Endpoints that serve a service port, whether or not this node would choose them now.
-pub type Serving = BTreeMap<ServicePortKey, BTreeSet<Endpoint>>;
 
 /// What besides the plans decides.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// This node's own addresses, loopback included: where node ports and host ports answer.
     pub local_addresses: &'a BTreeSet<IpAddr>,
-    /// From [`serving`]. Flows to these stay: readiness, policy and topology decide about new
-    /// flows only (L4). Endpoints in the plan's lists need not be here.
+    /// Flows to these stay: readiness, policy and topology decide about new flows only (L4).
+    /// Endpoints in the plan's lists need not be here.
     pub serving: &'a Serving,
 }
 
@@ -38,80 +36,33 @@ pub type DoorKey = (IpAddr, Protocol, u16);
 
 /// All that is behind an address and port of this node or of a service.
 #[derive(Default)]
-struct Door<'a> {
-    /// Endpoints it may lead to, under any policy.
+struct Door {
+    /// Endpoints a flow may lead to: those it leads new ones to, under any policy, and those
+    /// that serve the service port, which a flow that has one keeps.
     endpoints: BTreeSet<Endpoint>,
-    /// Service ports it belongs to.
-    owners: Vec<&'a ServicePortKey>,
     /// True if it leads somewhere now.
     open: bool,
-}
-
-impl Door<'_> {
-    fn leads_to(&self, endpoint: &Endpoint, serving: &Serving) -> bool {
-        self.endpoints.contains(endpoint)
-            || self.owners.iter().any(|owner| {
-                let serving = serving.get(*owner);
-                serving.is_some_and(|endpoints| endpoints.contains(endpoint))
-            })
-    }
-}
-
-/// The endpoints of EndpointSlices with the condition `serving`, of UDP and SCTP ports.
-#[must_use]
-pub fn serving(cluster: &Cluster) -> Serving {
-    serving_of(cluster, cluster.slices.keys())
-}
-
-/// The same of some services. O(their endpoints).
-pub fn serving_of<'a>(
-    cluster: &'a Cluster,
-    services: impl IntoIterator<Item = &'a ObjectName>,
-) -> Serving {
-    let mut serving = Serving::new();
-    for service in services {
-        let Some(slices) = cluster.slices.get(service) else {
-            continue;
-        };
-        for slice in slices.iter() {
-            for port in slice.ports.iter().filter(|port| concerns(port.protocol)) {
-                let key = ServicePortKey {
-                    service: service.clone(),
-                    port_name: port.name.clone(),
-                    protocol: port.protocol,
-                };
-                let endpoints = slice.endpoints.iter().filter(|endpoint| endpoint.serving);
-                serving
-                    .entry(key)
-                    .or_default()
-                    .extend(endpoints.map(|endpoint| Endpoint {
-                        addr: endpoint.address,
-                        port: port.port,
-                    }));
-            }
-        }
-    }
-    serving
 }
 
 /// What became stale by going from one plan to another: flows to endpoints that are no more,
 /// and flows that passed a frontend untranslated before it had endpoints.
 ///
-/// Both plans may be cut down to the frontends that changed, with their lists.
+/// Both plans, each with what was or is besides it, may be cut down to the frontends that
+/// changed, with their lists. An endpoint that left the lists while it still served is stale
+/// only now that it no longer does.
 #[must_use]
 pub fn stale_after(
-    previous: &NodePlan,
-    desired: &NodePlan,
-    context: &Context<'_>,
+    (previous, then): (&NodePlan, &Context<'_>),
+    (desired, now): (&NodePlan, &Context<'_>),
 ) -> Vec<StaleFlow> {
-    let before = doors(previous, context);
-    let after = doors(desired, context);
+    let before = doors(previous, then);
+    let after = doors(desired, now);
     let closed = Door::default();
     let mut stale = Vec::new();
     for (key, old) in &before {
         let new = after.get(key).unwrap_or(&closed);
         for endpoint in &old.endpoints {
-            if !new.leads_to(endpoint, context.serving) {
+            if !new.endpoints.contains(endpoint) {
                 stale.push(stale_flow(key, endpoint.addr, endpoint.port.get()));
             }
         }
@@ -188,7 +139,7 @@ pub fn stale_in(
             // Translated if it leads somewhere; refused, as a new one would be, if not.
             Some(_) if untranslated => true,
             Some(door) => {
-                !endpoint_of(flow).is_some_and(|endpoint| door.leads_to(&endpoint, context.serving))
+                endpoint_of(flow).is_none_or(|endpoint| !door.endpoints.contains(&endpoint))
             }
             // A service that is no more; the range is nobody else's to translate.
             None if untranslated => {
@@ -197,13 +148,8 @@ pub fn stale_in(
             None => flow.is_dst_nat() && (in_service_range(key.0) || closed.contains(&key)),
         }
     };
-    let concerned = flows.into_iter().filter(|flow| concerns(flow.protocol));
+    let concerned = flows.into_iter().filter(|flow| is_kept(flow.protocol));
     concerned.filter(is_stale).collect()
-}
-
-/// True for protocols whose flows are cleaned up.
-const fn concerns(protocol: Protocol) -> bool {
-    matches!(protocol, Protocol::Udp | Protocol::Sctp)
 }
 
 fn endpoint_of(flow: &Flow) -> Option<Endpoint> {
@@ -226,25 +172,24 @@ fn stale_flow(&(addr, protocol, port): &DoorKey, reply_src: IpAddr, reply_sport:
 
 /// Every UDP and SCTP door of a plan. Where a host port and a node port claim the same one,
 /// flows to the endpoints of either are good.
-fn doors<'a>(plan: &'a NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Door<'a>> {
-    let mut doors: BTreeMap<DoorKey, Door<'a>> = BTreeMap::new();
+fn doors(plan: &NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Door> {
+    let mut doors: BTreeMap<DoorKey, Door> = BTreeMap::new();
     for family in &plan.families {
         for (key, frontend) in &family.frontends {
-            if !concerns(key.protocol()) {
+            if !is_kept(key.protocol()) {
                 continue;
             }
-            let endpoints = endpoints_of(family, &frontend.owner);
+            let endpoints = endpoints_of(family, &frontend.owner, context.serving);
             for addr in addresses(key, family, context.local_addresses) {
                 let door = doors
                     .entry((addr, key.protocol(), key.port().get()))
                     .or_default();
                 door.endpoints.extend(&endpoints);
-                door.owners.push(&frontend.owner);
                 door.open |= leads_somewhere(&frontend.target);
             }
         }
         for (key, host_port) in &family.host_ports {
-            if !concerns(key.protocol) {
+            if !is_kept(key.protocol) {
                 continue;
             }
             let local = local_of(family.family, context.local_addresses);
@@ -261,9 +206,15 @@ fn doors<'a>(plan: &'a NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Doo
     doors
 }
 
-/// The endpoints of a service port in any list: what a policy would not choose now is still
-/// good for a flow that has it.
-fn endpoints_of(family: &FamilyPlan, owner: &Arc<ServicePortKey>) -> BTreeSet<Endpoint> {
+/// The endpoints of a service port in any list, and those that serve: what a policy would not
+/// choose now is still good for a flow that has it.
+fn endpoints_of(
+    family: &FamilyPlan,
+    owner: &Arc<ServicePortKey>,
+    serving: &Serving,
+) -> BTreeSet<Endpoint> {
+    let serving = serving.get(&**owner).into_iter().flatten().copied();
+    let serving = serving.filter(|endpoint| Family::of(&endpoint.addr) == family.family);
     [View::Cluster, View::Local]
         .into_iter()
         .filter_map(|view| {
@@ -271,6 +222,7 @@ fn endpoints_of(family: &FamilyPlan, owner: &Arc<ServicePortKey>) -> BTreeSet<En
             family.lists.get(&ListKey { port, view })
         })
         .flat_map(|list| list.endpoints.keys().copied())
+        .chain(serving)
         .collect()
 }
 

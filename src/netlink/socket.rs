@@ -55,6 +55,8 @@ pub struct Nfnetlink {
     seq: u32,
     /// True if the kernel let us have as large a queue as we like.
     forced: bool,
+    /// Called with each page that arrives.
+    progress: Option<Box<dyn FnMut()>>,
 }
 
 impl std::fmt::Debug for Nfnetlink {
@@ -89,7 +91,14 @@ impl Nfnetlink {
             buffer: vec![0; BUFFER],
             seq: 0,
             forced,
+            progress: None,
         })
+    }
+
+    /// `progress` is called with each page that arrives of what is read: large sets take
+    /// minutes.
+    pub fn on_progress(&mut self, progress: Box<dyn FnMut()>) {
+        self.progress = Some(progress);
     }
 
     /// The port its commits are announced under.
@@ -119,6 +128,9 @@ impl Nfnetlink {
             let n = self
                 .receive(MsgFlags::empty())
                 .map_err(NetlinkError::Receive)?;
+            if let Some(progress) = &mut self.progress {
+                progress();
+            }
             for message in messages(&self.buffer[..n]).filter(|m| m.seq == seq) {
                 match message.kind {
                     NLMSG_DONE => return Ok(()),

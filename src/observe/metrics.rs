@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::SyncReport;
+use super::{Row, Status, SyncReport};
 
 type Seconds = Gauge<f64, AtomicU64>;
 
@@ -29,6 +29,8 @@ pub(super) struct Metrics {
     pub guard_holds: Counter,
     pub drifts: Counter,
     source_failures: Family<Vec<(String, String)>, Counter>,
+    conditions: Family<Vec<(String, String)>, Gauge>,
+    failing_since: Family<Vec<(String, String)>, Seconds>,
     last_sync: Seconds,
     last_queued: Seconds,
     services: Gauge,
@@ -74,6 +76,8 @@ impl Metrics {
             guard_holds: Counter::default(),
             drifts: Counter::default(),
             source_failures: Family::default(),
+            conditions: Family::default(),
+            failing_since: Family::default(),
             last_sync: Seconds::default(),
             last_queued: Seconds::default(),
             services: Gauge::default(),
@@ -140,6 +144,16 @@ impl Metrics {
             "source_failures",
             "Failures of a source, by kind",
             self.source_failures.clone(),
+        );
+        r.register(
+            "condition",
+            "1 if this is well, 0 if it fails or is not known yet",
+            self.conditions.clone(),
+        );
+        r.register(
+            "condition_failing_since_timestamp_seconds",
+            "Since when this has failed or not been known; 0 if it is well",
+            self.failing_since.clone(),
         );
         r.register(
             "last_sync_timestamp_seconds",
@@ -235,11 +249,33 @@ impl Metrics {
     }
 
     pub(super) fn queued(&self, services: u64, slices: u64) {
-        self.last_queued.set(seconds(Timestamp::now()));
         self.service_changes.inc_by(services);
         self.endpoint_changes.inc_by(slices);
         self.service_changes_pending.inc_by(services.cast_signed());
         self.endpoint_changes_pending.inc_by(slices.cast_signed());
+    }
+
+    /// A change begins to wait. Dashboards hold this time against the last sync's: what
+    /// changes nothing here is not followed by a sync, and must not count.
+    pub(super) fn waits(&self) {
+        self.last_queued.set(seconds(Timestamp::now()));
+    }
+
+    pub(super) fn nothing_waits(&self) {
+        self.service_changes_pending.set(0);
+        self.endpoint_changes_pending.set(0);
+    }
+
+    pub(super) fn condition(&self, row: &Row) {
+        let label = || vec![("condition".to_owned(), row.condition.to_string())];
+        let good = row.status == Status::Good;
+        self.conditions.get_or_create(&label()).set(i64::from(good));
+        let since = if good {
+            0.0
+        } else {
+            seconds(Timestamp::now()) - row.age.as_secs_f64()
+        };
+        self.failing_since.get_or_create(&label()).set(since);
     }
 
     pub(super) fn synced(&self, report: &SyncReport, now: Timestamp) {
@@ -263,8 +299,7 @@ impl Metrics {
         set(&self.endpoints, endpoints);
         set(&self.elements, elements);
         self.generation.set(i64::from(report.generation));
-        self.service_changes_pending.set(0);
-        self.endpoint_changes_pending.set(0);
+        self.nothing_waits();
         // A first sync programs endpoints that changed long ago: that is no latency.
         if !report.full {
             for time in &report.trigger_times {

@@ -3,6 +3,7 @@
 //! The agent writes plain facts into [`Shared`] and never waits for a reader; the servers
 //! read them on a thread of their own.
 
+mod conditions;
 mod connections;
 mod health_ports;
 mod log;
@@ -19,15 +20,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+pub(crate) use conditions::printable;
+pub use conditions::{Condition, Conditions, News, Row, STALE_INPUTS, STALE_RULES, Status};
 pub use connections::{Connections, Counted, Source as ConnectionSource};
 pub use log::{LogFormat, init as init_log};
 use metrics::Metrics;
 pub use privileges::{Capability, drop_all_but, held as held_capabilities};
 pub use progress::Progress;
 pub use server::{Binds, serve};
-
-/// kube-proxy's limit: twice its sync period of 30 s.
-const STALE: Duration = Duration::from_secs(60);
 
 /// One sync, as the agent tells it.
 #[derive(Clone, Debug, Default)]
@@ -75,16 +75,13 @@ pub struct Shared {
 
 struct Inner {
     metrics: Metrics,
-    /// Since when a change waits.
-    queued: Option<Instant>,
+    conditions: Conditions,
     last_sync: Option<Timestamp>,
     last_good: Option<Value>,
     last_failed: Option<Value>,
     last_drift: Option<Value>,
     sizes: (usize, usize, usize),
     generation: u32,
-    sources: BTreeMap<&'static str, bool>,
-    ready: bool,
     deleting: bool,
     autoscaler_taint: bool,
 }
@@ -104,15 +101,13 @@ impl Shared {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 metrics: Metrics::new(kube_proxy_names),
-                queued: None,
+                conditions: Conditions::default(),
                 last_sync: None,
                 last_good: None,
                 last_failed: None,
                 last_drift: None,
                 sizes: (0, 0, 0),
                 generation: 0,
-                sources: BTreeMap::new(),
-                ready: false,
                 deleting: false,
                 autoscaler_taint: false,
             }),
@@ -126,18 +121,60 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes wait from now on: so many of Services, so many of EndpointSlices.
+    /// Changes arrived: so many of Services, so many of EndpointSlices.
     pub fn queued(&self, services: u64, slices: u64) {
+        self.inner().metrics.queued(services, slices);
+    }
+
+    /// Whether any change waits that could be carried out: from what waits, each time that
+    /// may have changed. There is no other mark of it to be set or taken back.
+    pub fn waits(&self, waits: bool) {
         let mut inner = self.inner();
-        inner.queued.get_or_insert_with(Instant::now);
-        inner.metrics.queued(services, slices);
+        let begins = inner.conditions.waits(waits, Instant::now());
+        if begins {
+            inner.metrics.waits();
+        } else if !waits {
+            inner.metrics.nothing_waits();
+        }
+    }
+
+    /// Something is to be known before the node is ready.
+    pub fn expect(&self, condition: Condition) {
+        self.inner().conditions.expect(condition, Instant::now());
+    }
+
+    /// It is well.
+    pub fn good(&self, condition: Condition) {
+        self.inner().conditions.good(condition, Instant::now());
+    }
+
+    /// It failed, now, for this reason. Call it each time: what is news is found out here.
+    pub fn failing(&self, condition: Condition, reason: &str) {
+        let now = Instant::now();
+        self.inner().conditions.failing(condition, reason, now);
+    }
+
+    /// How something went.
+    pub fn outcome<T, E: std::fmt::Display>(&self, condition: Condition, result: &Result<T, E>) {
+        let now = Instant::now();
+        self.inner().conditions.outcome(condition, result, now);
+    }
+
+    /// A long piece of work is getting on.
+    pub fn progress(&self) {
+        self.inner().conditions.progress(Instant::now());
+    }
+
+    /// What is to be logged of conditions.
+    pub fn news(&self) -> Vec<News> {
+        self.inner().conditions.news(Instant::now())
     }
 
     /// A sync succeeded.
     pub fn synced(&self, report: &SyncReport) {
         let mut inner = self.inner();
         let now = Timestamp::now();
-        inner.queued = None;
+        inner.conditions.done(Instant::now());
         inner.last_sync = Some(now);
         inner.sizes = report.sizes;
         inner.generation = report.generation;
@@ -158,19 +195,9 @@ impl Shared {
     /// A sync failed; it is tried again.
     pub fn failed(&self, error: &str) {
         let mut inner = self.inner();
-        inner.queued.get_or_insert_with(Instant::now);
+        inner.conditions.attempt_failed(error, Instant::now());
         inner.last_failed = Some(json!({"time": Timestamp::now().to_string(), "error": error}));
         inner.metrics.failures.inc();
-    }
-
-    /// Which sources were read completely.
-    pub fn set_sources(&self, sources: impl IntoIterator<Item = (&'static str, bool)>) {
-        self.inner().sources = sources.into_iter().collect();
-    }
-
-    /// The first sync from complete sources is done.
-    pub fn set_ready(&self) {
-        self.inner().ready = true;
     }
 
     /// Whether load balancers should send new connections to this node.
@@ -213,26 +240,29 @@ impl Shared {
     pub(crate) fn health(&self) -> Health {
         let inner = self.inner();
         Health {
-            healthy: inner.queued.is_none_or(|since| since.elapsed() < STALE),
+            healthy: inner.conditions.is_healthy(Instant::now()),
             eligible: !inner.deleting && !inner.autoscaler_taint,
             last_updated: inner.last_sync,
         }
     }
 
     /// Ready or not, and what is or is not.
-    pub(crate) fn readiness(&self) -> (bool, Vec<(String, bool)>) {
+    pub(crate) fn readiness(&self) -> (bool, Vec<Row>) {
         let inner = self.inner();
-        let sources = inner.sources.iter();
-        let mut checks: Vec<(String, bool)> = sources
-            .map(|(name, ok)| (format!("source {name}"), *ok))
-            .collect();
-        checks.push(("first sync".to_owned(), inner.ready));
-        (checks.iter().all(|(_, ok)| *ok), checks)
+        let now = Instant::now();
+        let rows = inner.conditions.rows(now).collect();
+        (inner.conditions.is_ready(now), rows)
     }
 
     /// All metrics. May wait for the kernel, without keeping the agent from its work.
     pub(crate) fn metrics(&self) -> String {
-        let mut text = self.inner().metrics.render();
+        let mut text = {
+            let inner = self.inner();
+            for row in inner.conditions.rows(Instant::now()) {
+                inner.metrics.condition(&row);
+            }
+            inner.metrics.render()
+        };
         if let Some(source) = &self.connections {
             text.push_str(&source.text());
         }
@@ -242,8 +272,15 @@ impl Shared {
     pub(crate) fn state(&self) -> Value {
         let inner = self.inner();
         let (services, endpoints, elements) = inner.sizes;
+        let (now, time) = (Instant::now(), Timestamp::now());
+        let conditions: Vec<Value> = inner
+            .conditions
+            .rows(now)
+            .map(|r| shown(&r, time))
+            .collect();
         json!({
-            "ready": inner.ready,
+            "ready": inner.conditions.is_ready(now),
+            "conditions": conditions,
             "generation": inner.generation,
             "services": services,
             "endpoints": endpoints,
@@ -253,4 +290,21 @@ impl Shared {
             "lastDrift": inner.last_drift,
         })
     }
+}
+
+/// A condition in `/state`.
+fn shown(row: &Row, now: Timestamp) -> Value {
+    let since = now.checked_sub(row.age).unwrap_or(now);
+    json!({
+        "type": row.condition.to_string(),
+        "status": match row.status {
+            Status::Unknown => "Unknown",
+            Status::Good => "True",
+            Status::Failing => "False",
+        },
+        "since": since.to_string(),
+        "reason": row.reason,
+        "failures": row.failures,
+        "blocksReady": row.blocks,
+    })
 }

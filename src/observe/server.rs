@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::{Shared, health_ports};
+use super::{Row, Shared, Status, health_ports};
 
 /// Between two attempts to bind.
 const RETRY: Duration = Duration::from_secs(5);
@@ -136,17 +136,33 @@ struct Verbose {
 }
 
 async fn readyz(State(shared): State<Arc<Shared>>, Query(query): Query<Verbose>) -> Response {
-    let (ready, checks) = shared.readiness();
+    let (ready, rows) = shared.readiness();
     let mut body = String::new();
     if query.verbose.is_some() || !ready {
-        for (name, ok) in checks {
-            let sign = if ok { "[+]" } else { "[-]" };
-            let word = if ok { "ok" } else { "not yet" };
-            body.push_str(&format!("{sign}{name} {word}\n"));
-        }
+        rows.iter().for_each(|row| body.push_str(&line(row)));
     }
     body.push_str(if ready { "ok\n" } else { "not ready\n" });
     (status(ready), body).into_response()
+}
+
+/// `[+]` well, `[-]` not, and that is why the node is not ready; `[!]` not, which is only told
+/// or not yet so old.
+fn line(row: &Row) -> String {
+    let sign = match (row.status, row.blocks) {
+        (Status::Good, _) => "[+]",
+        (_, true) => "[-]",
+        (_, false) => "[!]",
+    };
+    let words = match row.status {
+        Status::Good => "ok".to_owned(),
+        Status::Unknown => "not yet".to_owned(),
+        Status::Failing => format!("failing for {} s", row.age.as_secs()),
+    };
+    let reason = match row.reason.as_str() {
+        "" => String::new(),
+        reason => format!(": {reason}"),
+    };
+    format!("{sign}{} {words}{reason}\n", row.condition)
 }
 
 async fn state(State(shared): State<Arc<Shared>>) -> Response {

@@ -7,6 +7,7 @@ mod endpoints;
 mod host_ports;
 mod node;
 mod service;
+mod serving;
 mod standalone;
 mod types;
 mod validate;
@@ -22,6 +23,7 @@ use crate::problem::Problem;
 pub use endpoints::{Standing, Viewpoint, standings, without_port};
 pub use node::NodeContext;
 pub use service::{ServicePlan, plan_service};
+pub use serving::{Serving, is_kept, serving, serving_of};
 pub use types::{
     Endpoint, EndpointList, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey,
     ListKey, NodePlan, Route, ServicePortKey, Shape, Target, View, WeightedEndpoints,

@@ -124,8 +124,13 @@ fn host_port(pod: &str) -> NodePlan {
 
 /// The stale flows as `destination:port -> endpoint`.
 fn after(previous: &NodePlan, desired: &NodePlan, serving: &Serving) -> Vec<String> {
+    change((previous, &Serving::new()), (desired, serving))
+}
+
+/// The same, with the endpoints that served before and those that do now.
+fn change(before: (&NodePlan, &Serving), after: (&NodePlan, &Serving)) -> Vec<String> {
     let local_addresses = BTreeSet::from([ip("127.0.0.1"), ip(NODE)]);
-    let context = Context {
+    let context = |serving| Context {
         local_addresses: &local_addresses,
         serving,
     };
@@ -134,7 +139,8 @@ fn after(previous: &NodePlan, desired: &NodePlan, serving: &Serving) -> Vec<Stri
         let port = flow.reply_sport.unwrap();
         format!("{dst}:{} -> {src}:{port}", flow.original_dport)
     };
-    stale_after(previous, desired, &context)
+    let (then, now) = (context(before.1), context(after.1));
+    stale_after((before.0, &then), (after.0, &now))
         .iter()
         .map(text)
         .collect()
@@ -226,6 +232,30 @@ fn flows_to_an_endpoint_that_still_serves_stay() {
         4,
         "a deleted service has no front door: {deleted:?}"
     );
+}
+
+#[test]
+fn flows_to_an_endpoint_that_left_the_lists_before_it_stopped_serving_are_stale_then() {
+    let serving = |endpoints: &[&str]| {
+        let endpoints = endpoints.iter().map(|text| endpoint(text)).collect();
+        Serving::from([(owner(Protocol::Sctp), endpoints)])
+    };
+    let plan = dns(Protocol::Sctp, &BOTH[1..]);
+    let (both, one) = (serving(&BOTH), serving(&BOTH[1..]));
+    assert!(change((&plan, &both), (&plan, &both)).is_empty());
+    assert_eq!(
+        change((&plan, &both), (&plan, &one)),
+        [
+            "10.96.0.10:53 -> 10.1.0.5:5353",
+            "192.0.2.1:30053 -> 10.1.0.5:5353"
+        ]
+    );
+    // The service goes while an endpoint that left the lists still serves.
+    let deleted = change((&plan, &both), (&empty(), &Serving::new()));
+    assert_eq!(deleted.len(), 4, "{deleted:?}");
+    // An endpoint of the other family is behind no door of this one.
+    let other = serving(&["[2001:db8::1]:53"]);
+    assert!(change((&plan, &other), (&plan, &one)).is_empty());
 }
 
 #[test]

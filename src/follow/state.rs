@@ -1,0 +1,68 @@
+//! The agent's saved state: installed until the API answers, written when things are quiet.
+
+use std::time::Instant;
+
+use super::{Agent, Saved, Sources};
+use crate::observe::Condition;
+
+impl Agent<'_> {
+    pub(super) fn open_state(&mut self) {
+        let Some(folder) = &self.options.state_dir else {
+            return;
+        };
+        match Saved::in_folder(folder) {
+            Ok(saved) => {
+                if matches!(self.sources, Sources::Api(_)) {
+                    self.boot(&saved);
+                }
+                self.saved = Some(saved);
+                self.agenda.saving.outcome(true, Instant::now());
+                self.observed.good(Condition::State);
+            }
+            Err(error) => {
+                self.agenda.saving.outcome(false, Instant::now());
+                let reason = format!("no state is kept: {error}");
+                self.observed.failing(Condition::State, &reason);
+            }
+        }
+    }
+
+    /// Installs the last good state until the API answers.
+    fn boot(&mut self, saved: &Saved) {
+        let cluster = match saved.read() {
+            Ok(Some(cluster)) => cluster,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "the saved state cannot be used");
+                return;
+            }
+        };
+        self.engine.replace(cluster);
+        self.install_saved();
+    }
+
+    /// The saved state into the kernel; tried again until the API's takes its place.
+    pub(super) fn install_saved(&mut self) {
+        if self.try_flush("saved-state") {
+            self.agenda.booted();
+        }
+    }
+
+    pub(super) fn save_if_due(&mut self, ends: bool) {
+        if self.saved.is_none() && self.agenda.saving.is_due(Instant::now()) {
+            self.open_state();
+        }
+        let (Some(saved), true) = (&self.saved, self.ready) else {
+            return;
+        };
+        if !self.agenda.must_save(ends, Instant::now()) {
+            return;
+        }
+        let result = saved.write(self.engine.cluster());
+        self.agenda.saved(result.is_ok(), Instant::now());
+        self.observed.outcome(Condition::State, &result);
+        if let Ok(bytes) = result {
+            tracing::debug!(bytes, "state saved");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! What is tidied up after a commit: tracked flows and remembered clients of endpoints that
+//! are gone. None of it is the commit: rules that are in force stay so whatever fails here.
+//! What failed is owed, and tried again later from what the kernel holds by then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::apply::{Gone, drop_stale_flows, forget_clients, gone_clients};
+use crate::cluster::Family;
+use crate::diff::Delta;
+use crate::engine::{Engine, Step};
+use crate::host::conntrack::{Conntrack, StaleFlow};
+use crate::host::conntrack_plan::{self, Context, DoorKey};
+use crate::netlink::{NetlinkError, Nfnetlink};
+use crate::plan::{NodePlan, plan, serving_of};
+
+/// How one piece of tidying up went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tidied {
+    /// What was removed.
+    pub removed: usize,
+    /// `None` if there was nothing to do; otherwise whether anything is owed now, and why.
+    pub owed: Option<Result<(), String>>,
+}
+
+/// What is owed, and what is needed to do it.
+#[derive(Debug, Default)]
+pub(super) struct Tidy {
+    flows: OwedFlows,
+    /// Handles of endpoints that are gone, whose clients are still remembered.
+    clients: Gone,
+}
+
+#[derive(Debug, Default)]
+struct OwedFlows {
+    table: Option<Conntrack>,
+    owed: bool,
+    /// Doors that were closed or changed since flows were last tidied.
+    doors: BTreeSet<DoorKey>,
+}
+
+impl OwedFlows {
+    /// Opens the table if need be; one that failed is opened anew the next time.
+    fn with_table<T, E: std::fmt::Display>(
+        &mut self,
+        work: impl FnOnce(&mut Conntrack) -> Result<T, E>,
+    ) -> Result<T, String> {
+        let table = match self.table.take() {
+            Some(table) => self.table.insert(table),
+            None => self
+                .table
+                .insert(Conntrack::open().map_err(|e| e.to_string())?),
+        };
+        let result = work(table).map_err(|e| e.to_string());
+        if result.is_err() {
+            self.table = None;
+        }
+        result
+    }
+
+    /// Takes note of how an attempt went that was about `doors`, or about everything.
+    fn note(
+        &mut self,
+        result: Result<usize, String>,
+        doors: BTreeSet<DoorKey>,
+        all: bool,
+    ) -> Tidied {
+        match result {
+            Ok(removed) => {
+                if all {
+                    self.owed = false;
+                    self.doors.clear();
+                }
+                Tidied {
+                    removed,
+                    // What is owed from before is still owed, and was told.
+                    owed: (!self.owed).then_some(Ok(())),
+                }
+            }
+            Err(error) => {
+                self.owed = true;
+                self.doors.extend(doors);
+                Tidied {
+                    removed: 0,
+                    owed: Some(Err(error)),
+                }
+            }
+        }
+    }
+}
+
+impl Tidy {
+    /// True if anything is.
+    pub(super) fn is_owed(&self) -> bool {
+        self.flows.owed || !self.clients.is_empty()
+    }
+
+    /// Flows after an increment. O(what it changed).
+    pub(super) fn flows_after(
+        &mut self,
+        engine: &Engine,
+        step: &Step,
+        local_addresses: &BTreeSet<IpAddr>,
+    ) -> Tidied {
+        let stale = stale_after(engine, step, local_addresses);
+        if stale.is_empty() {
+            return Tidied::default();
+        }
+        let result = self.flows.with_table(|table| table.delete(&stale));
+        let doors = stale.iter().filter_map(door).collect();
+        self.flows
+            .note(result.map(|deleted| deleted.entries), doors, false)
+    }
+
+    /// Flows after `plan` was compared with the kernel whole, and `committed` put it right.
+    /// O(tracked flows).
+    pub(super) fn flows_in(
+        &mut self,
+        engine: &Engine,
+        plan: &NodePlan,
+        committed: &Delta,
+        local_addresses: &BTreeSet<IpAddr>,
+    ) -> Tidied {
+        let mut doors = conntrack_plan::closed(committed, local_addresses);
+        doors.extend(&self.flows.doors);
+        let cluster = engine.cluster();
+        let result = self
+            .flows
+            .with_table(|table| drop_stale_flows(table, &doors, plan, cluster, local_addresses));
+        self.flows.note(result, doors, true)
+    }
+
+    /// Flows that are owed. O(cluster): the plan they are held against is made anew.
+    pub(super) fn owed_flows(
+        &mut self,
+        engine: &Engine,
+        local_addresses: &BTreeSet<IpAddr>,
+    ) -> Tidied {
+        if !self.flows.owed {
+            return Tidied::default();
+        }
+        let (plan, _) = plan(engine.cluster(), engine.config(), engine.node());
+        self.flows_in(engine, &plan, &Delta::default(), local_addresses)
+    }
+
+    /// Clients of the endpoints that `committed` removed, and of those that are owed. Also
+    /// how many commits it took.
+    pub(super) fn clients(
+        &mut self,
+        kernel: &mut Nfnetlink,
+        committed: &Delta,
+        engine: &Engine,
+    ) -> (Tidied, u32) {
+        for (family, handles) in gone_clients(committed, engine.ruleset()) {
+            self.clients.entry(family).or_default().extend(handles);
+        }
+        if self.clients.is_empty() {
+            return (Tidied::default(), 0);
+        }
+        let mut commits = 0;
+        let mut removed = 0;
+        let mut error: Option<NetlinkError> = None;
+        let mut owed: BTreeMap<Family, _> = BTreeMap::new();
+        for (family, handles) in std::mem::take(&mut self.clients) {
+            match forget_clients(kernel, family, &handles, engine.ruleset()) {
+                Ok(forgotten) => {
+                    removed += forgotten.clients;
+                    commits += u32::from(forgotten.committed);
+                }
+                Err(failed) => {
+                    owed.insert(family, handles);
+                    error = Some(failed);
+                }
+            }
+        }
+        self.clients = owed;
+        let owed = Some(error.map_or(Ok(()), |error| Err(error.to_string())));
+        (Tidied { removed, owed }, commits)
+    }
+}
+
+fn stale_after(engine: &Engine, step: &Step, local_addresses: &BTreeSet<IpAddr>) -> Vec<StaleFlow> {
+    let serving = serving_of(engine.cluster(), &step.services);
+    let context = |serving| Context {
+        local_addresses,
+        serving,
+    };
+    conntrack_plan::stale_after(
+        (&step.before, &context(&step.served)),
+        (&step.after, &context(&serving)),
+    )
+}
+
+fn door(flow: &StaleFlow) -> Option<DoorKey> {
+    Some((flow.original_dst?, flow.protocol, flow.original_dport))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Protocol;
+
+    fn doors(last: u8) -> BTreeSet<DoorKey> {
+        [([10, 0, 0, last].into(), Protocol::Udp, 53)].into()
+    }
+
+    #[test]
+    fn flows_that_could_not_be_removed_are_owed_until_all_are_looked_at() {
+        let mut flows = OwedFlows::default();
+        let failed = flows.note(Err("no conntrack".into()), doors(1), false);
+        assert_eq!(failed.owed, Some(Err("no conntrack".into())));
+        let other = flows.note(Ok(3), doors(2), false);
+        assert_eq!((other.removed, other.owed), (3, None), "the first is owed");
+        let failed = flows.note(Err("still not".into()), doors(3), false);
+        assert!(failed.owed.is_some_and(|owed| owed.is_err()));
+        assert_eq!(flows.doors.len(), 2, "what could not be removed is known");
+        let all = flows.note(Ok(5), doors(1), true);
+        assert_eq!(all.owed, Some(Ok(())));
+        assert!(!flows.owed && flows.doors.is_empty());
+    }
+}
