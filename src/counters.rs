@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::cluster::Protocol;
-use crate::compile::layout::{Counted, counted};
+use crate::compile::value::{Class, value_of};
+use crate::compile::{Counted, SetId};
 use crate::compile::{endpoint_of, frontend_key_of};
 use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::netlink::{NetlinkError, Nfnetlink};
@@ -30,6 +31,8 @@ pub enum What {
     Frontend(FrontendKey),
     /// Connections to this frontend that were refused or dropped for want of endpoints.
     Refused(FrontendKey),
+    /// Connections of pods and this node to this frontend, which has a local policy.
+    Internal(FrontendKey),
     /// Connections that this endpoint was chosen for.
     Endpoint(Endpoint),
 }
@@ -51,15 +54,20 @@ pub struct Subject {
 impl Subject {
     /// Whom an element of `set` counts for; `None` if it counts nothing.
     fn of(family: Family, set: &Set, key: &Value, element: &Element) -> Option<Self> {
-        let kind = counted(&set.name)?;
-        let (protocol, what) = match kind {
+        let (protocol, what) = match SetId::named(&set.name)?.counted()? {
             Counted::Frontends => {
                 let at = frontend_key_of(set, key)?;
-                (at.protocol(), What::Frontend(at))
+                let served = Class::of(value_of(element)?)?.has_list();
+                let what = if served {
+                    What::Frontend(at)
+                } else {
+                    What::Refused(at)
+                };
+                (at.protocol(), what)
             }
-            Counted::Refusals => {
+            Counted::Internal => {
                 let at = frontend_key_of(set, key)?;
-                (at.protocol(), What::Refused(at))
+                (at.protocol(), What::Internal(at))
             }
             Counted::Endpoints => (
                 key.fields(&set.key)?.iter().find_map(protocol)?,
@@ -101,6 +109,31 @@ impl Counts {
         }
     }
 
+    /// A frontend without local endpoints drops what comes from outside, and serves the rest:
+    /// its element counts both.
+    fn settle(self) -> Self {
+        let is_internal = |subject: &Subject| matches!(subject.what, What::Internal(_));
+        let (internal, mut counts): (BTreeMap<_, _>, BTreeMap<_, _>) = self
+            .0
+            .into_iter()
+            .partition(|(subject, _)| is_internal(subject));
+        for (subject, served) in internal {
+            let What::Internal(at) = subject.what else {
+                continue;
+            };
+            let with = |what| Subject {
+                what,
+                ..subject.clone()
+            };
+            if let Some(refused) = counts.get_mut(&with(What::Refused(at))) {
+                let served = served.min(*refused);
+                *refused -= served;
+                *counts.entry(with(What::Frontend(at))).or_default() += served;
+            }
+        }
+        Self(counts)
+    }
+
     /// Connections of one subject; 0 if nothing counts it.
     #[must_use]
     pub fn of(&self, family: Family, port: &Arc<str>, protocol: Protocol, what: What) -> u64 {
@@ -132,7 +165,7 @@ impl Counts {
                 Err(NetlinkError::Interrupted) => {}
                 // A neighbour that commits all the time to its own tables disturbs nothing.
                 Ok((any, undisturbed)) if undisturbed || tries == TRIES => {
-                    return Ok(any.then_some(counts));
+                    return Ok(any.then(|| counts.settle()));
                 }
                 Ok(_) => {}
                 Err(error) => return Err(error),
@@ -201,12 +234,11 @@ fn hand_over(table: &mut TableDelta, mut counts: HashMap<Subject, Count>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::compile::layout::names;
     use crate::ruleset::{DataType, Datum, ElementData};
 
     fn set() -> Set {
         Set::exact(
-            names::ENDPOINTS,
+            SetId::Endpoints.fixed_name(),
             &[DataType::ClassId, DataType::InetProto, DataType::Slot],
         )
         .mapping(&[DataType::Ipv4Addr, DataType::InetService])
@@ -237,7 +269,7 @@ mod tests {
     fn an_element_of_another_set_counts_for_nobody() {
         let (key, element) = slot(0, 1);
         let mut other = set();
-        other.name = names::STICKY_GROUPS.to_owned();
+        other.name = SetId::AffinityGroups.fixed_name().to_owned();
         assert_eq!(Subject::of(Family::Ip, &other, &key, &element), None);
     }
 
@@ -245,12 +277,15 @@ mod tests {
     fn counts_go_to_one_element_of_the_same_endpoint_and_to_nobody_else() {
         let (gone, last, heir) = (slot(0, 1), slot(1, 2), slot(0, 2));
         let mut table = TableDelta::empty(Family::Ip);
-        table.sets.insert(names::ENDPOINTS.to_owned(), {
-            let mut set = set();
-            set.counted = true;
-            set
-        });
-        let list = |elements| Operation::AddElements(names::ENDPOINTS.to_owned(), elements);
+        table
+            .sets
+            .insert(SetId::Endpoints.fixed_name().to_owned(), {
+                let mut set = set();
+                set.counted = true;
+                set
+            });
+        let list =
+            |elements| Operation::AddElements(SetId::Endpoints.fixed_name().to_owned(), elements);
         table.operations.push(list(vec![heir.clone(), slot(3, 2)]));
         let subject =
             |(key, element): &(Value, Element)| Subject::of(Family::Ip, &set(), key, element);
@@ -258,7 +293,7 @@ mod tests {
         let found = [(subject(&gone), count(5)), (subject(&last), count(7))];
         let found = found.into_iter().map(|(s, c)| (s.unwrap(), c)).collect();
         hand_over(&mut table, found);
-        let carried = &table.carried[names::ENDPOINTS];
+        let carried = &table.carried[SetId::Endpoints.fixed_name()];
         assert_eq!(carried.len(), 1);
         assert_eq!(carried[&heir.0], count(7));
     }

@@ -216,7 +216,7 @@ fn odd_text_in_port_names_does_not_break_the_ruleset() {
     let text = String::from_utf8(output.stdout).unwrap();
     in_namespace(|| {
         support::run("nft", &["-f", "-"], &text);
-        let listed = support::run("nft", &["list", "set", "ip", "svcnat", "no-endpoints"], "");
+        let listed = support::run("nft", &["list", "map", "ip", "svcnat", "service-ips"], "");
         assert!(listed.contains("default/a:a?}?; drop"), "{listed}");
     });
 }

@@ -183,8 +183,8 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
                 "cluster-ips { 10.254.0.11 comment \"other\" }",
             ),
             (
-                "service-ranges { 10.254.0.0/24 }",
-                "service-ranges { 10.254.1.0/24 }",
+                "service-cidrs { 10.254.0.0/24 }",
+                "service-cidrs { 10.254.1.0/24 }",
             ),
         ] {
             let undo = run("nft", &["-s", "list", "ruleset"], "");

@@ -131,7 +131,7 @@ fn service(ip: &str) -> String {
 
 fn frontends() -> String {
     let output = Command::new("nft")
-        .args(["list", "map", "ip", "svcnat", "frontends"])
+        .args(["list", "map", "ip", "svcnat", "service-ips"])
         .output()
         .unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()

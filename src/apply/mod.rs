@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::cluster::{Cluster, Family, Protocol};
-use crate::compile::layout::names;
+use crate::compile::SetId;
 use crate::counters;
 use crate::diff::{Delta, Operation, TableDelta, diff};
 use crate::host::HostError;
@@ -200,7 +200,7 @@ pub fn forget_clients(
     desired: &Ruleset,
 ) -> Result<Forgotten, NetlinkError> {
     let table = desired.tables.get(&family);
-    let Some(set) = table.and_then(|t| t.sets.get(names::AFFINITY)) else {
+    let Some(set) = table.and_then(|t| t.sets.get(SetId::AffinityClients.fixed_name())) else {
         return Ok(Forgotten::default());
     };
     let found = kernel.elements(family, set.clone())?;
@@ -239,13 +239,15 @@ pub fn forget_clients(
 /// Handles that the delta deletes and that nothing has now.
 fn gone_handles(table: &TableDelta, desired: &Ruleset) -> Vec<ElementData> {
     let deleted = table.operations.iter().filter_map(|o| match o {
-        Operation::DeleteElements(set, elements) if set == names::STICKY_HANDLES => Some(elements),
+        Operation::DeleteElements(set, elements) if set == SetId::AffinityHandles.fixed_name() => {
+            Some(elements)
+        }
         _ => None,
     });
     let now = desired
         .tables
         .get(&table.family)
-        .and_then(|t| t.sets.get(names::STICKY_HANDLES));
+        .and_then(|t| t.sets.get(SetId::AffinityHandles.fixed_name()));
     deleted
         .flatten()
         .filter(|(key, element)| {

@@ -99,6 +99,7 @@ fn read_connections() -> Result<Option<Vec<Connections>>, String> {
                 counted: match subject.what {
                     What::Frontend(at) => Counted::Frontend(at.to_string()),
                     What::Refused(at) => Counted::Refused(at.to_string()),
+                    What::Internal(at) => Counted::Frontend(at.to_string()),
                     What::Endpoint(at) => Counted::Endpoint(at.to_string()),
                 },
                 connections,

@@ -5,7 +5,7 @@
 //! free one, so that shares are equal to within one slot per turn and a lost endpoint
 //! moves few slots of the others. A weight of w is w claims a turn.
 
-use super::allocate::hash;
+use super::numbers::hash;
 use crate::plan::{Endpoint, WeightedEndpoints};
 
 /// The endpoint of each of `slots` slots (a prime). Depends on nothing but its arguments:

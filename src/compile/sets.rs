@@ -1,74 +1,271 @@
-//! The sets and maps of a table, empty but for the class dispatch.
+//! The sets and maps of a table: what each is called, what its keys and data are, what its
+//! elements count.
 
-use super::layout::{Class, counted, names};
-use super::skeleton::{Outline, client_type};
-use crate::ruleset::{DataType, Element, ElementData, Set, Value};
+use std::borrow::Cow;
+
+use crate::ruleset::{DataType, Family, Set};
 
 use DataType::{ClassId, InetProto, InetService, Slot};
 
 /// Affinity memory per family: clients times services. The kernel evicts nothing; when the
 /// map is full, new clients are balanced without memory until old ones expire.
 const AFFINITY_SIZE: u32 = 1 << 20;
-/// Default life of an affinity entry: the API's default for `timeoutSeconds`.
+/// Life of an affinity entry that no rule gives one: the API's default for `timeoutSeconds`.
 const DEFAULT_TIMEOUT: u32 = 10_800;
 
-/// All sets, whatever services there are; besides one per affinity timeout in use.
-pub fn sets(outline: &Outline<'_>) -> Vec<Set> {
-    let addr = DataType::addr(outline.family);
-    let frontend = [addr, InetProto, InetService];
-    let port = [InetProto, InetService];
-    let endpoint = [addr, InetService];
-    let mut classes = Set::exact(names::CLASSES, &[ClassId]).verdicts();
-    for class in Class::all() {
-        classes.elements.insert(
-            Value::new().u32(class.bits()),
-            Element::new(ElementData::Goto(class.chain().into())),
-        );
-    }
-    let mut sets = vec![
-        classes,
-        Set::exact(names::FRONTENDS, &frontend).mapping(&[ClassId]),
-        Set::exact(names::NODE_PORTS, &port).mapping(&[ClassId]),
-        Set::exact(names::INSIDE_FRONTENDS, &frontend).mapping(&[ClassId]),
-        Set::exact(names::INSIDE_NODE_PORTS, &port).mapping(&[ClassId]),
-        Set::exact(names::NODE_PORT_ADDRESSES, &[addr]).interval(),
-        Set::exact(names::ENDPOINTS, &[ClassId, InetProto, Slot]).mapping(&endpoint),
-        Set::exact(names::LARGE_ENDPOINTS, &[ClassId, InetProto, Slot]).mapping(&endpoint),
-        Set::exact(names::HOST_PORTS, &port).mapping(&endpoint),
-        Set::exact(names::HOST_PORT_ADDRESSES, &frontend).mapping(&endpoint),
-        Set::exact(names::HAIRPINS, &[addr, addr]),
-        Set::exact(names::NO_ENDPOINTS, &frontend),
-        Set::exact(names::NO_ENDPOINT_PORTS, &port),
-        Set::exact(names::NO_LOCAL_ENDPOINTS, &frontend),
-        Set::exact(names::NO_LOCAL_ENDPOINT_PORTS, &port),
-        Set::exact(names::CLUSTER_IPS, &[addr]),
-        Set::exact(names::SERVICE_RANGES, &[addr]).interval(),
-        Set::exact(names::GUARDED, &frontend),
-        Set::exact(names::SOURCE_RANGES, &[addr, InetProto, InetService, addr]).interval(),
-        Set::exact(names::NON_MASQUERADE, &[addr]).interval(),
-        Set::exact(names::AFFINITY, &[ClassId, client_type(outline.family)])
-            .mapping(&[ClassId])
-            .dynamic(AFFINITY_SIZE, DEFAULT_TIMEOUT),
-        Set::exact(names::STICKY_GROUPS, &[ClassId]).mapping(&[ClassId]),
-        Set::exact(names::STICKY_LISTS, &[ClassId]).mapping(&[ClassId]),
-        Set::exact(names::STICKY_LOCAL_LISTS, &[ClassId]).mapping(&[ClassId]),
-        Set::exact(names::STICKY_ENDPOINTS, &[ClassId, InetProto]).mapping(&endpoint),
-        Set::exact(names::STICKY_LOCAL_ENDPOINTS, &[ClassId, InetProto]).mapping(&endpoint),
-        Set::exact(names::STICKY_FRONTENDS, &frontend).mapping(&[ClassId]),
-        Set::exact(names::STICKY_NODE_PORTS, &port).mapping(&[ClassId]),
-        Set::exact(names::STICKY_PROTOCOLS, &[InetProto]),
-        Set::exact(names::STICKY_HANDLES, &[ClassId, addr, InetService]).mapping(&[ClassId]),
+/// A set or map of a table. The order is that of their names, so that `nft list sets` reads
+/// as an index by feature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SetId {
+    /// Group and client → handle; filled by packets.
+    AffinityClients,
+    /// Handle and protocol → endpoint of the cluster list.
+    AffinityEndpoints,
+    /// List number → group.
+    AffinityGroups,
+    /// Group and answering endpoint → handle.
+    AffinityHandles,
+    /// Group → value of the cluster list.
+    AffinityLists,
+    /// Handle and protocol → endpoint of the local list.
+    AffinityLocalEndpoints,
+    /// Group → value of the local list.
+    AffinityLocalLists,
+    /// Frontend as the client asked for it → group.
+    AffinityServiceIps,
+    /// Node port as the client asked for it → group.
+    AffinityServiceNodeports,
+    /// Groups remembered for this many seconds.
+    AffinityTimeout(u32),
+    /// ClusterIPs in use.
+    ClusterIps,
+    /// List number, protocol and slot → endpoint.
+    Endpoints,
+    /// The same for lists of a large class. A map of its own because the kernel checks every
+    /// new element against every rule that uses its map, and redrawing takes many rules.
+    EndpointsLarge,
+    /// Frontend and source that may pass.
+    FirewallAllowed,
+    /// Frontends with source ranges.
+    FirewallIps,
+    /// Pod to itself through a frontend.
+    HairpinIps,
+    /// Host address, protocol and host port → pod.
+    HostPortIps,
+    /// Protocol and host port → pod.
+    HostPorts,
+    /// Like `service-ips`, for pods and this node at frontends with a local policy.
+    InternalServiceIps,
+    /// Like `service-nodeports`, for pods and this node.
+    InternalServiceNodeports,
+    /// Addresses of this node that accept node ports.
+    NodeportIps,
+    /// Destinations to which this node's pods keep their address.
+    NonMasquerade,
+    /// Service ranges.
+    ServiceCidrs,
+    /// Address, protocol and port → value.
+    ServiceIps,
+    /// Protocol and port on the node's own addresses → value.
+    ServiceNodeports,
+}
+
+/// What the counters of a set's elements count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Connections to a frontend. A frontend counts those too that its source ranges drop.
+    Frontends,
+    /// Those of pods and this node at a frontend with a local policy.
+    Internal,
+    /// Connections to an endpoint.
+    Endpoints,
+}
+
+impl SetId {
+    /// All but those of affinity timeouts, in order.
+    pub const FIXED: [Self; 24] = [
+        Self::AffinityClients,
+        Self::AffinityEndpoints,
+        Self::AffinityGroups,
+        Self::AffinityHandles,
+        Self::AffinityLists,
+        Self::AffinityLocalEndpoints,
+        Self::AffinityLocalLists,
+        Self::AffinityServiceIps,
+        Self::AffinityServiceNodeports,
+        Self::ClusterIps,
+        Self::Endpoints,
+        Self::EndpointsLarge,
+        Self::FirewallAllowed,
+        Self::FirewallIps,
+        Self::HairpinIps,
+        Self::HostPortIps,
+        Self::HostPorts,
+        Self::InternalServiceIps,
+        Self::InternalServiceNodeports,
+        Self::NodeportIps,
+        Self::NonMasquerade,
+        Self::ServiceCidrs,
+        Self::ServiceIps,
+        Self::ServiceNodeports,
     ];
-    if outline.shape.counters {
-        for set in &mut sets {
-            set.counted = counted(&set.name).is_some();
+
+    /// Its name, as `nft list` shows it: kube-proxy's where the set is the same.
+    #[must_use]
+    pub fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::AffinityTimeout(seconds) => format!("affinity-timeout-{seconds}").into(),
+            fixed => fixed.fixed_name().into(),
         }
     }
-    sets.extend(
-        outline
-            .timeouts
-            .iter()
-            .map(|t| Set::exact(&names::sticky_timeout(*t), &[ClassId])),
-    );
-    sets
+
+    /// Its name; that of the kind for the sets of affinity timeouts.
+    #[must_use]
+    pub const fn fixed_name(self) -> &'static str {
+        match self {
+            Self::AffinityClients => "affinity-clients",
+            Self::AffinityEndpoints => "affinity-endpoints",
+            Self::AffinityGroups => "affinity-groups",
+            Self::AffinityHandles => "affinity-handles",
+            Self::AffinityLists => "affinity-lists",
+            Self::AffinityLocalEndpoints => "affinity-local-endpoints",
+            Self::AffinityLocalLists => "affinity-local-lists",
+            Self::AffinityServiceIps => "affinity-service-ips",
+            Self::AffinityServiceNodeports => "affinity-service-nodeports",
+            Self::AffinityTimeout(_) => "affinity-timeout",
+            Self::ClusterIps => "cluster-ips",
+            Self::Endpoints => "endpoints",
+            Self::EndpointsLarge => "endpoints-large",
+            Self::FirewallAllowed => "firewall-allowed",
+            Self::FirewallIps => "firewall-ips",
+            Self::HairpinIps => "hairpin-ips",
+            Self::HostPortIps => "host-port-ips",
+            Self::HostPorts => "host-ports",
+            Self::InternalServiceIps => "internal-service-ips",
+            Self::InternalServiceNodeports => "internal-service-nodeports",
+            Self::NodeportIps => "nodeport-ips",
+            Self::NonMasquerade => "non-masquerade",
+            Self::ServiceCidrs => "service-cidrs",
+            Self::ServiceIps => "service-ips",
+            Self::ServiceNodeports => "service-nodeports",
+        }
+    }
+
+    /// The set of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let fixed = Self::FIXED.into_iter().find(|id| id.fixed_name() == name);
+        fixed.or_else(|| {
+            let seconds = name.strip_prefix("affinity-timeout-")?;
+            seconds.parse().ok().map(Self::AffinityTimeout)
+        })
+    }
+
+    /// Its declaration, without elements. `counters`: count connections where a new
+    /// connection's first packet meets an element exactly once.
+    #[must_use]
+    pub fn declaration(self, family: Family, counters: bool) -> Set {
+        let addr = DataType::addr(family);
+        let frontend = [addr, InetProto, InetService];
+        let port = [InetProto, InetService];
+        let endpoint = [addr, InetService];
+        let set = |key: &[DataType]| Set::exact(&self.name(), key);
+        let mut declared = match self {
+            Self::AffinityClients => set(&[ClassId, client_type(family)])
+                .mapping(&[ClassId])
+                .dynamic(AFFINITY_SIZE, DEFAULT_TIMEOUT),
+            Self::AffinityEndpoints | Self::AffinityLocalEndpoints => {
+                set(&[ClassId, InetProto]).mapping(&endpoint)
+            }
+            Self::AffinityGroups | Self::AffinityLists | Self::AffinityLocalLists => {
+                set(&[ClassId]).mapping(&[ClassId])
+            }
+            Self::AffinityHandles => set(&[ClassId, addr, InetService]).mapping(&[ClassId]),
+            Self::AffinityTimeout(_) => set(&[ClassId]),
+            Self::ServiceIps | Self::InternalServiceIps | Self::AffinityServiceIps => {
+                set(&frontend).mapping(&[ClassId])
+            }
+            Self::ServiceNodeports
+            | Self::InternalServiceNodeports
+            | Self::AffinityServiceNodeports => set(&port).mapping(&[ClassId]),
+            Self::Endpoints | Self::EndpointsLarge => {
+                set(&[ClassId, InetProto, Slot]).mapping(&endpoint)
+            }
+            Self::HostPorts => set(&port).mapping(&endpoint),
+            Self::HostPortIps => set(&frontend).mapping(&endpoint),
+            Self::ClusterIps => set(&[addr]),
+            Self::HairpinIps => set(&[addr, addr]),
+            Self::FirewallIps => set(&frontend),
+            Self::FirewallAllowed => set(&[addr, InetProto, InetService, addr]).interval(),
+            Self::NodeportIps | Self::NonMasquerade | Self::ServiceCidrs => set(&[addr]).interval(),
+        };
+        declared.counted = counters && self.counted().is_some();
+        declared
+    }
+
+    /// What its elements count with `--service-counters`, if anything.
+    #[must_use]
+    pub const fn counted(self) -> Option<Counted> {
+        match self {
+            Self::ServiceIps | Self::ServiceNodeports => Some(Counted::Frontends),
+            Self::InternalServiceIps | Self::InternalServiceNodeports => Some(Counted::Internal),
+            Self::Endpoints
+            | Self::EndpointsLarge
+            | Self::AffinityEndpoints
+            | Self::AffinityLocalEndpoints => Some(Counted::Endpoints),
+            _ => None,
+        }
+    }
+
+    /// True if its data are frontend values.
+    #[must_use]
+    pub const fn holds_values(self) -> bool {
+        matches!(
+            self,
+            Self::ServiceIps
+                | Self::ServiceNodeports
+                | Self::InternalServiceIps
+                | Self::InternalServiceNodeports
+                | Self::AffinityLists
+                | Self::AffinityLocalLists
+        )
+    }
+}
+
+/// How a client is remembered: see [`super::affinity`].
+pub const fn client_type(family: Family) -> DataType {
+    match family {
+        Family::Ip => DataType::Ipv4Addr,
+        Family::Ip6 => DataType::Slot,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_sort_as_their_names_do_and_every_name_is_found_again() {
+        let names: Vec<Cow<'_, str>> = SetId::FIXED.iter().map(|id| id.name()).collect();
+        assert!(names.is_sorted());
+        assert!(SetId::FIXED.is_sorted());
+        for id in SetId::FIXED.into_iter().chain([SetId::AffinityTimeout(60)]) {
+            assert_eq!(SetId::named(&id.name()), Some(id));
+        }
+    }
+
+    #[test]
+    fn every_key_and_every_datum_fits() {
+        for (id, family) in SetId::FIXED
+            .into_iter()
+            .flat_map(|id| Family::ALL.map(|family| (id, family)))
+        {
+            let set = id.declaration(family, true);
+            let len = |fields: &[DataType]| fields.iter().map(|f| f.padded_len()).sum::<usize>();
+            assert!(len(&set.key) <= 40, "{id:?}");
+            if let crate::ruleset::SetData::Fields(data) = &set.data {
+                assert!(len(data) <= 20, "{id:?}");
+            }
+        }
+    }
 }

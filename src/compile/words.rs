@@ -1,8 +1,7 @@
 //! The statements and keys that the rules of the skeleton are put together from.
 
-use std::borrow::Cow;
-
-use super::layout::{GROUP_MASK, LIST_MASK};
+use super::sets::SetId;
+use super::value::{CLASS_MASK, Class, GROUP_MASK, LIST_MASK};
 use crate::ruleset::{Action, Match, Rule, Selector, Statement};
 
 use Selector::{Daddr, Dport, L4Proto};
@@ -11,36 +10,36 @@ pub(super) fn rule(statements: impl IntoIterator<Item = Statement>) -> Rule {
     Rule::new(statements)
 }
 
-pub(super) fn in_set(key: impl Into<Vec<Selector>>, set: &'static str) -> Statement {
+pub(super) fn in_set(key: impl Into<Vec<Selector>>, set: SetId) -> Statement {
     Match::InSet {
         key: key.into(),
-        set: Cow::Borrowed(set),
+        set: set.name(),
         negated: false,
     }
     .into()
 }
 
-pub(super) fn not_in_set(key: impl Into<Vec<Selector>>, set: &'static str) -> Statement {
+pub(super) fn not_in_set(key: impl Into<Vec<Selector>>, set: SetId) -> Statement {
     Match::InSet {
         key: key.into(),
-        set: Cow::Borrowed(set),
+        set: set.name(),
         negated: true,
     }
     .into()
 }
 
-pub(super) fn load(key: impl Into<Vec<Selector>>, map: &'static str) -> Statement {
+pub(super) fn load(key: impl Into<Vec<Selector>>, map: SetId) -> Statement {
     Action::LoadPriority {
         key: key.into(),
-        map,
+        map: map.fixed_name(),
     }
     .into()
 }
 
-pub(super) fn dnat(key: impl Into<Vec<Selector>>, map: &'static str) -> Statement {
+pub(super) fn dnat(key: impl Into<Vec<Selector>>, map: SetId) -> Statement {
     Action::Dnat {
         key: key.into(),
-        map,
+        map: map.fixed_name(),
     }
     .into()
 }
@@ -60,6 +59,11 @@ pub(super) fn priority_is(mask: u32, value: u32) -> Statement {
         negated: false,
     }
     .into()
+}
+
+/// A frontend of this class.
+pub(super) fn class_is(class: Class) -> Statement {
+    priority_is(CLASS_MASK, class.bits())
 }
 
 pub(super) const fn list() -> Selector {

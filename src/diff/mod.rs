@@ -5,6 +5,7 @@ mod ahead;
 mod outline;
 mod render;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 pub use ahead::ahead;
@@ -141,7 +142,7 @@ pub fn diff(desired: &Ruleset, live: &LiveRuleset) -> Delta {
     for family in Family::ALL {
         let delta = match (desired.tables.get(&family), live.tables.get(&family)) {
             (None, None) => None,
-            (None, Some(_)) => Some(removal(family)),
+            (None, Some(live)) => Some(removal(family, live.sets.values())),
             (Some(table), None) => Some(creation(table, false)),
             (Some(table), Some(live)) if must_recreate(table, live) => Some(creation(table, true)),
             (Some(table), Some(live)) => change(table, live),
@@ -177,6 +178,15 @@ pub fn own(delta: &mut Delta, desired: &Ruleset, live: &LiveRuleset) {
     delta.tables.sort_by_key(|table| table.family);
 }
 
+/// Has the sending socket own the tables that `delta` adds.
+pub fn own_added(delta: &mut Delta) {
+    for operation in delta.tables.iter_mut().flat_map(|t| &mut t.operations) {
+        if *operation == Operation::AddTable {
+            *operation = Operation::OwnTable;
+        }
+    }
+}
+
 fn rules_agree(table: &Table, chain: &crate::ruleset::Chain, live: &LiveTable) -> bool {
     live.chains.get(&chain.name).is_some_and(|live| {
         live.rules.len() == chain.rules.len()
@@ -188,11 +198,20 @@ fn rules_agree(table: &Table, chain: &crate::ruleset::Chain, live: &LiveTable) -
     })
 }
 
-fn removal(family: Family) -> TableDelta {
-    TableDelta {
-        operations: vec![Operation::DeleteTable],
-        ..TableDelta::empty(family)
+/// A table goes: its elements one by one, for who looks at what became of them.
+fn removal<'a>(family: Family, sets: impl Iterator<Item = &'a Set>) -> TableDelta {
+    let mut delta = TableDelta::empty(family);
+    let filled =
+        sets.filter(|set| !set.elements.is_empty() && !matches!(set.kind, SetKind::Dynamic { .. }));
+    for set in filled {
+        delta.sets.insert(set.name.clone(), declaration(set));
+        let elements = owned(&set.elements);
+        delta
+            .operations
+            .push(Operation::DeleteElements(set.name.clone(), elements));
     }
+    delta.operations.push(Operation::DeleteTable);
+    delta
 }
 
 /// Sets and hooks cannot be changed in place. That a table is built anew, in the same
@@ -285,15 +304,122 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
     }
 }
 
-fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
-    let mut first = Vec::new();
-    let mut last = Vec::new();
+/// The operations of a change, each at its place: what is added is there before rules use it,
+/// rules let go of what is removed before it goes.
+#[derive(Default)]
+struct Steps {
+    declarations: Vec<Operation>,
+    rules: Vec<Operation>,
+    elements: Vec<Operation>,
+    /// Before chains: a verdict map holds on to chains.
+    sets: Vec<Operation>,
+    chains: Vec<Operation>,
+}
+
+impl Steps {
+    fn elements(&mut self, set: &str, removed: Elements, added: Elements) {
+        if !removed.is_empty() {
+            let removed = Operation::DeleteElements(set.to_owned(), removed);
+            self.elements.push(removed);
+        }
+        if !added.is_empty() {
+            let added = Operation::AddElements(set.to_owned(), added);
+            self.elements.push(added);
+        }
+    }
+
+    /// A chain as it is to be. `is_new` chains are added, others emptied if they `had_rules`.
+    fn chain(&mut self, chain: &crate::ruleset::Chain, is_new: bool, had_rules: bool) {
+        let name = || chain.name.clone();
+        if is_new {
+            self.declarations
+                .push(Operation::AddChain(name(), chain.base));
+        }
+        if had_rules {
+            self.rules.push(Operation::FlushChain(name()));
+        }
+        if !chain.rules.is_empty() {
+            let rules = chain.rules.clone();
+            self.rules.push(Operation::AddRules(name(), rules));
+        }
+    }
+
+    /// Sets that are no more.
+    fn remove_sets<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        let operations = names.map(|name| Operation::DeleteSet(name.clone()));
+        self.sets.extend(operations);
+    }
+
+    /// Chains that are no more.
+    fn remove_chains<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        for name in names {
+            self.rules.push(Operation::FlushChain(name.clone()));
+            self.chains.push(Operation::DeleteChain(name.clone()));
+        }
+    }
+
+    fn in_order(self) -> Vec<Operation> {
+        let removals = [self.sets, self.chains].concat();
+        [self.declarations, self.rules, self.elements, removals].concat()
+    }
+}
+
+/// The steps from one state of a table to the next, both in memory: its skeleton, and the
+/// elements that change, by set. O(changes + skeleton), whatever the table holds.
+#[must_use]
+pub fn reshape(before: &Table, skeleton: &Table, changes: Changes) -> Option<TableDelta> {
+    let mut steps = Steps::default();
+    let mut sets = BTreeMap::new();
+    for (name, set) in &skeleton.sets {
+        if !before.sets.contains_key(name) {
+            steps.declarations.push(Operation::AddSet(declaration(set)));
+        }
+    }
+    for (name, (removed, added)) in changes {
+        let set = skeleton.sets.get(&*name);
+        let Some(set) = set.or_else(|| before.sets.get(&*name)) else {
+            continue;
+        };
+        if !(removed.is_empty() && added.is_empty()) {
+            sets.insert(set.name.clone(), declaration(set));
+            steps.elements(&name, removed, added);
+        }
+    }
+    for chain in &skeleton.chains {
+        let old = before.chain(&chain.name);
+        if old.is_none_or(|old| old != chain) {
+            let had_rules = old.is_some_and(|old| !old.rules.is_empty());
+            steps.chain(chain, old.is_none(), had_rules);
+        }
+    }
+    let stays = |name: &str| skeleton.chain(name).is_some();
+    let sets_gone = before
+        .sets
+        .keys()
+        .filter(|name| !skeleton.sets.contains_key(*name));
+    steps.remove_sets(sets_gone);
+    let chains = before.chains.iter().map(|chain| &chain.name);
+    steps.remove_chains(chains.filter(|name| !stays(name)));
+    let has_rules = !steps.rules.is_empty();
+    let operations = steps.in_order();
+    (!operations.is_empty()).then(|| TableDelta {
+        family: skeleton.family,
+        sets,
+        operations,
+        skeleton: has_rules.then(|| self::skeleton(skeleton)),
+        carried: BTreeMap::new(),
+    })
+}
+
+fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
+    let live = live_table;
+    let mut steps = Steps::default();
     let mut sets = BTreeMap::new();
     for (name, set) in &table.sets {
         let empty = BTreeMap::new();
         let before = live.sets.get(name).map_or(&empty, |live| &live.elements);
         if !live.sets.contains_key(name) {
-            first.push(Operation::AddSet(declaration(set)));
+            steps.declarations.push(Operation::AddSet(declaration(set)));
         }
         if matches!(set.kind, SetKind::Dynamic { .. }) {
             continue;
@@ -303,23 +429,17 @@ fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
             continue;
         }
         sets.insert(name.clone(), declaration(set));
-        if !removed.is_empty() {
-            last.push(Operation::DeleteElements(name.clone(), removed));
-        }
-        if !added.is_empty() {
-            last.push(Operation::AddElements(name.clone(), added));
-        }
+        steps.elements(name, removed, added);
     }
-    let Chains { added, rules, gone } = chains(table, live);
-    first.extend(added);
-    last.extend(gone);
-    let gone_sets = live.sets.keys();
-    last.extend(
-        gone_sets
-            .filter(|name| !table.sets.contains_key(*name))
-            .map(|name| Operation::DeleteSet(name.clone())),
-    );
-    let operations: Vec<Operation> = first.into_iter().chain(rules).chain(last).collect();
+    chains(&mut steps, table, live);
+    let gone = || (live.sets.values()).filter(|set| !table.sets.contains_key(&set.name));
+    for set in gone().filter(|set| !matches!(set.kind, SetKind::Dynamic { .. })) {
+        // Said one by one for who looks at what became of them.
+        sets.insert(set.name.clone(), declaration(set));
+        steps.elements(&set.name, owned(&set.elements), Vec::new());
+    }
+    steps.remove_sets(gone().map(|set| &set.name));
+    let operations = steps.in_order();
     let has_rules = operations
         .iter()
         .any(|o| matches!(o, Operation::AddRules(..)));
@@ -332,85 +452,62 @@ fn change(table: &Table, live: &LiveTable) -> Option<TableDelta> {
     })
 }
 
-/// What is to be done about chains, in three parts: the sets' changes stand between them.
-struct Chains {
-    added: Vec<Operation>,
-    rules: Vec<Operation>,
-    gone: Vec<Operation>,
-}
-
-fn chains(table: &Table, live_table: &LiveTable) -> Chains {
+/// What is to be done about chains.
+fn chains(steps: &mut Steps, table: &Table, live_table: &LiveTable) {
     let live = live_table;
-    let mut first = Vec::new();
-    let mut rules = Vec::new();
     for chain in &table.chains {
         let live = live.chains.get(&chain.name);
-        if live.is_none() {
-            first.push(Operation::AddChain(chain.name.clone(), chain.base));
-        }
-        let same = rules_agree(table, chain, live_table);
-        if same || (live.is_none() && chain.rules.is_empty()) {
-            continue;
-        }
-        if live.is_some_and(|live| !live.rules.is_empty()) {
-            rules.push(Operation::FlushChain(chain.name.clone()));
-        }
-        if !chain.rules.is_empty() {
-            rules.push(Operation::AddRules(chain.name.clone(), chain.rules.clone()));
+        if !rules_agree(table, chain, live_table) {
+            let had_rules = live.is_some_and(|live| !live.rules.is_empty());
+            steps.chain(chain, live.is_none(), had_rules);
         }
     }
     let gone = live
         .chains
         .keys()
         .filter(|name| table.chain(name).is_none());
-    let gone: Vec<&String> = gone.collect();
-    rules.extend(
-        gone.iter()
-            .map(|name| Operation::FlushChain((*name).clone())),
-    );
-    let deleted = gone.into_iter().cloned().map(Operation::DeleteChain);
-    Chains {
-        added: first,
-        rules,
-        gone: deleted.collect(),
-    }
+    steps.remove_chains(gone);
 }
 
 /// Elements with their keys.
 pub type Elements = Vec<(Value, Element)>;
 
+/// Elements to remove and to add, by set.
+pub type Changes = BTreeMap<Cow<'static, str>, (Elements, Elements)>;
+
 /// A table of which only elements change. `changes` is what to remove and what to add, by
 /// set; `table` has the sets' declarations. `None` if nothing changes. O(changes).
 #[must_use]
-pub fn elements_only(
-    table: &Table,
-    changes: BTreeMap<String, (Elements, Elements)>,
-) -> Option<TableDelta> {
+pub fn elements_only(table: &Table, changes: Changes) -> Option<TableDelta> {
     let mut sets = BTreeMap::new();
-    let mut operations = Vec::new();
+    let mut steps = Steps::default();
     for (name, (removed, added)) in changes {
-        let Some(set) = table.sets.get(&name) else {
-            debug_assert!(false, "the table has no set {name}");
+        let Some(set) = table.sets.get(&*name) else {
             continue;
         };
         if removed.is_empty() && added.is_empty() {
             continue;
         }
-        if !removed.is_empty() {
-            operations.push(Operation::DeleteElements(name.clone(), removed));
-        }
-        if !added.is_empty() {
-            operations.push(Operation::AddElements(name.clone(), added));
-        }
-        sets.insert(name, declaration(set));
+        steps.elements(&name, removed, added);
+        sets.insert(set.name.clone(), declaration(set));
     }
-    (!operations.is_empty()).then_some(TableDelta {
+    (!sets.is_empty()).then(|| TableDelta {
         family: table.family,
         sets,
-        operations,
+        operations: steps.in_order(),
         skeleton: None,
         carried: BTreeMap::new(),
     })
+}
+
+/// A table that was not there, or one that goes.
+#[must_use]
+pub fn appearance(before: Option<&Table>, after: Option<&Table>) -> Option<TableDelta> {
+    match (before, after) {
+        (_, Some(after)) => Some(creation(after, before.is_some())),
+        (Some(before), None) => Some(removal(before.family, before.sets.values())),
+        (None, None) => None,
+    }
 }
 
 /// What to remove and what to add, by walking both in key order. A changed element is both.

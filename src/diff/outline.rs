@@ -1,6 +1,6 @@
 //! What an outline tells: our tables read without their elements.
 
-use super::{Chains, Delta, TableDelta, chains, must_recreate, rules_agree, skeleton};
+use super::{Delta, Steps, TableDelta, chains, must_recreate, rules_agree, skeleton};
 use crate::ruleset::{LiveRuleset, LiveTable, Ruleset, Set, SetKind, Table};
 
 /// Whether `live`, read without elements, looks like `desired`: the same sets, chains and
@@ -55,8 +55,9 @@ fn sets_agree(table: &Table, live: &LiveTable) -> bool {
 }
 
 fn rules_of(table: &Table, live: &LiveTable) -> Option<TableDelta> {
-    let Chains { added, rules, gone } = chains(table, live);
-    let operations: Vec<_> = added.into_iter().chain(rules).chain(gone).collect();
+    let mut steps = Steps::default();
+    chains(&mut steps, table, live);
+    let operations = steps.in_order();
     (!operations.is_empty()).then(|| TableDelta {
         operations,
         skeleton: Some(skeleton(table)),

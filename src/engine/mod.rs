@@ -10,15 +10,17 @@
 //! [`Engine::distrust`]; the next step then starts from what the kernel really holds.
 
 mod claims;
+mod installed;
 mod same;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Change, Cluster, EndpointSlice, Family, Names, ObjectName, Slices};
-use crate::compile::{Numbers, Sink, compile_numbered, node_level, services};
+use crate::compile::skeleton;
+use crate::compile::{Numbers, SetId, Sets, Sink, Uses, compile_numbered, node_level, services};
 use crate::config::Config;
-use crate::diff::{Delta, diff, elements, elements_only};
+use crate::diff::{Changes, Delta, diff, elements};
 use crate::plan::{
     FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, plan_each,
     plan_node_level, plan_routes, plan_service, serving_of,
@@ -95,19 +97,42 @@ struct FamilyState {
     numbers: Numbers,
     claims: Claims,
     shared: Shared,
+    /// What the elements ask of the rules.
+    uses: Uses,
 }
 
 /// Elements by set.
 #[derive(Default)]
-struct Elements(BTreeMap<String, BTreeMap<Value, Element>>);
+struct Elements(BTreeMap<SetId, BTreeMap<Value, Element>>);
 
 impl Sink for Elements {
-    fn put(&mut self, set: &str, key: Value, element: Element) {
-        if let Some(elements) = self.0.get_mut(set) {
-            elements.insert(key, element);
-        } else {
-            self.0.insert(set.to_owned(), [(key, element)].into());
+    fn put(&mut self, set: SetId, key: Value, element: Element) {
+        self.0.entry(set).or_default().insert(key, element);
+    }
+}
+
+impl Elements {
+    /// What to remove and what to add to get from `self` to `after`, noted in `uses`. True if
+    /// the first or the last of a kind is among them.
+    fn changes_to(&self, after: &Self, uses: &mut Uses, changes: &mut Changes) -> bool {
+        let none = BTreeMap::new();
+        let mut other_kinds = false;
+        let sets: BTreeSet<SetId> = self.0.keys().chain(after.0.keys()).copied().collect();
+        for set in sets {
+            let (removed, added) = elements(
+                self.0.get(&set).unwrap_or(&none),
+                after.0.get(&set).unwrap_or(&none),
+            );
+            // First what comes: what is merely replaced is no other kind.
+            for (key, element) in &added {
+                other_kinds |= uses.add(set, key, element);
+            }
+            for (key, element) in &removed {
+                other_kinds |= uses.remove(set, key, element);
+            }
+            changes.insert(set.name(), (removed, added));
         }
+        other_kinds
     }
 }
 
@@ -398,7 +423,6 @@ impl Engine {
                 .as_mut()
                 .map(|frames| std::mem::replace(&mut frames[i], FamilyPlan::empty(family)));
             if !self.family_step(i, family, &units, frame, &mut step) {
-                // Another affinity timeout came or went: that is a rule.
                 self.rebuild = true;
                 return Next::Rebuild;
             }
@@ -455,10 +479,7 @@ impl Engine {
         frame: Option<FamilyPlan>,
         step: &mut Step,
     ) -> bool {
-        let (Some(state), Some(table)) = (
-            self.families.get_mut(i),
-            self.ruleset.tables.get_mut(&family),
-        ) else {
+        let Some(state) = self.families.get_mut(i) else {
             return false;
         };
         let mut befores = FamilyPlan::empty(family);
@@ -473,56 +494,57 @@ impl Engine {
             state
                 .claims
                 .change(name, &before[i].frontends, &after[i].frontends);
-            if !state.shared.change_timeouts(&before[i], &after[i]) {
-                return false;
-            }
         }
         for (_, after) in units.values() {
             afters.add(after[i].clone());
         }
         let (mut old, mut new) = (Elements::default(), Elements::default());
         let mut released = Numbers::default();
-        services(&mut old, &befores, &table.sets, &mut released);
+        let none = Sets::new();
+        let installed = self.ruleset.tables.get(&family);
+        let sets = installed.map_or(&none, |table| &table.sets);
+        services(&mut old, &befores, sets, &mut released);
         state.numbers.release(&released);
-        services(&mut new, &afters, &table.sets, &mut state.numbers);
+        services(&mut new, &afters, sets, &mut state.numbers);
         for (before, after) in units.values() {
             state.shared.change(&before[i], &after[i]);
         }
-        if let Some(frame) = frame {
+        let mut other_rules = false;
+        let before_frame = frame.map(|frame| std::mem::replace(&mut state.frame, frame));
+        if let Some(before) = &before_frame {
+            let frame = &state.frame;
             // Prefixes of pods are in rules.
-            if frame.pod_sources != state.frame.pod_sources
-                || frame.egress_sources != state.frame.egress_sources
-            {
-                return false;
-            }
-            node_level(&mut old, &state.frame);
-            node_level(&mut new, &frame);
-            state.shared.change_hosts(&state.frame, &frame);
-            befores.host_ports = std::mem::take(&mut state.frame.host_ports);
+            other_rules |= before.pod_sources != frame.pod_sources
+                || before.egress_sources != frame.egress_sources;
+            state.shared.change_hosts(before, frame);
+            befores.host_ports.clone_from(&before.host_ports);
             afters.host_ports.clone_from(&frame.host_ports);
             afters
                 .node_port_addresses
                 .clone_from(&frame.node_port_addresses);
-            state.frame = frame;
         }
         state.shared.settle(&mut old, &mut new);
-        let mut changes = BTreeMap::new();
-        let empty = BTreeMap::new();
-        let names: BTreeSet<&String> = old.0.keys().chain(new.0.keys()).collect();
-        for name in names {
-            let (removed, added) = elements(
-                old.0.get(name).unwrap_or(&empty),
-                new.0.get(name).unwrap_or(&empty),
-            );
-            if let Some(set) = table.sets.get_mut(name) {
-                for (key, _) in &removed {
-                    set.elements.remove(key);
-                }
-                set.elements.extend(added.iter().cloned());
-            }
-            changes.insert(name.clone(), (removed, added));
+        let had_node_ports = state.uses.has(SetId::ServiceNodeports);
+        let mut changes = Changes::new();
+        other_rules |= old.changes_to(&new, &mut state.uses, &mut changes);
+        let has_node_ports = state.uses.has(SetId::ServiceNodeports);
+        if before_frame.is_some() || had_node_ports != has_node_ports {
+            let (mut old, mut new) = (Elements::default(), Elements::default());
+            let before = before_frame.as_ref().unwrap_or(&state.frame);
+            node_level(&mut old, before, had_node_ports);
+            node_level(&mut new, &state.frame, has_node_ports);
+            other_rules |= old.changes_to(&new, &mut state.uses, &mut changes);
         }
-        step.delta.tables.extend(elements_only(table, changes));
+        let parts = other_rules.then(|| state.uses.parts());
+        let skeleton = parts.map(|parts| {
+            let table = skeleton(&state.frame, &Shape::of(&self.config), &parts);
+            (!table.chains.is_empty()).then_some(table)
+        });
+        let uses = &state.uses;
+        match installed::change(&mut self.ruleset, family, skeleton, changes, uses) {
+            Ok(delta) => step.delta.tables.extend(delta),
+            Err(installed::Incomplete) => return false,
+        }
         step.before.families.push(befores);
         step.after.families.push(afters);
         true
@@ -543,6 +565,7 @@ impl Engine {
                     frame,
                     numbers: Numbers::default(),
                     claims: Claims::default(),
+                    uses: Uses::default(),
                 }
             })
             .collect();
@@ -556,9 +579,11 @@ impl Engine {
             }
         });
         problems.extend(found);
-        let (ruleset, mut numbers) = compile_numbered(&plan, &live.sets());
+        let (ruleset, mut compiled) = compile_numbered(&plan, &live.sets());
         for state in &mut families {
-            state.numbers = numbers.remove(&state.frame.family).unwrap_or_default();
+            let of_family = compiled.remove(&state.frame.family).unwrap_or_default();
+            state.numbers = of_family.numbers;
+            state.uses = of_family.uses;
         }
         self.families = families;
         self.routes.clone_from(&plan.routes);

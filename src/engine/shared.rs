@@ -1,5 +1,5 @@
-//! Elements that several services may want: the hairpin of a local pod, a clusterIP's entry,
-//! the set of an affinity timeout, a sticky list's protocol. Counted, so that the last one to go takes it along.
+//! Elements that several services may want: the hairpin of a local pod, a clusterIP's entry.
+//! Counted, so that the last one to go takes it along.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,22 +8,16 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::Elements;
-use crate::compile::{cluster_ip, hairpin, sticky_protocol};
+use crate::compile::{cluster_ip, hairpin};
 use crate::plan::{FamilyPlan, ServicePlan};
-use crate::ruleset::Protocol;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     hairpins: HashMap<IpAddr, u32>,
     cluster_ips: HashMap<IpAddr, (u32, Arc<str>)>,
-    /// Lists by affinity timeout: a timeout in use has a set and a rule of its own.
-    timeouts: HashMap<u32, u32>,
-    /// Sticky lists by protocol.
-    protocols: BTreeMap<Protocol, u32>,
     /// What the running step touched, with what it was before.
     touched_hairpins: BTreeMap<IpAddr, bool>,
     touched_ips: BTreeMap<IpAddr, Option<Arc<str>>>,
-    touched_protocols: BTreeMap<Protocol, bool>,
 }
 
 impl Shared {
@@ -47,39 +41,6 @@ impl Shared {
             *count += 1;
             *text = Arc::clone(comment);
         }
-        for timeout in part.lists.values().filter_map(|l| l.affinity_timeout) {
-            *self.timeouts.entry(timeout).or_default() += 1;
-        }
-        for protocol in sticky_protocols(part) {
-            *self.protocols.entry(protocol).or_default() += 1;
-        }
-    }
-
-    /// Moves a service's lists from its old affinity timeouts to its new ones. False if a
-    /// timeout comes into use or falls out of it: the skeleton changes.
-    pub(super) fn change_timeouts(&mut self, before: &ServicePlan, after: &ServicePlan) -> bool {
-        let used = |part: &ServicePlan| -> Vec<u32> {
-            let lists = part.lists.values();
-            lists.filter_map(|l| l.affinity_timeout).collect()
-        };
-        let (before, after) = (used(before), used(after));
-        let known = after.iter().all(|timeout| {
-            *timeout == crate::compile::DEFAULT_TIMEOUT || self.timeouts.contains_key(timeout)
-        });
-        for timeout in after {
-            *self.timeouts.entry(timeout).or_default() += 1;
-        }
-        let mut stays = true;
-        for timeout in before {
-            if let Some(count) = self.timeouts.get_mut(&timeout) {
-                *count -= 1;
-                if *count == 0 {
-                    self.timeouts.remove(&timeout);
-                    stays &= timeout == crate::compile::DEFAULT_TIMEOUT;
-                }
-            }
-        }
-        known && stays
     }
 
     /// A service is not what it was.
@@ -89,20 +50,6 @@ impl Shared {
         }
         for addr in &before.local_endpoints {
             self.drop_hairpin(*addr);
-        }
-        for protocol in sticky_protocols(after) {
-            let count = self.protocols.entry(protocol).or_default();
-            self.touched_protocols.entry(protocol).or_insert(*count > 0);
-            *count += 1;
-        }
-        for protocol in sticky_protocols(before) {
-            if let Some(count) = self.protocols.get_mut(&protocol) {
-                self.touched_protocols.entry(protocol).or_insert(*count > 0);
-                *count -= 1;
-                if *count == 0 {
-                    self.protocols.remove(&protocol);
-                }
-            }
         }
         for (addr, comment) in &after.cluster_ips {
             let was = self.cluster_ips.get(addr).map(|(_, text)| Arc::clone(text));
@@ -169,21 +116,5 @@ impl Shared {
                 cluster_ip(new, addr, comment);
             }
         }
-        for (protocol, was) in std::mem::take(&mut self.touched_protocols) {
-            if was {
-                sticky_protocol(old, protocol);
-            }
-            if self.protocols.contains_key(&protocol) {
-                sticky_protocol(new, protocol);
-            }
-        }
     }
-}
-
-fn sticky_protocols(part: &ServicePlan) -> impl Iterator<Item = Protocol> {
-    let sticky = part
-        .lists
-        .iter()
-        .filter(|(_, l)| l.affinity_timeout.is_some());
-    sticky.map(|(key, _)| key.port.protocol)
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
 use crate::diff::Operation;
 use crate::plan::plan;
-use crate::ruleset::{LiveTable, Set};
+use crate::ruleset::{Action as Nft, LiveTable, Rule, Set, Statement, Table};
 use crate::source::{Loaded, load_str};
 
 fn config() -> Config {
@@ -192,40 +192,114 @@ fn change(action: &Action) -> Option<Change> {
     })
 }
 
-/// The elements of a kernel that was told only deltas.
-type Kernel = BTreeMap<(Family, String), BTreeMap<Value, Element>>;
+/// A kernel that was told only deltas, as strict as the real one about what must be there.
+type Kernel = BTreeMap<Family, Held>;
 
-fn carry_out(kernel: &mut Kernel, delta: &Delta) {
-    for table in &delta.tables {
-        for operation in &table.operations {
-            match operation {
-                Operation::DeleteElements(set, elements) => {
-                    let held = kernel.entry((table.family, set.clone())).or_default();
-                    for (key, _) in elements {
-                        assert!(held.remove(key).is_some(), "{set} has no {key:?}");
-                    }
+/// A table of it.
+#[derive(Debug, Default, PartialEq)]
+struct Held {
+    sets: BTreeMap<String, BTreeMap<Value, Element>>,
+    chains: BTreeMap<String, Vec<Rule>>,
+}
+
+impl Held {
+    fn refers(&self, to: impl Fn(&Statement) -> bool) -> bool {
+        let rules = self.chains.values().flatten();
+        rules.flat_map(|rule| &rule.statements).any(to)
+    }
+
+    fn carry_out(&mut self, operation: &Operation) {
+        match operation {
+            Operation::AddTable => {}
+            Operation::AddSet(set) => {
+                let before = self.sets.insert(set.name.clone(), BTreeMap::new());
+                assert_eq!(before, None, "set {} was there", set.name);
+            }
+            Operation::AddChain(name, _) => {
+                let before = self.chains.insert(name.clone(), Vec::new());
+                assert_eq!(before, None, "chain {name} was there");
+            }
+            Operation::FlushChain(name) => self.chains.get_mut(name).expect("a chain").clear(),
+            Operation::AddRules(name, rules) => {
+                for statement in rules.iter().flat_map(|rule| &rule.statements) {
+                    let set = statement.set();
+                    assert!(set.is_none_or(|set| self.sets.contains_key(set)), "{set:?}");
+                    let to = target(statement);
+                    assert!(to.is_none_or(|to| self.chains.contains_key(to)), "{to:?}");
                 }
-                Operation::AddElements(set, elements) => {
-                    let held = kernel.entry((table.family, set.clone())).or_default();
-                    for (key, element) in elements {
-                        let before = held.insert(*key, element.clone());
-                        assert_eq!(before, None, "{set} already has {key:?}");
-                    }
+                let chain = self.chains.get_mut(name).expect("a chain");
+                chain.extend(rules.iter().cloned());
+            }
+            Operation::DeleteElements(set, elements) => {
+                let held = self.sets.get_mut(set).expect("a set");
+                for (key, _) in elements {
+                    assert!(held.remove(key).is_some(), "{set} has no {key:?}");
                 }
-                _ => {}
+            }
+            Operation::AddElements(set, elements) => {
+                let held = self.sets.get_mut(set).expect("a set");
+                for (key, element) in elements {
+                    let before = held.insert(*key, element.clone());
+                    assert_eq!(before, None, "{set} already has {key:?}");
+                }
+            }
+            Operation::DeleteSet(name) => {
+                assert!(!self.refers(|s| s.set() == Some(name)), "{name} is used");
+                self.sets.remove(name).expect("a set");
+            }
+            Operation::DeleteChain(name) => {
+                assert!(!self.refers(|s| target(s) == Some(name)), "{name} is used");
+                let rules = self.chains.remove(name).expect("a chain");
+                assert!(rules.is_empty(), "{name} is not empty");
+            }
+            Operation::DeleteTable | Operation::OwnTable | Operation::DeleteOtherTable(_) => {
+                panic!("{operation:?} is not for one table's steps");
             }
         }
     }
 }
 
-fn held(ruleset: &Ruleset) -> Kernel {
-    let mut out = Kernel::new();
-    for (family, table) in &ruleset.tables {
-        for (name, set) in &table.sets {
-            out.insert((*family, name.clone()), set.elements.clone());
+/// The chain a statement leads to.
+fn target(statement: &Statement) -> Option<&str> {
+    match statement {
+        Statement::Action(Nft::Jump(chain) | Nft::Goto(chain)) => Some(chain),
+        _ => None,
+    }
+}
+
+fn carry_out(kernel: &mut Kernel, delta: &Delta) {
+    for table in &delta.tables {
+        if table.operations.last() == Some(&Operation::DeleteTable) {
+            kernel.remove(&table.family).expect("a table");
+            continue;
+        }
+        let adds = table.operations.first() == Some(&Operation::AddTable);
+        assert_eq!(
+            adds,
+            !kernel.contains_key(&table.family),
+            "{:?}",
+            table.family
+        );
+        let held = kernel.entry(table.family).or_default();
+        for operation in &table.operations {
+            held.carry_out(operation);
         }
     }
-    out
+}
+
+fn held(ruleset: &Ruleset) -> Kernel {
+    let held = |table: &Table| Held {
+        sets: (table.sets.iter())
+            .map(|(name, set)| (name.clone(), set.elements.clone()))
+            .collect(),
+        chains: (table.chains.iter())
+            .map(|chain| (chain.name.clone(), chain.rules.clone()))
+            .collect(),
+    };
+    let tables = ruleset.tables.iter();
+    tables
+        .map(|(family, table)| (*family, held(table)))
+        .collect()
 }
 
 fn live(ruleset: &Ruleset) -> LiveRuleset {
@@ -253,11 +327,8 @@ fn step(engine: &mut Engine, kernel: &mut Kernel) {
             *kernel = held(engine.ruleset());
         }
     }
-    kernel.retain(|_, elements| !elements.is_empty());
-    let mut wanted = held(engine.ruleset());
-    wanted.retain(|_, elements| !elements.is_empty());
-    assert_eq!(
-        *kernel, wanted,
+    assert!(
+        *kernel == held(engine.ruleset()),
         "the deltas do not lead to what the engine believes"
     );
     let (from_scratch, _) = plan(&engine.cluster, &engine.config, &engine.node);
@@ -271,7 +342,10 @@ fn step(engine: &mut Engine, kernel: &mut Kernel) {
             );
         }
     }
-    assert_eq!(compiled, *engine.ruleset());
+    for (family, table) in &compiled.tables {
+        assert_eq!(table.chains, engine.ruleset.tables[family].chains);
+    }
+    assert!(compiled == *engine.ruleset(), "other sets");
     assert_eq!(from_scratch.routes, *engine.routes());
     assert_eq!(engine.endpoint_count(), count_endpoints(engine.cluster()));
 }

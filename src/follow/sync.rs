@@ -10,7 +10,9 @@ use super::tidy::{Tidied, Tidy};
 use crate::apply::{Held, TRIES, bound_to, holds};
 use crate::cluster::ObjectName;
 use crate::counters;
-use crate::diff::{Counts, Delta, Operation, TableDelta, ahead, diff, own, resembles, rules_only};
+use crate::diff::{
+    Counts, Delta, Operation, TableDelta, ahead, diff, own, own_added, resembles, rules_only,
+};
 use crate::engine::{Engine, Next, Step};
 use crate::host::interfaces::{self, local_addresses};
 use crate::host::{HostError, routes};
@@ -212,6 +214,9 @@ impl Sync {
     fn commit(&mut self, delta: &mut Delta) -> Result<Option<Committed>, SyncError> {
         if delta.is_empty() {
             return Ok(None);
+        }
+        if self.own {
+            own_added(delta);
         }
         self.carry_counters(delta);
         let kernel = &mut self.kernel;

@@ -13,8 +13,7 @@ use std::sync::Arc;
 
 use super::conntrack::{Flow, StaleFlow};
 use crate::cluster::{Family, Protocol};
-use crate::compile::frontend_key_of;
-use crate::compile::layout::names;
+use crate::compile::{SetId, frontend_key_of};
 use crate::diff::{Delta, Operation};
 use crate::plan::{
     Endpoint, FamilyPlan, FrontendKey, ListKey, NodePlan, ServicePortKey, Serving, Target, View,
@@ -106,13 +105,10 @@ pub fn closed(delta: &Delta, local_addresses: &BTreeSet<IpAddr>) -> BTreeSet<Doo
 }
 
 fn is_door(set: &str) -> bool {
-    [
-        names::FRONTENDS,
-        names::NODE_PORTS,
-        names::HOST_PORTS,
-        names::HOST_PORT_ADDRESSES,
-    ]
-    .contains(&set)
+    matches!(
+        SetId::named(set),
+        Some(SetId::ServiceIps | SetId::ServiceNodeports | SetId::HostPorts | SetId::HostPortIps)
+    )
 }
 
 /// Which of `flows`, a dump of the table, are stale under a plan when of the one before only

@@ -271,9 +271,6 @@ fn action(family: Family, a: &Action) -> Json {
         Action::ClearPriority => mangle("priority", json!("none")),
         Action::SetMark { bit } => mangle("mark", json!({"|": [meta("mark"), bit]})),
         Action::FlipMark { bit } => mangle("mark", json!({"^": [meta("mark"), bit]})),
-        Action::DispatchPriority { mask, map } => {
-            json!({"vmap": {"key": masked("priority", class_id(*mask)), "data": format!("@{map}")}})
-        }
         Action::Dnat { key, map: name } => {
             json!({"dnat": {"family": family.nft_name(), "addr": map(key, name)}})
         }

@@ -362,9 +362,6 @@ pub fn action(family: Family, a: &Action) -> String {
         Action::ClearPriority => "meta priority set none".to_owned(),
         Action::SetMark { bit } => format!("meta mark set meta mark | 0x{bit:08x}"),
         Action::FlipMark { bit } => format!("meta mark set meta mark ^ 0x{bit:08x}"),
-        Action::DispatchPriority { mask, map } => {
-            format!("meta priority & {} vmap @{map}", ClassId(*mask))
-        }
         Action::Dnat { key: fields, map } => {
             format!(
                 "dnat {} to {} map @{map}",

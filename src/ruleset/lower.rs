@@ -326,10 +326,6 @@ impl Code<'_> {
                 self.mask(1, u32::MAX, *bit);
                 self.set_meta(meta::MARK);
             }
-            Action::DispatchPriority { mask, map } => {
-                self.select(&Selector::PriorityMasked { mask: *mask }, 0, SPARE);
-                self.lookup(map, Some(0), false);
-            }
             Action::Dnat { key, map } => {
                 self.key(key, false);
                 self.lookup(map, Some(1), false);

@@ -134,13 +134,6 @@ pub enum Action {
         /// The bit of ours.
         bit: u32,
     },
-    /// `meta priority & MASK vmap @MAP`.
-    DispatchPriority {
-        /// Bits looked up.
-        mask: u32,
-        /// Name of the verdict map.
-        map: &'static str,
-    },
     /// `dnat ip to KEY map @MAP`; a key that the map lacks ends the rule.
     Dnat {
         /// Fields of the key.
@@ -180,6 +173,22 @@ pub enum Statement {
     Match(Match),
     /// An action.
     Action(Action),
+}
+
+impl Statement {
+    /// The set or map it looks into, if any.
+    #[must_use]
+    pub fn set(&self) -> Option<&str> {
+        match self {
+            Self::Match(Match::InSet { set, .. }) => Some(set),
+            Self::Action(
+                Action::LoadPriority { map, .. }
+                | Action::Dnat { map, .. }
+                | Action::Remember { map, .. },
+            ) => Some(map),
+            Self::Match(_) | Self::Action(_) => None,
+        }
+    }
 }
 
 impl From<Match> for Statement {

@@ -212,6 +212,12 @@ impl<const N: usize> Value<N> {
         self.field(&number.to_ne_bytes())
     }
 
+    /// The number, if that is all there is.
+    #[must_use]
+    pub fn as_u32(&self) -> Option<u32> {
+        self.as_bytes().try_into().ok().map(u32::from_ne_bytes)
+    }
+
     /// Splits the bytes into typed fields; `None` if they do not have the schema's length.
     #[must_use]
     pub fn fields(&self, schema: &[DataType]) -> Option<Vec<FieldValue>> {

@@ -206,14 +206,6 @@ impl<'a> State<'a> {
             Action::ClearPriority => self.priority = 0,
             Action::SetMark { bit } => self.mark |= bit,
             Action::FlipMark { bit } => self.mark ^= bit,
-            Action::DispatchPriority { mask, map } => {
-                let set = self.table.sets.get(*map)?;
-                let found = set.lookup(&Value::new().u32(self.priority & mask))?;
-                let ElementData::Goto(chain) = &found.data else {
-                    return None;
-                };
-                return Some(leave(self.chain(chain)));
-            }
             Action::Dnat { key, map } => return self.dnat(key, map, element),
             // Memory is the kernel's; a walk leaves none.
             Action::Remember { .. } => {}

@@ -16,7 +16,7 @@ fn gone_cut_duplicated_and_restarted_streams_lose_nothing() {
         let port = listening.address.port();
         let agent = Agent::start("faults", &[url(port)]);
         eventually("the first sync", || {
-            listed("frontends").contains(&address(5))
+            listed("service-ips").contains(&address(5))
         });
         server.cut();
         server.put(slice(0, &[300]));
@@ -37,7 +37,7 @@ fn gone_cut_duplicated_and_restarted_streams_lose_nothing() {
         server.put(slice(4, &[304]));
         std::thread::sleep(Duration::from_millis(700));
         assert!(
-            listed("frontends").contains(&address(2)),
+            listed("service-ips").contains(&address(2)),
             "the last good state stays"
         );
         let _listening = server.listen(port);

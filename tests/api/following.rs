@@ -20,20 +20,20 @@ fn lists_in_pages_then_follows_and_asks_only_for_what_it_needs() {
             &[url(listening.address.port()), "--api-page-size=2".into()],
         );
         eventually("the first sync", || {
-            listed("frontends").contains(&address(4))
+            listed("service-ips").contains(&address(4))
         });
         assert!(agent.agrees_with(&server));
         server.put(slice(2, &[100, 101]));
         eventually("a changed slice", || agent.agrees_with(&server));
         server.delete("Service", "s1");
         eventually("a deleted service", || {
-            !listed("frontends").contains(&address(1))
+            !listed("service-ips").contains(&address(1))
         });
         // A slice may come before its service.
         server.put(slice(7, &[70]));
         server.put(service(7));
         eventually("the late service", || {
-            listed("frontends").contains(&address(7))
+            listed("service-ips").contains(&address(7))
         });
         assert!(agent.agrees_with(&server));
         let requests = server.requests();

@@ -3,8 +3,7 @@
 use crate::cli::error::CliError;
 use crate::cli::inputs::Inputs;
 use crate::cluster::Family;
-use crate::compile::compile;
-use crate::compile::layout::names;
+use crate::compile::{SetId, compile};
 use crate::diff::diff;
 use crate::netlink::Nfnetlink;
 use crate::ruleset::Ruleset;
@@ -32,10 +31,11 @@ pub fn installed(inputs: &Inputs, family: Family) -> Result<Ruleset, CliError> {
             set.elements = elements.unwrap_or_default();
         }
     }
+    let remembered = SetId::AffinityClients.fixed_name();
     let remembers = live.tables.get(&family).map(|t| &t.sets);
-    if remembers.is_some_and(|sets| sets.contains_key(names::AFFINITY))
+    if remembers.is_some_and(|sets| sets.contains_key(remembered))
         && let Some(table) = ruleset.tables.get_mut(&family)
-        && let Some(set) = table.sets.get_mut(names::AFFINITY)
+        && let Some(set) = table.sets.get_mut(remembered)
     {
         *set = kernel.elements(family, set.clone())?;
     }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::cli::inputs::Inputs;
 use crate::cluster::{Balancing, Family};
-use crate::compile::layout::names;
+use crate::compile::SetId;
 use crate::config::DetectLocal;
 use crate::plan::{
     Endpoint, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey, ListKey,
@@ -183,9 +183,10 @@ impl<'a> Reasons<'a> {
     }
 }
 
-/// What the steps say of the client's memory: it is followed in the `sticky` chains.
+/// What the steps say of the client's memory: it is followed in the `affinity-lookup` chains.
 fn memory(trace: &Trace) -> Memory {
-    let maps = [names::STICKY_ENDPOINTS, names::STICKY_LOCAL_ENDPOINTS].map(|m| format!("@{m}"));
+    let maps = [SetId::AffinityEndpoints, SetId::AffinityLocalEndpoints]
+        .map(|map| format!("@{}", map.name()));
     let followed = trace
         .steps
         .iter()

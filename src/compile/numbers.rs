@@ -11,15 +11,14 @@ use std::hash::{Hash, Hasher};
 
 use foldhash::{HashMap, HashMapExt, HashSet};
 
-use super::layout::{LIST_MASK, MARKER, names};
+use super::sets::SetId;
+use super::value::{Class, GROUP_MARKER, LIST_BITS, LIST_MASK, MAX_SLOTS, value_of};
 use crate::plan::{Endpoint, FamilyPlan, FrontendKey, ListKey, Target, WeightedEndpoints};
-use crate::ruleset::{DataType, Element, ElementData, FieldValue, Protocol, Set, SetData, Value};
+use crate::ruleset::{Element, ElementData, FieldValue, Protocol, Set, SetData, Value};
 
-/// Numbers tried before a name is given up on. With a million lists in two million numbers
+/// Numbers tried before a name is given up on. With half a million lists in a million numbers
 /// the chance of needing this many is 2^-256.
 const PROBES: u64 = 256;
-/// A sticky group is 16 bits, [`MARKER`]'s bit among them.
-const GROUP_MARKER: u32 = MARKER >> 16;
 
 /// What the kernel already holds for one family: sets by name.
 pub type Sets = BTreeMap<String, Set>;
@@ -58,7 +57,7 @@ impl Pool {
         let step = (seed >> 40) | 1;
         let mask = (1_u64 << bits) - 1;
         (0..PROBES).map(move |i| {
-            #[expect(clippy::cast_possible_truncation, reason = "masked to at most 22 bits")]
+            #[expect(clippy::cast_possible_truncation, reason = "masked to at most 20 bits")]
             let number = (seed.wrapping_add(i.wrapping_mul(step)) & mask) as u32;
             number
         })
@@ -94,9 +93,9 @@ impl Pool {
 pub struct Numbers {
     /// Of lists.
     pub(super) lists: Pool,
-    /// Of sticky groups.
+    /// Of affinity groups.
     pub(super) groups: Pool,
-    /// Of sticky endpoints.
+    /// Of endpoints in them.
     pub(super) handles: Pool,
 }
 
@@ -115,14 +114,14 @@ impl Numbers {
     }
 }
 
-/// A number for a list: [`MARKER`] set, within [`LIST_MASK`].
+/// A number for a list, within [`LIST_MASK`].
 pub fn list_number(pool: &mut Pool, key: &ListKey, wanted: Option<u32>) -> Option<u32> {
-    pool.take(hash(key), 21, |n| n | MARKER, wanted)
+    pool.take(hash(key), LIST_BITS, |n| n, wanted)
 }
 
-/// A number for a sticky group, in the upper 16 bits.
+/// A number for an affinity group, in the upper 16 bits.
 pub fn group_number(pool: &mut Pool, name: &impl Hash, wanted: Option<u32>) -> Option<u32> {
-    let shape = |n: u32| ((n & !GROUP_MARKER) | GROUP_MARKER) << 16;
+    let shape = |n: u32| (n << 16) | GROUP_MARKER;
     pool.take(hash(name), 16, shape, wanted)
 }
 
@@ -169,29 +168,24 @@ pub fn slots(previous: &[Option<Endpoint>], desired: &WeightedEndpoints) -> Vec<
     slots.into_iter().flatten().collect()
 }
 
-/// The data of an element that is a `classid`.
-fn class_id(set: Option<&Set>, key: &Value) -> Option<u32> {
-    match set?.elements.get(key)?.data {
-        ElementData::Value(value) => match value.fields(&[DataType::ClassId])?[..] {
-            [FieldValue::ClassId(id)] => Some(id),
-            _ => None,
-        },
-        _ => None,
-    }
+/// The number that is the data of an element.
+fn number(set: Option<&Set>, key: &Value) -> Option<u32> {
+    value_of(set?.elements.get(key)?)
 }
 
 /// What the kernel holds, in the plan's terms.
-pub struct Memory<'a> {
+pub struct InstalledNumbers<'a> {
     sets: &'a Sets,
     lists: HashMap<ListKey, u32>,
 }
 
-impl<'a> Memory<'a> {
+impl<'a> InstalledNumbers<'a> {
     /// Finds the numbers of the plan's lists through their frontends. O(frontends).
     pub fn new(sets: &'a Sets, plan: &FamilyPlan) -> Self {
         let mut lists = HashMap::new();
-        let holds = |name| sets.get(name).is_some_and(|s: &Set| !s.elements.is_empty());
-        if holds(names::ENDPOINTS) || holds(names::LARGE_ENDPOINTS) {
+        let installed = |id: SetId| sets.get(id.fixed_name());
+        let holds = |id| installed(id).is_some_and(|set: &Set| !set.elements.is_empty());
+        if holds(SetId::Endpoints) || holds(SetId::EndpointsLarge) {
             for (key, frontend) in &plan.frontends {
                 let (list, inside) = match &frontend.target {
                     Target::List(list) => (Some(list), None),
@@ -199,18 +193,21 @@ impl<'a> Memory<'a> {
                     Target::Reject | Target::Drop => (None, None),
                 };
                 for (list, maps) in [
-                    (list, [names::FRONTENDS, names::NODE_PORTS]),
-                    (inside, [names::INSIDE_FRONTENDS, names::INSIDE_NODE_PORTS]),
+                    (list, [SetId::ServiceIps, SetId::ServiceNodeports]),
+                    (
+                        inside,
+                        [SetId::InternalServiceIps, SetId::InternalServiceNodeports],
+                    ),
                 ] {
                     let Some(list) = list else { continue };
                     let map = match key {
                         FrontendKey::Address(..) => maps[0],
                         FrontendKey::NodePort(..) => maps[1],
                     };
-                    if let Some(value) = class_id(sets.get(map), &frontend_value_key(key)) {
-                        lists
-                            .entry(list.clone())
-                            .or_insert((value & LIST_MASK) | MARKER);
+                    if let Some(value) = number(installed(map), &frontend_value_key(key))
+                        && Class::of(value).is_some_and(Class::has_list)
+                    {
+                        lists.entry(list.clone()).or_insert(value & LIST_MASK);
                     }
                 }
             }
@@ -227,8 +224,10 @@ impl<'a> Memory<'a> {
     pub fn slots(&self, list: u32, protocol: Protocol) -> Vec<Option<Endpoint>> {
         let mut out = Vec::new();
         let key = |slot| Value::new().u32(list).proto(protocol).u32(slot);
-        let maps = [names::ENDPOINTS, names::LARGE_ENDPOINTS];
-        let found = maps.iter().filter_map(|map| self.sets.get(*map));
+        let maps = [SetId::Endpoints, SetId::EndpointsLarge];
+        let found = maps
+            .iter()
+            .filter_map(|map| self.sets.get(map.fixed_name()));
         let slots = found.flat_map(|set| {
             let range = set.elements.range(key(0)..=key(u32::MAX));
             range.map(move |(key, element)| (set, key, element))
@@ -238,7 +237,7 @@ impl<'a> Memory<'a> {
                 Some([_, _, FieldValue::Slot(slot)]) => *slot as usize,
                 _ => continue,
             };
-            if slot >= super::layout::MAX_SLOTS {
+            if slot >= MAX_SLOTS {
                 continue;
             }
             if out.len() <= slot {
@@ -251,15 +250,14 @@ impl<'a> Memory<'a> {
 
     /// The group a list has in the kernel.
     pub fn group(&self, list: u32) -> Option<u32> {
-        class_id(self.sets.get(names::STICKY_GROUPS), &Value::new().u32(list))
+        let groups = self.sets.get(SetId::AffinityGroups.fixed_name());
+        number(groups, &Value::new().u32(list))
     }
 
     /// The handle an endpoint has in the kernel.
     pub fn handle(&self, group: u32, endpoint: &Endpoint) -> Option<u32> {
-        class_id(
-            self.sets.get(names::STICKY_HANDLES),
-            &handle_key(group, endpoint),
-        )
+        let handles = self.sets.get(SetId::AffinityHandles.fixed_name());
+        number(handles, &handle_key(group, endpoint))
     }
 }
 
@@ -360,16 +358,17 @@ mod tests {
     #[test]
     fn who_has_a_number_keeps_it_and_the_newcomer_gets_another() {
         let mut pool = Pool::default();
-        let first = pool.take(7, 21, |n| n | MARKER, None).unwrap();
+        let first = pool.take(7, LIST_BITS, |n| n, None).unwrap();
         let mut again = Pool::default();
-        assert_eq!(again.take(7, 21, |n| n | MARKER, Some(first)), Some(first));
-        assert_ne!(again.take(7, 21, |n| n | MARKER, Some(first)), Some(first));
+        assert_eq!(again.take(7, LIST_BITS, |n| n, Some(first)), Some(first));
+        assert_ne!(again.take(7, LIST_BITS, |n| n, Some(first)), Some(first));
     }
 
     #[test]
     fn a_number_that_the_name_could_not_have_is_not_taken_over() {
         let mut pool = Pool::default();
-        let natural = Pool::default().take(7, 21, |n| n | MARKER, None);
-        assert_eq!(pool.take(7, 21, |n| n | MARKER, Some(1)), natural);
+        let natural = Pool::default().take(7, LIST_BITS, |n| n, None);
+        let other = natural.map(|n| n ^ 1);
+        assert_eq!(pool.take(7, LIST_BITS, |n| n, other), natural);
     }
 }
