@@ -1,8 +1,45 @@
 //! The tables in memory, changed as a step changes the kernel's.
 
-use crate::compile::{SetId, Uses};
-use crate::diff::{Changes, TableDelta, appearance, elements_only, reshape};
-use crate::ruleset::{Family, Ruleset, Table};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::compile::{SetId, Sink, Uses};
+use crate::diff::{Changes, TableDelta, appearance, elements, elements_only, reshape};
+use crate::ruleset::{Element, Family, Ruleset, Table, Value};
+
+/// Elements by set.
+#[derive(Default)]
+pub(super) struct Elements(BTreeMap<SetId, BTreeMap<Value, Element>>);
+
+impl Sink for Elements {
+    fn put(&mut self, set: SetId, key: Value, element: Element) {
+        self.0.entry(set).or_default().insert(key, element);
+    }
+}
+
+impl Elements {
+    /// What to remove and what to add to get from `self` to `after`, noted in `uses`. True if
+    /// the first or the last of a kind is among them.
+    pub(super) fn changes_to(&self, after: &Self, uses: &mut Uses, changes: &mut Changes) -> bool {
+        let none = BTreeMap::new();
+        let mut other_kinds = false;
+        let sets: BTreeSet<SetId> = self.0.keys().chain(after.0.keys()).copied().collect();
+        for set in sets {
+            let (removed, added) = elements(
+                self.0.get(&set).unwrap_or(&none),
+                after.0.get(&set).unwrap_or(&none),
+            );
+            // First what comes: what is merely replaced is no other kind.
+            for (key, element) in &added {
+                other_kinds |= uses.add(set, key, element);
+            }
+            for (key, element) in &removed {
+                other_kinds |= uses.remove(set, key, element);
+            }
+            changes.insert(set.name(), (removed, added));
+        }
+        other_kinds
+    }
+}
 
 /// A set came into use whose elements are not all known: only a plan from scratch will do.
 #[derive(Debug)]

@@ -18,16 +18,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Change, Cluster, EndpointSlice, Family, Names, ObjectName, Slices};
 use crate::compile::skeleton;
-use crate::compile::{Numbers, SetId, Sets, Sink, Uses, compile_numbered, node_level, services};
+use crate::compile::{Numbers, SetId, Sets, Uses, compile_numbered, node_level, services};
 use crate::config::Config;
-use crate::diff::{Changes, Delta, diff, elements};
+use crate::diff::{Changes, Delta, diff};
 use crate::plan::{
     FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, plan_each,
     plan_node_level, plan_routes, plan_service, serving_of,
 };
 use crate::problem::Problem;
-use crate::ruleset::{Element, LiveRuleset, Ruleset, Value};
+use crate::ruleset::{LiveRuleset, Ruleset};
 use claims::Claims;
+use installed::Elements;
 use same::{same_service, same_slice, same_slices};
 use shared::Shared;
 
@@ -99,41 +100,6 @@ struct FamilyState {
     shared: Shared,
     /// What the elements ask of the rules.
     uses: Uses,
-}
-
-/// Elements by set.
-#[derive(Default)]
-struct Elements(BTreeMap<SetId, BTreeMap<Value, Element>>);
-
-impl Sink for Elements {
-    fn put(&mut self, set: SetId, key: Value, element: Element) {
-        self.0.entry(set).or_default().insert(key, element);
-    }
-}
-
-impl Elements {
-    /// What to remove and what to add to get from `self` to `after`, noted in `uses`. True if
-    /// the first or the last of a kind is among them.
-    fn changes_to(&self, after: &Self, uses: &mut Uses, changes: &mut Changes) -> bool {
-        let none = BTreeMap::new();
-        let mut other_kinds = false;
-        let sets: BTreeSet<SetId> = self.0.keys().chain(after.0.keys()).copied().collect();
-        for set in sets {
-            let (removed, added) = elements(
-                self.0.get(&set).unwrap_or(&none),
-                after.0.get(&set).unwrap_or(&none),
-            );
-            // First what comes: what is merely replaced is no other kind.
-            for (key, element) in &added {
-                other_kinds |= uses.add(set, key, element);
-            }
-            for (key, element) in &removed {
-                other_kinds |= uses.remove(set, key, element);
-            }
-            changes.insert(set.name(), (removed, added));
-        }
-        other_kinds
-    }
 }
 
 impl Engine {

@@ -9,7 +9,7 @@ use super::*;
 use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
 use crate::diff::Operation;
 use crate::plan::plan;
-use crate::ruleset::{Action as Nft, LiveTable, Rule, Set, Statement, Table};
+use crate::ruleset::{Action as Nft, Element, LiveTable, Rule, Set, Statement, Table, Value};
 use crate::source::{Loaded, load_str};
 
 fn config() -> Config {
