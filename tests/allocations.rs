@@ -48,6 +48,7 @@ fn one_more(services: usize) -> (usize, usize, usize) {
 #[test]
 fn a_change_costs_the_same_in_any_cluster_and_a_large_one_fits_its_budget() {
     what_the_engine_keeps_of_ten_thousand_services();
+    what_saving_ten_thousand_services_takes();
 
     let small = one_more(1_000);
     let large = one_more(10_000);
@@ -72,4 +73,19 @@ fn what_the_engine_keeps_of_ten_thousand_services() {
     let all = kept(&region);
     println!("objects: {of_objects} KiB, with plan and ruleset: {all} KiB");
     assert!(all < 60 * 1024, "{all} KiB");
+}
+
+/// No allocation is given back before the end here, so what is allocated bounds the peak.
+fn what_saving_ten_thousand_services_takes() {
+    let cluster = read(&list(10_000, 5));
+    let folder = std::env::temp_dir().join(format!("svcnat-peak-{}", std::process::id()));
+    let saved = svcnat::follow::Saved::in_folder(&folder).unwrap();
+    let region = Region::new(ALLOCATOR);
+    let bytes = saved.write(&cluster).unwrap();
+    let used = region.change();
+    let took = (used.bytes_allocated + used.bytes_reallocated.max(0).unsigned_abs()) / 1024;
+    std::fs::remove_dir_all(folder).unwrap();
+    println!("saving {} KiB allocated {took} KiB in all", bytes / 1024);
+    assert!(bytes > 5 << 20, "{bytes}");
+    assert!(took < 2 * 1024, "{took} KiB");
 }

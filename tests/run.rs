@@ -4,7 +4,8 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -111,6 +112,21 @@ impl Drop for Daemon {
         }
         let _ = fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Status and body of a GET of the health or metrics server.
+fn fetch(port: u16, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return String::new();
+    };
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// Where a daemon with its log in `folder` tells the service manager.
@@ -492,5 +508,168 @@ fn a_missing_sysctl_is_said_once() {
             run("sysctl", &["-n", "net.ipv4.ip_forward"], "").trim(),
             "0"
         );
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_used_at_the_start_is_exit_code_2() {
+    in_namespace(|| {
+        let folder = std::env::temp_dir().join(format!("svcnat-run-broken-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        for text in [
+            "kind: [",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {clusterIP: nowhere, ports: [{port: 80}]}\n",
+        ] {
+            fs::write(folder.join("a.yaml"), text).unwrap();
+            let mut child = Daemon::spawn(&folder, &[]);
+            assert_eq!(child.wait().unwrap().code(), Some(2), "{text}");
+        }
+        assert_eq!(run("nft", &["list", "ruleset"], ""), "");
+        fs::remove_dir_all(folder).unwrap();
+    });
+}
+
+#[test]
+fn a_broken_file_is_told_by_readyz_state_metrics_and_log_until_it_is_good_again() {
+    in_namespace(|| {
+        let daemon = Daemon::start("told", &[]);
+        eventually("the server", || {
+            fetch(10256, "/readyz?verbose").contains("[+]source files ok")
+        });
+        let metric = "svcnat_condition{condition=\"source files\"} ";
+        assert!(fetch(10249, "/metrics").contains(&format!("{metric}1")));
+        daemon.write("kind: [");
+        eventually("the condition", || {
+            fetch(10256, "/readyz?verbose").contains("[!]source files failing for ")
+        });
+        let ready = fetch(10256, "/readyz?verbose");
+        assert!(ready.starts_with("HTTP/1.1 200"), "not stale yet: {ready}");
+        assert!(ready.contains("a.yaml"), "{ready}");
+        let state = fetch(10256, "/state");
+        let failing = state
+            .split('{')
+            .find(|part| part.contains("\"source files\""));
+        let failing = failing.unwrap();
+        assert!(
+            failing.contains("\"status\":\"False\"") && failing.contains("a.yaml"),
+            "{state}"
+        );
+        assert!(fetch(10249, "/metrics").contains(&format!("{metric}0")));
+        // It is read again by itself meanwhile, and that is no news.
+        std::thread::sleep(Duration::from_secs(4));
+        assert_eq!(daemon.log().matches("the last good state stays").count(), 1);
+        daemon.write(&service("10.254.0.11"));
+        eventually("the good file", || frontends().contains("10.254.0.11"));
+        eventually("the good news", || {
+            daemon
+                .log()
+                .contains("\"well again\" condition=\"source files\"")
+        });
+        assert!(fetch(10256, "/readyz?verbose").contains("[+]source files ok"));
+    });
+}
+
+/// Lets the daemon open no further file, or as many as it likes.
+fn limit_files(daemon: &Daemon, limited: bool) {
+    let pid = daemon.child.id().to_string();
+    // What it opened for a moment is closed again.
+    std::thread::sleep(NOTICED);
+    let open = |n: &u64| fs::symlink_metadata(format!("/proc/{pid}/fd/{n}")).is_ok();
+    let next = (0..).find(|n| !open(n)).unwrap();
+    let limit = if limited { next } else { 1024 };
+    run(
+        "prlimit",
+        &["--pid", &pid, &format!("--nofile={limit}:")],
+        "",
+    );
+}
+
+#[test]
+fn files_that_could_not_be_read_for_want_of_descriptors_are_read_again_by_themselves() {
+    in_namespace(|| {
+        let daemon = Daemon::start("descriptors", &["--healthz-bind-address=none"]);
+        limit_files(&daemon, true);
+        daemon.write(&service("10.254.0.11"));
+        eventually("the complaint", || {
+            daemon.log().contains("Too many open files")
+        });
+        assert!(frontends().contains("10.254.0.10"));
+        limit_files(&daemon, false);
+        // Nobody touches the file again.
+        eventually("the change", || frontends().contains("10.254.0.11"));
+        eventually("the good news", || daemon.log().contains("well again"));
+    });
+}
+
+#[test]
+fn rules_that_others_removed_are_put_back_without_reading_elements() {
+    in_namespace(|| {
+        let daemon = Daemon::start("rules", &[]);
+        let whole = || run("nft", &["-s", "list", "table", "ip", "svcnat"], "");
+        let before = whole();
+        // Other rules, no rules, and no chain.
+        for command in [
+            "insert rule ip svcnat nodes accept",
+            "flush table ip svcnat",
+            "add chain ip svcnat theirs; add rule ip svcnat theirs accept",
+        ] {
+            let chains = run("nft", &["list", "chains", "ip"], "");
+            let first = chains.lines().find_map(|l| l.trim().strip_prefix("chain "));
+            let name = first.unwrap().split(' ').next().unwrap();
+            let seen = daemon.log().matches("cause=drift").count();
+            run("nft", &[&command.replace("nodes", name)], "");
+            eventually("the repair", || whole() == before);
+            eventually("the log line", || {
+                daemon.log().matches("cause=drift").count() > seen
+            });
+        }
+        let log = daemon.log();
+        let repairs = log.lines().filter(|l| l.contains("cause=drift"));
+        repairs.for_each(|line| assert!(line.contains("full=false"), "{line}"));
+        // An element is another matter.
+        run("nft", &["flush", "map", "ip", "svcnat", "frontends"], "");
+        eventually("the repair", || whole() == before);
+        eventually("the log line", || {
+            daemon.log().contains("cause=drift full=true")
+        });
+    });
+}
+
+#[test]
+fn the_log_tells_what_started_which_services_changed_and_that_it_was_told_to_stop() {
+    in_namespace(|| {
+        let mut daemon = Daemon::start("tells", &["-vv", "--drift=report"]);
+        let log = daemon.log();
+        let banner = log.lines().find(|l| l.contains("svcnat starts")).unwrap();
+        let version = concat!("version=", env!("CARGO_PKG_VERSION"));
+        for part in [
+            version,
+            "node=n1",
+            "sources=\"files: ",
+            "drift=report",
+            "10.254.0.0/16",
+        ] {
+            assert!(
+                banner.to_lowercase().contains(part),
+                "{part} is not in {banner}"
+            );
+        }
+        let many: Vec<String> = (0..8)
+            .map(|n| {
+                let text = service(&format!("10.254.0.{}", 20 + n));
+                text.replace("name: a", &format!("name: b{n}"))
+            })
+            .collect();
+        daemon.write(&many.join("---\n"));
+        eventually("the change", || frontends().contains("10.254.0.27"));
+        eventually("the names", || daemon.log().contains("and 4 more"));
+        daemon.stop();
+        let log = daemon.log();
+        let last = log.lines().last().unwrap();
+        assert!(
+            last.contains("told to stop") && last.contains("stay in force"),
+            "{last}"
+        );
+        assert!(log.lines().count() < 40, "{log}");
     });
 }

@@ -251,7 +251,7 @@ pub struct RunArgs {
     /// Form of the log
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
-    /// Log more: -v debug, -vv trace
+    /// Log more: -v debug, -vv trace, -vvv what the libraries below say, too
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Own our tables (Linux 6.9): nobody else can change or flush them, and they outlive us

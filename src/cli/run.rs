@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use super::args::{DeleteArgs, DriftArg, Output, RunArgs};
 use super::error::CliError;
 use super::inputs::Inputs;
+use crate::config::Config;
 use crate::counters::{Counts, What};
 use crate::follow::{
     Agent, Drift, Options, Reading, RunError, Signals, Sources, SyncError, Waker, Watch, notify,
@@ -15,7 +17,7 @@ use crate::follow::{
 use crate::netlink::Nfnetlink;
 use crate::observe::{
     Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
-    init_log, serve,
+    init_log, printable, serve,
 };
 use crate::source::api;
 
@@ -30,6 +32,8 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     let signals = signals()?;
     let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
     let config = Inputs::config(&args.inputs)?;
+    let start = Instant::now();
+    banner(args, &config, from_api);
     let sources = if from_api {
         let settings = api::Settings {
             kubeconfig: args.kubeconfig.clone(),
@@ -72,6 +76,15 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         Agent::new(options, config, sources, waker, observed, progress).map_err(host)?;
     agent.run(&signals).map_err(ended)?;
     notify("STOPPING=1");
+    tracing::info!(
+        ran_s = start.elapsed().as_secs(),
+        rules = if args.cleanup_on_exit {
+            "are removed"
+        } else {
+            "stay in force"
+        },
+        "told to stop"
+    );
     // With its socket goes the ownership of the tables.
     drop(agent);
     if args.cleanup_on_exit {
@@ -107,6 +120,65 @@ fn read_connections() -> Result<Option<Vec<Connections>>, String> {
         });
         rows.collect()
     }))
+}
+
+/// What is started, where, and by which of its settings it differs from others.
+fn banner(args: &RunArgs, config: &Config, from_api: bool) {
+    let paths = |paths: &[PathBuf]| {
+        let paths = paths.iter().map(|path| path.display().to_string());
+        paths.collect::<Vec<_>>().join(", ")
+    };
+    let servers: Vec<String> = args
+        .apiserver
+        .iter()
+        .map(|url| without_password(url))
+        .collect();
+    let servers = servers.join(", ");
+    let sources = if !from_api {
+        format!("files: {}", paths(&args.inputs.filename))
+    } else if let Some(kubeconfig) = &args.kubeconfig {
+        format!("API: {} {servers}", kubeconfig.display())
+    } else if args.apiserver.is_empty() {
+        "API: the service account of this pod".to_owned()
+    } else {
+        format!("API: {servers}")
+    };
+    let state_dir = args.state_dir.as_ref().map(|dir| dir.display().to_string());
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = printable(&config.node_name),
+        sources = printable(sources.trim_end()),
+        config = args.inputs.config.as_ref().map(|path| printable(&path.display().to_string())),
+        state_dir = state_dir.map(|dir| printable(&dir)),
+        service_ranges = list(&config.service_cidrs),
+        cluster_cidrs = list(&config.cluster_cidrs),
+        detect_local = ?config.detect_local,
+        manage_routes = config.manage_routes,
+        sysctls = ?config.sysctls,
+        drift = ?args.drift,
+        own_tables = args.own_tables,
+        take_over_kube_proxy = args.take_over_kube_proxy,
+        min_sync_period = ?args.min_sync_period,
+        verify_period = ?args.verify_period,
+        max_endpoint_loss = args.max_endpoint_loss,
+        healthz = args.healthz_bind_address,
+        metrics = args.metrics_bind_address,
+        "svcnat starts"
+    );
+}
+
+/// An address without the user and password it may have.
+fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+        (None, Some((_, host))) => host.to_owned(),
+        (_, None) => url.to_owned(),
+    }
+}
+
+fn list(prefixes: &[impl std::fmt::Display]) -> String {
+    let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
+    prefixes.join(",")
 }
 
 /// Gives up what is not needed. Files of others may only be readable to root.

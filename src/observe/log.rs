@@ -17,15 +17,17 @@ pub enum LogFormat {
 }
 
 /// Starts logging. `verbosity` 0 is info, 1 debug, 2 trace; the libraries below only warn
-/// until 2. Lines go above that of `progress`. A second call changes nothing.
+/// until 3: they have many lines for each request. Lines go above that of `progress`. A
+/// second call changes nothing.
 pub fn init(format: LogFormat, verbosity: u8, progress: &Progress) {
     let (own, others) = match verbosity {
         0 => (LevelFilter::INFO, LevelFilter::WARN),
         1 => (LevelFilter::DEBUG, LevelFilter::WARN),
+        2 => (LevelFilter::TRACE, LevelFilter::WARN),
         _ => (LevelFilter::TRACE, LevelFilter::DEBUG),
     };
     // What the API's client logs of a failed request, we log with the reason.
-    let client = if verbosity < 2 {
+    let client = if verbosity < 3 {
         LevelFilter::OFF
     } else {
         others

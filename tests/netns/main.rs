@@ -11,6 +11,7 @@ mod counters;
 mod egress;
 mod external;
 mod flows;
+mod graceful;
 mod harness;
 mod host_ports;
 mod lifecycle;

@@ -39,6 +39,13 @@ impl Daemon {
         daemon
     }
 
+    /// Other objects from now on.
+    pub fn write(&self, objects: &str) {
+        let new = self.folder.join("new");
+        fs::write(&new, objects).expect("write the objects");
+        fs::rename(new, self.folder.join("objects.json")).expect("replace the objects");
+    }
+
     /// All it said so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).expect("read the log")
