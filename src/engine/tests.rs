@@ -1,6 +1,8 @@
 //! Random histories: whatever came in whatever order, the increments add up to what a plan
 //! from scratch gives.
 
+mod wide;
+
 use std::num::NonZeroU16;
 
 use proptest::prelude::*;

@@ -9,6 +9,8 @@ mod agenda;
 mod blame;
 mod drift;
 mod files;
+#[cfg(test)]
+mod flow_tests;
 mod health_checks;
 mod pending;
 mod saved;

@@ -179,7 +179,12 @@ impl Tidy {
     }
 }
 
-fn stale_after(engine: &Engine, step: &Step, local_addresses: &BTreeSet<IpAddr>) -> Vec<StaleFlow> {
+/// Flows that an increment made stale. Pure; O(what it changed).
+pub(super) fn stale_after(
+    engine: &Engine,
+    step: &Step,
+    local_addresses: &BTreeSet<IpAddr>,
+) -> Vec<StaleFlow> {
     let serving = serving_of(engine.cluster(), &step.services);
     let context = |serving| Context {
         local_addresses,
