@@ -627,7 +627,7 @@ fn rules_that_others_removed_are_put_back_without_reading_elements() {
         let repairs = log.lines().filter(|l| l.contains("cause=drift"));
         repairs.for_each(|line| assert!(line.contains("full=false"), "{line}"));
         // An element is another matter.
-        run("nft", &["flush", "map", "ip", "svcnat", "frontends"], "");
+        run("nft", &["flush", "map", "ip", "svcnat", "service-ips"], "");
         eventually("the repair", || whole() == before);
         eventually("the log line", || {
             daemon.log().contains("cause=drift full=true")
