@@ -16,7 +16,7 @@
 LAB_PODS="frontend-1:1:2 visitor-1:1:3 frontend-2:2:2 frontend-3:2:3 visitor-2:2:4"
 LAB_SERVERS=()
 
-# How long anything may take that takes milliseconds: the machine may be slow, or busy.
+# Seconds that a server may take to start. It takes milliseconds, but the machine may be slow.
 LAB_PATIENCE=60
 
 # Runs a command in a place of the lab.
@@ -133,12 +133,12 @@ TXT
 # Starts the server of a place and waits until it answers.
 lab_serve() {
     local place=$1 pid error deadline=$((SECONDS + LAB_PATIENCE))
-    at "$place" "$PYTHON" "$LAB_DIR/responder.py" "$place" 80 </dev/null >/dev/null 2>"$STATE/$place.log" &
+    at "$place" "${PYTHON[@]}" "$LAB_DIR/responder.py" "$place" 80 </dev/null >/dev/null 2>"$STATE/$place.log" &
     pid=$!
     LAB_SERVERS+=("$pid")
-    until error=$(at "$place" curl -sS -o /dev/null --max-time "$LAB_PATIENCE" http://127.0.0.1/ 2>&1); do
+    until error=$(at "$place" "${CURL[@]}" -o /dev/null http://127.0.0.1/ 2>&1); do
         if ! kill -0 "$pid" 2>/dev/null; then
-            echo "demo: the server of $place has ended ($PYTHON $LAB_DIR/responder.py):" >&2
+            echo "demo: the server of $place has ended (${PYTHON[*]} $LAB_DIR/responder.py):" >&2
             cat "$STATE/$place.log" >&2
             return 1
         fi

@@ -42,7 +42,7 @@ show() {
 
 # One HTTP request.
 request() {
-    show "$1" "curl http://$2/" at "$1" curl -sS --max-time "$LAB_PATIENCE" "http://$2/"
+    show "$1" "curl http://$2/" at "$1" "${CURL[@]}" "http://$2/"
 }
 
 # Sixty requests, and a bar for each server that answered: each of the three frontends must.
@@ -51,11 +51,11 @@ spread() {
     if [ "$protocol" = tcp ]; then
         # The servers end a connection after one answer: each request is a new one.
         printf "    %s# curl 'http://%s/?[1-%d]'\n" "$place" "$address:$port" "$count"
-        OUT=$(at "$place" curl -sS --fail-early --max-time "$LAB_PATIENCE" \
+        OUT=$(at "$place" "${CURL[@]}" --fail-early \
             "http://$address:$port/?[1-$count]" 2>&1) || true
     else
         printf '    %s# ask-udp.py %s %d %d\n' "$place" "$address" "$port" "$count"
-        OUT=$(at "$place" "$PYTHON" "$LAB_DIR/ask-udp.py" "$address" "$port" "$count" 2>&1) || true
+        OUT=$(at "$place" "${PYTHON[@]}" "$LAB_DIR/ask-udp.py" "$address" "$port" "$count" 2>&1) || true
     fi
     local answers=0 fewest=$count
     for name in frontend-1 frontend-2 frontend-3; do
@@ -80,10 +80,10 @@ refused() {
     local place=$1 protocol=$2 address=$3 port=$4 tries=5 typed command took=
     if [ "$protocol" = tcp ]; then
         typed="curl -w '%{time_total} s' http://$address:$port/"
-        command=(curl -sS --max-time "$LAB_PATIENCE" -w '%{time_total} s\n' "http://$address:$port/")
+        command=("${CURL[@]}" -w '%{time_total} s\n' "http://$address:$port/")
     else
         typed="ask-udp.py $address $port"
-        command=("$PYTHON" "$LAB_DIR/ask-udp.py" "$address" "$port")
+        command=("${PYTHON[@]}" "$LAB_DIR/ask-udp.py" "$address" "$port")
     fi
     printf '    %s# %s\n' "$place" "$typed"
     while [ "$tries" -gt 0 ]; do
