@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use support::{full_plan, in_namespace, listing, objects, run};
 use svcnat::apply::{Held, holds, reconcile};
 use svcnat::compile::compile;
-use svcnat::diff::diff;
+use svcnat::diff::{Delta, Operation, diff};
 use svcnat::netlink::{NetlinkError, Nfnetlink};
 use svcnat::plan::NodePlan;
 use svcnat::print::{json, text};
-use svcnat::ruleset::{LiveRuleset, Ruleset};
+use svcnat::ruleset::{Datum, ElementData, LiveRuleset, Ruleset};
 
 fn text_of(ruleset: &Ruleset) -> String {
     let mut out = Vec::new();
@@ -194,5 +194,89 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
             run("nft", &["-f", "-"], &format!("flush ruleset\n{undo}"));
             assert!(matches!(held(), Held::Whole(_)), "undone: {add}");
         }
+    });
+}
+
+/// Sends what looks like an answer of the kernel's to the socket with this port.
+fn forge(port: u32, seq: u32, errno: i32) {
+    let socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&36_u32.to_ne_bytes());
+    bytes.extend_from_slice(&2_u16.to_ne_bytes());
+    bytes.extend_from_slice(&0_u16.to_ne_bytes());
+    bytes.extend_from_slice(&seq.to_ne_bytes());
+    bytes.extend_from_slice(&port.to_ne_bytes());
+    bytes.extend_from_slice(&(-errno).to_ne_bytes());
+    bytes.extend_from_slice(&[0; 16]);
+    let to = netlink_sys::SocketAddr::new(port, 0);
+    assert_eq!(socket.send_to(&bytes, &to, 0).unwrap(), bytes.len());
+}
+
+#[test]
+fn answers_that_another_process_sends_are_not_the_kernels() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        let before = kernel.generation().unwrap();
+        for seq in 0..2000 {
+            forge(kernel.port(), seq, 1);
+        }
+        assert_eq!(kernel.generation().unwrap(), before);
+        let live = kernel.read().unwrap();
+        for seq in 0..2000 {
+            forge(kernel.port(), seq, 1);
+        }
+        kernel
+            .commit(&diff(&fresh(&plan), &live), live.generation)
+            .unwrap();
+        assert!(diff(&fresh(&plan), &kernel.read().unwrap()).is_empty());
+        // Nor is a forged acknowledgement a success.
+        for seq in 0..20_000 {
+            forge(kernel.port(), seq, 0);
+        }
+        let result = kernel.commit(&Delta::default(), before + 100);
+        assert!(matches!(result, Err(NetlinkError::Raced)), "{result:?}");
+    });
+}
+
+#[test]
+fn the_element_the_kernel_refuses_is_named_with_its_owner() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        let live = kernel.read().unwrap();
+        let mut tried = 0;
+        for nth in [0, 1, 2] {
+            for table in 0..2 {
+                let mut delta = diff(&fresh(&plan), &live);
+                let operations = delta.tables[table].operations.iter_mut();
+                let mut maps = operations.filter_map(|operation| match operation {
+                    Operation::AddElements(set, elements) if set == "endpoints" => Some(elements),
+                    _ => None,
+                });
+                let Some((key, element)) = maps.next().and_then(|m| m.get_mut(nth)) else {
+                    continue;
+                };
+                // An endpoint that is a lone number.
+                element.data = ElementData::Value(Datum::new().u32(7));
+                let (key, owner) = (*key, element.comment.clone().unwrap());
+                let error = kernel.commit(&delta, 0).unwrap_err();
+                let said = error.to_string();
+                let NetlinkError::Refused {
+                    element: Some(found),
+                    ..
+                } = error
+                else {
+                    panic!("{said}");
+                };
+                assert_eq!(found.set, "endpoints");
+                assert_eq!(found.key, key);
+                assert_eq!(found.comment.as_ref(), Some(&owner));
+                assert!(said.contains(&*owner), "{said}");
+                tried += 1;
+            }
+        }
+        assert!(tried >= 3);
+        assert!(kernel.read().unwrap().tables.is_empty());
     });
 }
