@@ -1,5 +1,6 @@
 //! Bringing the kernel to the desired state, and keeping it there against other writers.
 
+mod aside;
 mod holds;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use crate::host::conntrack_plan::{self, DoorKey};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, serving};
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
+pub use aside::{MOST_ASIDE, refused_with};
 pub use holds::{Held, holds};
 
 /// Times a commit is tried again after another program's came first.
