@@ -19,6 +19,8 @@ pub mod counters;
 pub mod diff;
 pub mod engine;
 pub mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod netlink;
 pub mod observe;

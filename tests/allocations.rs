@@ -30,7 +30,10 @@ fn one_more(services: usize) -> (usize, usize, usize) {
         let Next::Step(step) = engine.advance() else {
             panic!("a step was expected");
         };
-        let sent = batch(&step.delta, 0, Finish::Commit, 0).bytes.len();
+        let sent = batch(&step.delta, 0, Finish::Commit, 0)
+            .unwrap()
+            .bytes
+            .len();
         let used = region.change();
         all.push((
             used.allocations + used.reallocations,

@@ -107,7 +107,7 @@ fn installed(ruleset: Ruleset) -> LiveRuleset {
 fn change(count: usize, to: usize) -> (Counts, u32, usize) {
     let live = installed(ruleset(count, 3, &nothing()));
     let delta = diff(&ruleset(count, to, &live), &live);
-    let batch = batch(&delta, 1, Finish::Commit, 0);
+    let batch = batch(&delta, 1, Finish::Commit, 0).unwrap();
     (delta.counts(), batch.messages, batch.bytes.len())
 }
 

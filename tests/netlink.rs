@@ -8,12 +8,17 @@ use std::collections::BTreeMap;
 
 use support::{full_plan, in_namespace, listing, objects, run};
 use svcnat::apply::{Held, holds, reconcile};
+use svcnat::cluster::{Change, Cluster, ObjectName};
 use svcnat::compile::compile;
-use svcnat::diff::diff;
+use svcnat::config::Config;
+use svcnat::diff::{Delta, Operation, diff};
+use svcnat::engine::Engine;
+use svcnat::follow::{NameWriters, Sync};
 use svcnat::netlink::{NetlinkError, Nfnetlink};
-use svcnat::plan::NodePlan;
+use svcnat::plan::{NodeContext, NodePlan, plan};
 use svcnat::print::{json, text};
-use svcnat::ruleset::{LiveRuleset, Ruleset};
+use svcnat::ruleset::{Datum, ElementData, Family, LiveRuleset, Ruleset};
+use svcnat::source::{Loaded, load_str};
 
 fn text_of(ruleset: &Ruleset) -> String {
     let mut out = Vec::new();
@@ -194,5 +199,192 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
             run("nft", &["-f", "-"], &format!("flush ruleset\n{undo}"));
             assert!(matches!(held(), Held::Whole(_)), "undone: {add}");
         }
+    });
+}
+
+/// Sends what looks like an answer of the kernel's to the socket with this port.
+fn forge(port: u32, seq: u32, errno: i32) {
+    let socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
+    let mut bytes = Vec::new();
+    bytes.extend_from_slice(&36_u32.to_ne_bytes());
+    bytes.extend_from_slice(&2_u16.to_ne_bytes());
+    bytes.extend_from_slice(&0_u16.to_ne_bytes());
+    bytes.extend_from_slice(&seq.to_ne_bytes());
+    bytes.extend_from_slice(&port.to_ne_bytes());
+    bytes.extend_from_slice(&(-errno).to_ne_bytes());
+    bytes.extend_from_slice(&[0; 16]);
+    let to = netlink_sys::SocketAddr::new(port, 0);
+    assert_eq!(socket.send_to(&bytes, &to, 0).unwrap(), bytes.len());
+}
+
+#[test]
+fn answers_that_another_process_sends_are_not_the_kernels() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        let before = kernel.generation().unwrap();
+        for seq in 0..2000 {
+            forge(kernel.port(), seq, 1);
+        }
+        assert_eq!(kernel.generation().unwrap(), before);
+        let live = kernel.read().unwrap();
+        for seq in 0..2000 {
+            forge(kernel.port(), seq, 1);
+        }
+        kernel
+            .commit(&diff(&fresh(&plan), &live), live.generation)
+            .unwrap();
+        assert!(diff(&fresh(&plan), &kernel.read().unwrap()).is_empty());
+        // Nor is a forged acknowledgement a success.
+        for seq in 0..20_000 {
+            forge(kernel.port(), seq, 0);
+        }
+        let result = kernel.commit(&Delta::default(), before + 100);
+        assert!(matches!(result, Err(NetlinkError::Raced)), "{result:?}");
+    });
+}
+
+#[test]
+fn the_element_the_kernel_refuses_is_named_with_its_owner() {
+    let plan = full_plan();
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        let live = kernel.read().unwrap();
+        let mut tried = 0;
+        for nth in [0, 1, 2] {
+            for table in 0..2 {
+                let mut delta = diff(&fresh(&plan), &live);
+                let operations = delta.tables[table].operations.iter_mut();
+                let mut maps = operations.filter_map(|operation| match operation {
+                    Operation::AddElements(set, elements) if set == "endpoints" => Some(elements),
+                    _ => None,
+                });
+                let Some((key, element)) = maps.next().and_then(|m| m.get_mut(nth)) else {
+                    continue;
+                };
+                // An endpoint that is a lone number.
+                element.data = ElementData::Value(Datum::new().u32(7));
+                let (key, owner) = (*key, element.comment.clone().unwrap());
+                let error = kernel.commit(&delta, 0).unwrap_err();
+                let said = error.to_string();
+                let NetlinkError::Refused {
+                    element: Some(found),
+                    ..
+                } = error
+                else {
+                    panic!("{said}");
+                };
+                assert_eq!(found.set, "endpoints");
+                assert_eq!(found.key, key);
+                assert_eq!(found.comment.as_ref(), Some(&owner));
+                assert!(said.contains(&*owner), "{said}");
+                tried += 1;
+            }
+        }
+        assert!(tried >= 3);
+        assert!(kernel.read().unwrap().tables.is_empty());
+    });
+}
+
+fn cluster(text: &str) -> Cluster {
+    let mut loaded = Loaded::default();
+    load_str(text, "test", &mut loaded);
+    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems);
+    loaded.cluster
+}
+
+/// A Service and its slice.
+fn service(name: &str, n: u8, endpoints: &[u8]) -> String {
+    let endpoints: Vec<String> = endpoints
+        .iter()
+        .map(|i| format!(r#"{{"addresses": ["172.17.{n}.{i}"]}}"#))
+        .collect();
+    let endpoints = endpoints.join(", ");
+    format!(
+        r#"
+---
+{{"apiVersion": "v1", "kind": "Service", "metadata": {{"name": "{name}"}},
+  "spec": {{"clusterIP": "10.254.0.{n}", "ports": [{{"port": 80}}]}}}}
+---
+{{"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+  "metadata": {{"name": "{name}-1", "labels": {{"kubernetes.io/service-name": "{name}"}}}},
+  "ports": [{{"port": 80}}], "endpoints": [{endpoints}]}}
+"#
+    )
+}
+
+/// Loads our empty table with a map of endpoints that holds no more than so many: the kernel
+/// then refuses whoever comes last.
+fn with_room_for(endpoints: u32, config: &Config, others: &str) {
+    let cluster = cluster(others);
+    let (node, _) = NodeContext::resolve(&cluster, config, &[]);
+    let mut ruleset = fresh(&plan(&cluster, config, &node).0);
+    for table in ruleset.tables.values_mut() {
+        for set in table.sets.values_mut() {
+            set.elements.clear();
+        }
+    }
+    let text = text_of(&ruleset);
+    let map = "map endpoints {\n";
+    assert!(text.contains(map), "{text}");
+    let small = text.replacen(map, &format!("{map}\t\tsize {endpoints};\n"), 1);
+    run("nft", &["-f", "-"], &small);
+}
+
+#[test]
+fn a_service_the_kernel_refuses_costs_only_itself_and_is_tried_again_when_it_changes() {
+    let config = Config {
+        node_name: "n1".into(),
+        service_cidrs: vec!["10.254.0.0/16".parse().unwrap()],
+        cluster_cidrs: vec!["172.17.0.0/16".parse().unwrap()],
+        manage_routes: false,
+        ..Config::default()
+    };
+    let all = [("a", 1), ("b", 2), ("c", 3), ("d", 4)];
+    let text: String = all.map(|(name, n)| service(name, n, &[2, 3])).concat();
+    in_namespace(|| {
+        with_room_for(6, &config, &text);
+        let mut kernel = Nfnetlink::open().unwrap();
+        let mut sync = Sync::open(false, false, NameWriters::Never).unwrap();
+        let mut engine = Engine::with_cluster(config.clone(), Vec::new(), cluster(&text));
+        sync.sync(&mut engine).unwrap();
+        let aside: Vec<ObjectName> = engine.aside().keys().cloned().collect();
+        assert_eq!(aside.len(), 1, "{:?}", engine.aside());
+        let reason = &engine.aside()[&aside[0]];
+        assert!(reason.contains(&aside[0].to_string()), "{reason}");
+        let held = |kernel: &mut Nfnetlink| {
+            let live = kernel.read().unwrap();
+            live.tables[&Family::Ip].sets["endpoints"].elements.len()
+        };
+        assert_eq!(held(&mut kernel), 6);
+
+        // Another Service goes on being updated.
+        let other = all.iter().find(|(n, _)| *n != &*aside[0].name).unwrap();
+        let mut change = |text: &str, sync: &mut Sync| {
+            for (name, slices) in cluster(text).slices {
+                for slice in slices.iter() {
+                    assert_eq!(slice.service, name);
+                    let change = Some(Box::new(slice.clone()));
+                    engine.apply(Change::Slice(slice.name.clone(), change));
+                }
+            }
+            let synced = sync.sync(&mut engine).unwrap();
+            (synced.full, engine.aside().len())
+        };
+        let moved = service(other.0, other.1, &[2, 9]);
+        assert_eq!(change(&moved, &mut sync), (false, 1));
+        let fewer = service(other.0, other.1, &[]);
+        assert_eq!(change(&fewer, &mut sync), (false, 1));
+        assert_eq!(held(&mut kernel), 4);
+
+        // Changed, and with room for it now, the one set aside is taken.
+        let n = all.iter().find(|(n, _)| *n == &*aside[0].name).unwrap().1;
+        let bad = service(&aside[0].name, n, &[4, 5]);
+        assert_eq!(change(&bad, &mut sync), (false, 0));
+        assert_eq!(held(&mut kernel), 6);
+        // With one more it is refused once more, as an increment this time.
+        let more = service(&aside[0].name, n, &[4, 5, 6]);
+        assert_eq!(change(&more, &mut sync), (true, 1));
+        assert_eq!(held(&mut kernel), 4);
     });
 }

@@ -1,5 +1,6 @@
 //! Bringing the kernel to the desired state, and keeping it there against other writers.
 
+mod aside;
 mod holds;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use crate::host::conntrack_plan::{self, DoorKey};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, serving};
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
+pub use aside::{MOST_ASIDE, refused_with};
 pub use holds::{Held, holds};
 
 /// Times a commit is tried again after another program's came first.
@@ -91,24 +93,31 @@ pub fn reconcile(
     kernel: &mut impl Kernel,
     mut desired: impl FnMut(&LiveRuleset) -> Ruleset,
 ) -> Result<Outcome, NetlinkError> {
+    let mut unconfirmed = None;
     for races in 0..TRIES {
         let before = kernel.read()?;
         let desired = desired(&before);
         let mut delta = diff(&desired, &before);
         let committed = if delta.is_empty() {
-            None
+            // In force after all: the answer to an earlier try was lost.
+            delta = unconfirmed.take().unwrap_or(delta);
+            (!delta.is_empty()).then(Committed::default)
         } else {
             kernel.carry_counters(&mut delta)?;
             match kernel.commit(&delta, bound_to(before.generation, races)) {
                 Err(NetlinkError::Raced) => continue,
+                Err(NetlinkError::Unconfirmed { .. }) if unconfirmed.is_none() => {
+                    unconfirmed = Some(delta);
+                    continue;
+                }
                 result => Some(result?),
             }
         };
         // A commit counts one up, and 0 means "any", so it is passed over. Bound to the
         // generation before, ours is exactly the next; one that was not bound came later.
         let generation = match committed {
-            Some(_) => before.generation.checked_add(1).unwrap_or(1),
-            None => before.generation,
+            Some(done) if done.bytes > 0 => before.generation.checked_add(1).unwrap_or(1),
+            _ => before.generation,
         };
         return Ok(Outcome {
             generation,

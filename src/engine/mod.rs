@@ -11,6 +11,8 @@
 
 mod claims;
 mod installed;
+pub mod quarantine;
+mod rebuild;
 mod same;
 mod shared;
 
@@ -18,17 +20,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Change, Cluster, EndpointSlice, Family, Names, ObjectName, Slices};
 use crate::compile::skeleton;
-use crate::compile::{Numbers, SetId, Sets, Uses, compile_numbered, node_level, services};
+use crate::compile::{Numbers, SetId, Sets, Uses, node_level, services};
 use crate::config::Config;
-use crate::diff::{Changes, Delta, diff};
+use crate::diff::{Changes, Delta};
 use crate::plan::{
-    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, plan_each,
-    plan_node_level, plan_routes, plan_service, serving_of,
+    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, plan_node_level,
+    plan_routes, plan_service, serving_of,
 };
 use crate::problem::Problem;
-use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::ruleset::Ruleset;
 use claims::Claims;
 use installed::Elements;
+use quarantine::Quarantine;
 use same::{same_service, same_slice, same_slices};
 use shared::Shared;
 
@@ -88,6 +91,7 @@ pub struct Engine {
     changed: BTreeMap<ObjectName, Before>,
     node_level_changed: bool,
     rebuild: bool,
+    quarantine: Quarantine,
 }
 
 /// What is kept per family besides the ruleset.
@@ -132,6 +136,7 @@ impl Engine {
             changed: BTreeMap::new(),
             node_level_changed: false,
             rebuild: true,
+            quarantine: Quarantine::default(),
         };
         engine.set_cluster(cluster);
         engine
@@ -143,6 +148,7 @@ impl Engine {
         self.cluster = cluster;
         self.rebuild = true;
         self.changed.clear();
+        self.quarantine.clear();
     }
 
     /// Settings in force.
@@ -332,6 +338,8 @@ impl Engine {
             };
             self.changed.insert(name.clone(), before);
         }
+        // Changed, it may be one that the kernel takes.
+        self.quarantine.release(name);
     }
 
     /// What a service brings now. O(its endpoints · log).
@@ -340,8 +348,10 @@ impl Engine {
         Family::ALL
             .iter()
             .map(|family| match self.cluster.services.get(name) {
-                Some(service) => plan_service(service, &slices, *family, &self.node),
-                None => ServicePlan::empty(*family),
+                Some(service) if !self.quarantine.holds(name) => {
+                    plan_service(service, &slices, *family, &self.node)
+                }
+                _ => ServicePlan::empty(*family),
             })
             .collect()
     }
@@ -514,50 +524,6 @@ impl Engine {
         step.before.families.push(befores);
         step.after.families.push(afters);
         true
-    }
-
-    /// Plans and compiles everything, with the numbers and slots `live` has. Returns what
-    /// leads from there to here. O(cluster).
-    pub fn rebuild(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
-        let (node, mut problems) =
-            NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
-        self.node = node;
-        let mut families: Vec<FamilyState> = Family::ALL
-            .into_iter()
-            .map(|family| {
-                let (frame, _) = plan_node_level(&self.cluster, &self.config, &self.node, family);
-                FamilyState {
-                    shared: Shared::new(&frame),
-                    frame,
-                    numbers: Numbers::default(),
-                    claims: Claims::default(),
-                    uses: Uses::default(),
-                }
-            })
-            .collect();
-        let nothing = BTreeMap::new();
-        let (plan, found) = plan_each(&self.cluster, &self.config, &self.node, |service, part| {
-            let family = |state: &&mut FamilyState| state.frame.family == part.family;
-            if let Some(state) = families.iter_mut().find(family) {
-                let claims = &mut state.claims;
-                claims.change(service, &nothing, &part.frontends);
-                state.shared.count(part);
-            }
-        });
-        problems.extend(found);
-        let (ruleset, mut compiled) = compile_numbered(&plan, &live.sets());
-        for state in &mut families {
-            let of_family = compiled.remove(&state.frame.family).unwrap_or_default();
-            state.numbers = of_family.numbers;
-            state.uses = of_family.uses;
-        }
-        self.families = families;
-        self.routes.clone_from(&plan.routes);
-        self.ruleset = ruleset;
-        self.changed.clear();
-        self.node_level_changed = false;
-        self.rebuild = false;
-        (diff(&self.ruleset, live), plan, problems)
     }
 }
 

@@ -6,6 +6,7 @@
 //! commit from happening.
 
 mod agenda;
+mod aside;
 mod blame;
 mod drift;
 mod files;
@@ -438,6 +439,7 @@ impl<'a> Agent<'a> {
             }
             return;
         }
+        self.try_aside_again();
         if !self.engine.is_dirty() {
             return;
         }
@@ -465,6 +467,7 @@ impl<'a> Agent<'a> {
         self.agenda.committed(Instant::now());
         report(&synced.problems);
         self.tidied(&synced);
+        self.tell_aside();
         self.tell(cause, &synced);
         self.observe(cause, &synced);
         if synced.full {

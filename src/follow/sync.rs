@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::aside::{self, set_aside};
 use super::blame::{Blame, NameWriters};
 use super::tidy::{Tidied, Tidy};
-use crate::apply::{Held, TRIES, bound_to, holds};
+use crate::apply::{Held, MOST_ASIDE, TRIES, bound_to, holds};
 use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{
@@ -109,6 +110,8 @@ pub struct Sync {
     verify_after: Instant,
     /// A full read-back is owed: somebody wrote since the last one.
     verify_owed: bool,
+    /// Since when Services have been set aside.
+    aside_since: Option<Instant>,
 }
 
 impl Sync {
@@ -130,6 +133,7 @@ impl Sync {
             own,
             verify_after: Instant::now(),
             verify_owed: false,
+            aside_since: None,
         };
         sync.refresh_addresses()?;
         Ok(sync)
@@ -237,7 +241,10 @@ impl Sync {
     /// Reads the kernel back, compares and commits the difference, bound to what was read
     /// unless others keep coming first ([`bound_to`]).
     fn rebuild(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
-        for races in 0..TRIES {
+        // Who is set aside takes a try, but is no race.
+        let mut asides = 0;
+        for tries in 0..TRIES + MOST_ASIDE {
+            let races = tries - asides;
             let live = self.kernel.read()?;
             let (mut delta, plan, problems) = engine.rebuild(&live);
             let counts = delta.counts();
@@ -267,8 +274,17 @@ impl Sync {
                     .while_committing(&delta, || kernel.commit(&delta, bound));
                 match result {
                     Err(NetlinkError::Raced) => continue,
-                    Err(error @ NetlinkError::Refused { .. }) => {
-                        self.give_up_owning(error)?;
+                    Err(error) => {
+                        match self.give_up_owning(error) {
+                            Ok(()) => {}
+                            // Somebody may have come between reading and writing.
+                            Err(error) if bound == 0 => return Err(error.into()),
+                            Err(error) => {
+                                set_aside(&mut self.kernel, engine, &live, error)?;
+                                self.aside_since = Some(Instant::now());
+                                asides += 1;
+                            }
+                        }
                         continue;
                     }
                     result => {
@@ -296,6 +312,16 @@ impl Sync {
             });
         }
         Err(NetlinkError::Raced.into())
+    }
+
+    /// True if Services have been set aside for so long that they are to be tried again; then
+    /// not before as long again.
+    pub(super) fn is_aside_due(&mut self, now: Instant) -> bool {
+        let due = self.aside_since.is_some_and(|at| now >= at + aside::AGAIN);
+        if due {
+            self.aside_since = None;
+        }
+        due
     }
 
     /// Goes on without owning tables if that is what the kernel refused.

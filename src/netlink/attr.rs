@@ -10,10 +10,14 @@ pub const HEADER: usize = 16;
 const NFGENMSG: usize = 4;
 
 /// Writes messages one after the other.
+///
+/// An attribute says its length in 16 bits. What does not fit there is written all the same,
+/// and remembered: whoever sends the bytes asks [`Writer::overflowed`] first.
 #[derive(Debug, Default)]
 pub struct Writer {
     /// The bytes so far.
     pub bytes: Vec<u8>,
+    overflowed: bool,
 }
 
 /// Where an open message or attribute began.
@@ -22,6 +26,18 @@ pub struct Writer {
 pub struct Open(usize);
 
 impl Writer {
+    /// True if a length did not fit its field: the bytes must not be sent.
+    #[must_use]
+    pub const fn overflowed(&self) -> bool {
+        self.overflowed
+    }
+
+    /// The length of an attribute, header included.
+    fn length(&mut self, len: usize) -> [u8; 2] {
+        self.overflowed |= len > usize::from(u16::MAX);
+        u16::try_from(len).unwrap_or(u16::MAX).to_ne_bytes()
+    }
+
     /// Opens a message with its netfilter header.
     pub fn message(&mut self, kind: u16, flags: u16, seq: u32, family: u8, res_id: u16) -> Open {
         let start = self.bytes.len();
@@ -37,15 +53,16 @@ impl Writer {
 
     /// Closes a message: its length is known now.
     pub fn end_message(&mut self, open: Open) {
-        let len = u32::try_from(self.bytes.len() - open.0).unwrap_or(u32::MAX);
+        let len = self.bytes.len() - open.0;
+        self.overflowed |= u32::try_from(len).is_err();
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
         self.bytes[open.0..open.0 + 4].copy_from_slice(&len.to_ne_bytes());
     }
 
-    /// Appends an attribute. Its payload must be shorter than 64 KiB; ours are bounded by
-    /// the callers.
+    /// Appends an attribute.
     pub fn attr(&mut self, kind: u16, payload: &[u8]) {
-        let len = u16::try_from(payload.len() + 4).unwrap_or(u16::MAX);
-        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        let len = self.length(payload.len() + 4);
+        self.bytes.extend_from_slice(&len);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(payload);
         self.pad();
@@ -58,8 +75,8 @@ impl Writer {
 
     /// Appends a NUL-terminated string.
     pub fn string(&mut self, kind: u16, text: &str) {
-        let len = u16::try_from(text.len() + 5).unwrap_or(u16::MAX);
-        self.bytes.extend_from_slice(&len.to_ne_bytes());
+        let len = self.length(text.len() + 5);
+        self.bytes.extend_from_slice(&len);
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
         self.bytes.extend_from_slice(text.as_bytes());
         self.bytes.push(0);
@@ -76,8 +93,8 @@ impl Writer {
 
     /// Closes a nested attribute.
     pub fn end_nest(&mut self, open: Open) {
-        let len = u16::try_from(self.bytes.len() - open.0).unwrap_or(u16::MAX);
-        self.bytes[open.0..open.0 + 2].copy_from_slice(&len.to_ne_bytes());
+        let len = self.length(self.bytes.len() - open.0);
+        self.bytes[open.0..open.0 + 2].copy_from_slice(&len);
     }
 
     /// Opens an attribute whose payload is written directly into [`Writer::bytes`].
@@ -234,6 +251,23 @@ mod tests {
         assert_eq!((message.kind, message.seq, message.family()), (7, 42, 2));
         assert_eq!(message.attrs().string(1), Some("svcnat"));
         assert_eq!(message.attrs().nested(2).u32(3), Some(0x0102_0304));
+    }
+
+    #[test]
+    fn an_attribute_too_long_for_its_length_field_is_remembered() {
+        for longer in [0, 1] {
+            let mut w = Writer::default();
+            w.attr(1, &vec![0; 65_531 + longer]);
+            assert_eq!(w.overflowed(), longer == 1);
+            let mut w = Writer::default();
+            w.string(1, &"x".repeat(65_530 + longer));
+            assert_eq!(w.overflowed(), longer == 1);
+            let mut w = Writer::default();
+            let nest = w.nest(1);
+            w.bytes.resize(65_535 + longer, 0);
+            w.end_nest(nest);
+            assert_eq!(w.overflowed(), longer == 1);
+        }
     }
 
     proptest! {

@@ -173,7 +173,8 @@ pub fn counters(message: &Message<'_>, mut each: impl FnMut(&Value, &Element, Co
     }
 }
 
-fn element(a: Attrs<'_>) -> Option<(Value, Element)> {
+/// One element, without a schema; `None` if we could not have made it.
+pub(super) fn element(a: Attrs<'_>) -> Option<(Value, Element)> {
     let bytes = |kind| a.nested(kind).get(common::DATA_VALUE);
     let key = Value::from_bytes(bytes(elem::KEY)?)?;
     let data = match a.get(elem::DATA).map(Attrs) {

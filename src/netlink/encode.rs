@@ -1,10 +1,12 @@
 //! A delta as one netlink batch: one buffer, sent by one system call.
 
 use super::attr::{Open, Writer};
+use super::batch::Batch;
 use super::constants::table as table_attr;
 use super::constants::{
     BATCH_BEGIN, BATCH_END, BATCH_GENID, SUBSYS, chain, common, counter, elem, msg, rule, set,
 };
+use super::error::{NetlinkError, Unfit};
 use super::expr;
 use super::ffi::{RawExpr, Scratch};
 use super::set_types::{length, type_number, userdata};
@@ -15,33 +17,17 @@ use crate::ruleset::{
 };
 
 const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
+/// NLM_F_ACK.
+pub(super) const ACK: u16 = 0x4;
 const CREATE: u16 = 0x400;
 
-/// Where a list of elements is cut: an attribute holds at most 65,535 bytes, and one
-/// element of ours takes less than 400.
+/// Where a list of elements is cut: an attribute holds at most 65,535 bytes.
 const MAX_LIST: usize = 65_000;
-
-/// A batch and what each of its messages is about.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// The bytes to send.
-    pub bytes: Vec<u8>,
-    /// First sequence number of each operation, ascending: `(seq, table, operation)`.
-    pub starts: Vec<(u32, usize, usize)>,
-    /// Messages in the batch, frame included.
-    pub messages: u32,
-}
-
-impl Batch {
-    /// Table and operation a sequence number belongs to. O(log operations).
-    #[must_use]
-    pub fn operation_of(&self, seq: u32) -> Option<(usize, usize)> {
-        let after = self.starts.partition_point(|(first, ..)| *first <= seq);
-        let (_, table, operation) = self.starts.get(after.checked_sub(1)?)?;
-        Some((*table, *operation))
-    }
-}
+/// The most one element takes: two keys and data of 64 bytes, a chain's name of 256, a
+/// comment of 256, a counter and their headers. Larger ones are refused.
+const MAX_ELEMENT: usize = 800;
+/// Bytes of an element's comment without its NUL: one byte says its length.
+const MAX_COMMENT: usize = 254;
 
 /// How the batch ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +49,24 @@ struct Encoder {
     w: Writer,
     scratch: Scratch,
     seq: u32,
+    /// Where the last message began.
+    last: usize,
 }
 
 impl Encoder {
     fn next(&mut self) -> u32 {
-        self.seq += 1;
+        self.seq = self.seq.wrapping_add(1);
+        self.last = self.w.bytes.len();
         self.seq
+    }
+
+    /// Whether all that was written so far has lengths that say what is there.
+    fn fits(&self) -> Result<(), Unfit> {
+        if self.w.overflowed() {
+            Err(Unfit::Long)
+        } else {
+            Ok(())
+        }
     }
 
     fn open(&mut self, kind: u8, flags: u16, family: Family) -> Open {
@@ -81,12 +79,20 @@ impl Encoder {
 
 /// Encodes `delta`, bound to ruleset generation `generation` (0: whatever it is).
 /// Sequence numbers start after `seq`. O(delta).
-#[must_use]
-pub fn batch(delta: &Delta, generation: u32, finish: Finish, seq: u32) -> Batch {
+///
+/// # Errors
+/// [`NetlinkError::Unfit`] if an operation cannot be written as messages.
+pub fn batch(
+    delta: &Delta,
+    generation: u32,
+    finish: Finish,
+    seq: u32,
+) -> Result<Batch, NetlinkError> {
     let mut e = Encoder {
         w: Writer::default(),
         scratch: Scratch::default(),
         seq,
+        last: 0,
     };
     let first = e.next();
     let open = e.w.message(BATCH_BEGIN, REQUEST, first, 0, SUBSYS);
@@ -97,29 +103,35 @@ pub fn batch(delta: &Delta, generation: u32, finish: Finish, seq: u32) -> Batch 
     let mut starts = Vec::new();
     for (t, table) in delta.tables.iter().enumerate() {
         for (o, operation) in table.operations.iter().enumerate() {
-            starts.push((e.seq + 1, t, o));
-            encode(&mut e, table, operation);
+            starts.push((e.seq.wrapping_add(1).wrapping_sub(first), t, o));
+            encode(&mut e, table, operation)
+                .and_then(|()| e.fits())
+                .map_err(|why| NetlinkError::unfit(table, operation, why))?;
         }
     }
+    let last = (!starts.is_empty()).then_some(e.last);
     if finish == Finish::Commit {
-        let last = e.next();
-        let open = e.w.message(BATCH_END, REQUEST, last, 0, SUBSYS);
+        let end = e.next();
+        let open = e.w.message(BATCH_END, REQUEST | ACK, end, 0, SUBSYS);
         e.w.end_message(open);
     }
-    Batch {
+    Ok(Batch {
+        finish: (finish == Finish::Commit).then_some(e.last),
         bytes: e.w.bytes,
+        first,
         starts,
-        messages: e.seq - seq,
-    }
+        messages: e.seq.wrapping_sub(seq),
+        last,
+    })
 }
 
-fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
+fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) -> Result<(), Unfit> {
     let family = table.family;
     match operation {
         Operation::AddTable | Operation::DeleteTable => {
             let seq = e.next();
             let add = *operation == Operation::AddTable;
-            e.scratch.table(family, add, seq, &mut e.w.bytes);
+            e.scratch.table(family, add, seq, &mut e.w.bytes)?;
         }
         Operation::OwnTable => {
             let open = e.open(msg::NEWTABLE, CREATE, family);
@@ -138,12 +150,12 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
         Operation::AddChain(name, base) => {
             let seq = e.next();
             e.scratch
-                .chain(family, name, *base, true, seq, &mut e.w.bytes);
+                .chain(family, name, *base, true, seq, &mut e.w.bytes)?;
         }
         Operation::DeleteChain(name) => {
             let seq = e.next();
             e.scratch
-                .chain(family, name, None, false, seq, &mut e.w.bytes);
+                .chain(family, name, None, false, seq, &mut e.w.bytes)?;
         }
         Operation::FlushChain(name) => {
             let open = e.open(msg::DELRULE, 0, family);
@@ -156,12 +168,12 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
             let skeleton = table.skeleton.as_ref().unwrap_or(&empty);
             for rule in rules {
                 let code = lower(rule, skeleton);
-                let code: Vec<RawExpr<'_>> = code.iter().filter_map(expr::encode).collect();
+                let code: Result<Vec<RawExpr<'_>>, Unfit> = code.iter().map(expr::encode).collect();
                 let seq = e.next();
-                e.scratch.rule(family, name, &code, seq, &mut e.w.bytes);
+                e.scratch.rule(family, name, &code?, seq, &mut e.w.bytes)?;
             }
         }
-        Operation::AddSet(set) => add_set(e, family, set),
+        Operation::AddSet(set) => return add_set(e, family, set),
         Operation::DeleteSet(name) => {
             let open = e.open(msg::DELSET, 0, family);
             e.w.string(set::TABLE, TABLE);
@@ -169,15 +181,17 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) {
             e.w.end_message(open);
         }
         Operation::AddElements(name, elements) => {
-            list(e, table, msg::NEWSETELEM, name, elements);
+            return list(e, table, msg::NEWSETELEM, name, elements);
         }
         Operation::DeleteElements(name, elements) => {
-            list(e, table, msg::DELSETELEM, name, elements);
+            return list(e, table, msg::DELSETELEM, name, elements);
         }
     }
+    Ok(())
 }
 
-fn add_set(e: &mut Encoder, family: Family, set: &Set) {
+fn add_set(e: &mut Encoder, family: Family, set: &Set) -> Result<(), Unfit> {
+    let bytes = |n: usize| u32::try_from(n).map_err(|_| Unfit::Long);
     let open = e.open(msg::NEWSET, CREATE, family);
     let w = &mut e.w;
     w.string(set::TABLE, TABLE);
@@ -194,7 +208,7 @@ fn add_set(e: &mut Encoder, family: Family, set: &Set) {
     }
     w.u32(set::FLAGS, flags);
     w.u32(set::KEY_TYPE, type_number(&set.key));
-    w.u32(set::KEY_LEN, number(length(&set.key)));
+    w.u32(set::KEY_LEN, bytes(length(&set.key))?);
     match &set.data {
         SetData::None => {}
         SetData::Verdict => {
@@ -203,7 +217,7 @@ fn add_set(e: &mut Encoder, family: Family, set: &Set) {
         }
         SetData::Fields(fields) => {
             w.u32(set::DATA_TYPE, type_number(fields));
-            w.u32(set::DATA_LEN, number(length(fields)));
+            w.u32(set::DATA_LEN, bytes(length(fields))?);
         }
     }
     // Rules name sets by name; the kernel wants a number for the time of the transaction.
@@ -219,7 +233,7 @@ fn add_set(e: &mut Encoder, family: Family, set: &Set) {
         let concat = w.nest(set::DESC_CONCAT);
         for field in &set.key {
             let item = w.nest(common::LIST_ELEM);
-            w.u32(set::FIELD_LEN, number(field.byte_len()));
+            w.u32(set::FIELD_LEN, bytes(field.byte_len())?);
             w.end_nest(item);
         }
         w.end_nest(concat);
@@ -231,6 +245,7 @@ fn add_set(e: &mut Encoder, family: Family, set: &Set) {
         counter(w, set::EXPR, Count::default());
     }
     w.end_message(open);
+    Ok(())
 }
 
 fn counter(w: &mut Writer, kind: u16, count: Count) {
@@ -243,12 +258,14 @@ fn counter(w: &mut Writer, kind: u16, count: Count) {
     w.end_nest(expression);
 }
 
-fn number(n: usize) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
-}
-
 /// Element messages: as many as it takes, each with a list below [`MAX_LIST`].
-fn list(e: &mut Encoder, table: &TableDelta, kind: u8, name: &str, elements: &[(Value, Element)]) {
+fn list(
+    e: &mut Encoder,
+    table: &TableDelta,
+    kind: u8,
+    name: &str,
+    elements: &[(Value, Element)],
+) -> Result<(), Unfit> {
     let schema = table.sets.get(name);
     let carried = table.carried.get(name);
     let interval = schema.is_some_and(|s| s.kind == SetKind::Interval);
@@ -263,36 +280,51 @@ fn list(e: &mut Encoder, table: &TableDelta, kind: u8, name: &str, elements: &[(
         let list = w.nest(elem::LIST_ELEMENTS);
         let start = w.bytes.len();
         for (key, element) in rest.by_ref() {
+            let before = w.bytes.len();
             if plain_interval {
-                range(w, key, element);
+                range(w, key, element)?;
             } else {
                 let count = carried.and_then(|counts| counts.get(key));
-                self::element(w, key, element, interval, count);
+                self::element(w, key, element, interval, count)?;
             }
-            if w.bytes.len() - start > MAX_LIST - 800 {
+            if w.bytes.len() - before > MAX_ELEMENT {
+                return Err(Unfit::Long);
+            }
+            if w.bytes.len() - start > MAX_LIST - MAX_ELEMENT {
                 break;
             }
         }
         w.end_nest(list);
         w.end_message(open);
     }
+    Ok(())
 }
 
-fn value<const N: usize>(w: &mut Writer, kind: u16, value: &Value<N>) {
+fn value<const N: usize>(w: &mut Writer, kind: u16, value: &Value<N>) -> Result<(), Unfit> {
+    if value.as_bytes().is_empty() {
+        return Err(Unfit::Value(N));
+    }
     let nest = w.nest(kind);
     w.attr(common::DATA_VALUE, value.as_bytes());
     w.end_nest(nest);
+    Ok(())
 }
 
-fn element(w: &mut Writer, key: &Value, element: &Element, interval: bool, count: Option<&Count>) {
+fn element(
+    w: &mut Writer,
+    key: &Value,
+    element: &Element,
+    interval: bool,
+    count: Option<&Count>,
+) -> Result<(), Unfit> {
     let item = w.nest(common::LIST_ELEM);
-    value(w, elem::KEY, key);
+    value(w, elem::KEY, key)?;
     if interval {
-        value(w, elem::KEY_END, element.end.as_deref().unwrap_or(key));
+        value(w, elem::KEY_END, element.end.as_deref().unwrap_or(key))?;
     }
     match &element.data {
         ElementData::None => {}
-        ElementData::Value(data) => value(w, elem::DATA, data),
+        ElementData::Value(data) => value(w, elem::DATA, data)?,
         ElementData::Goto(chain) => {
             let data = w.nest(elem::DATA);
             let nest = w.nest(common::DATA_VERDICT);
@@ -302,36 +334,40 @@ fn element(w: &mut Writer, key: &Value, element: &Element, interval: bool, count
             w.end_nest(data);
         }
     }
-    comment(w, element);
+    comment(w, element)?;
     if let Some(count) = count {
         counter(w, elem::EXPR, *count);
     }
     w.end_nest(item);
+    Ok(())
 }
 
-fn comment(w: &mut Writer, element: &Element) {
-    let Some(text) = &element.comment else { return };
-    let Ok(len) = u8::try_from(text.len() + 1) else {
-        return;
+fn comment(w: &mut Writer, element: &Element) -> Result<(), Unfit> {
+    let Some(text) = &element.comment else {
+        return Ok(());
     };
+    let len = u8::try_from(text.len() + 1);
+    let len = len.map_err(|_| Unfit::Comment(text.len(), MAX_COMMENT))?;
     let user = w.nest_plain(elem::USERDATA);
     w.bytes.extend_from_slice(&[elem::UDATA_COMMENT, len]);
     w.bytes.extend_from_slice(text.as_bytes());
     w.bytes.push(0);
     w.end_plain(user);
+    Ok(())
 }
 
 /// A range of a one-field interval set: its start, and a marker one past its end. The
 /// last address of all needs no marker.
-fn range(w: &mut Writer, key: &Value, element: &Element) {
-    self::element(w, key, element, false, None);
+fn range(w: &mut Writer, key: &Value, element: &Element) -> Result<(), Unfit> {
+    self::element(w, key, element, false, None)?;
     let end = element.end.as_deref().unwrap_or(key);
     if let Some(past) = successor(end) {
         let item = w.nest(common::LIST_ELEM);
-        value(w, elem::KEY, &past);
+        value(w, elem::KEY, &past)?;
         w.u32(elem::FLAGS, elem::FLAG_INTERVAL_END);
         w.end_nest(item);
     }
+    Ok(())
 }
 
 /// The next value in byte order, `None` after the last.
@@ -387,8 +423,15 @@ pub fn dump(kind: u8, family: Family, set: Option<&str>, seq: u32) -> Vec<u8> {
 
 /// A request for these elements of a set, each answered by itself before an acknowledgement.
 /// O(keys).
-#[must_use]
-pub fn get_elements(family: Family, set: &str, keys: &[&Value], seq: u32) -> Vec<u8> {
+///
+/// # Errors
+/// If there are more keys than a request can hold, or one has no bytes.
+pub fn get_elements(
+    family: Family,
+    set: &str,
+    keys: &[&Value],
+    seq: u32,
+) -> Result<Vec<u8>, Unfit> {
     let mut w = Writer::default();
     let kind = SUBSYS << 8 | u16::from(msg::GETSETELEM);
     let open = w.message(kind, REQUEST | ACK, seq, family_number(family), 0);
@@ -397,12 +440,15 @@ pub fn get_elements(family: Family, set: &str, keys: &[&Value], seq: u32) -> Vec
     let list = w.nest(elem::LIST_ELEMENTS);
     for key in keys {
         let item = w.nest(common::LIST_ELEM);
-        value(&mut w, elem::KEY, *key);
+        value(&mut w, elem::KEY, *key)?;
         w.end_nest(item);
     }
     w.end_nest(list);
     w.end_message(open);
-    w.bytes
+    if w.overflowed() {
+        return Err(Unfit::Long);
+    }
+    Ok(w.bytes)
 }
 
 /// A request for the generation.
@@ -419,3 +465,6 @@ pub fn get_generation(seq: u32) -> Vec<u8> {
     w.end_message(open);
     w.bytes
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use super::attr::Attrs;
 use super::constants::common;
+use super::error::Unfit;
 use super::ffi::{
     ExprAttr::{Data, Str, U8, U32, U64},
     RawExpr,
@@ -22,9 +23,11 @@ const NAT_RANGE_GIVEN: u32 = 0x3;
 /// NFT_BYTEORDER_HTON.
 const HTON: u32 = 1;
 
-/// The libnftnl form of an instruction; `None` for one we never write.
-#[must_use]
-pub fn encode(instr: &Instr) -> Option<RawExpr<'_>> {
+/// The libnftnl form of an instruction.
+///
+/// # Errors
+/// If it is one we never write.
+pub fn encode(instr: &Instr) -> Result<RawExpr<'_>, Unfit> {
     let (name, attrs) = match instr {
         Instr::MetaLoad { key, dreg } => (
             c"meta",
@@ -88,7 +91,7 @@ pub fn encode(instr: &Instr) -> Option<RawExpr<'_>> {
             vec![
                 U32(n::NFTNL_EXPR_BITWISE_SREG, *sreg),
                 U32(n::NFTNL_EXPR_BITWISE_DREG, *dreg),
-                U32(n::NFTNL_EXPR_BITWISE_LEN, u32::try_from(mask.len()).ok()?),
+                U32(n::NFTNL_EXPR_BITWISE_LEN, length(mask)?),
                 Data(n::NFTNL_EXPR_BITWISE_MASK, mask),
                 Data(n::NFTNL_EXPR_BITWISE_XOR, xor),
             ],
@@ -202,9 +205,13 @@ pub fn encode(instr: &Instr) -> Option<RawExpr<'_>> {
                 U8(n::NFTNL_EXPR_REJECT_CODE, *code),
             ],
         ),
-        Instr::Unknown { .. } => return None,
+        Instr::Unknown { .. } => return Err(Unfit::Instruction),
     };
-    Some(RawExpr { name, attrs })
+    Ok(RawExpr { name, attrs })
+}
+
+fn length(data: &[u8]) -> Result<u32, Unfit> {
+    u32::try_from(data.len()).map_err(|_| Unfit::Long)
 }
 
 /// The instruction in one NFTA_LIST_ELEM of a rule. Anything that we never write, or that

@@ -6,6 +6,7 @@
 //! each other. `docs/decisions/0002-netlink-writer.md` says why.
 
 pub mod attr;
+mod batch;
 mod constants;
 pub mod decode;
 pub mod encode;
@@ -16,6 +17,13 @@ mod set_types;
 mod socket;
 mod writers;
 
-pub use error::NetlinkError;
+pub use batch::Batch;
+pub use error::{NetlinkError, RefusedElement, Unfit};
 pub use socket::{Committed, Nfnetlink};
 pub use writers::{Writer, Writers};
+
+/// Whether an answer says that a request was refused.
+#[must_use]
+pub fn is_refusal(message: &attr::Message<'_>) -> bool {
+    error::Refusal::of(message).is_some()
+}

@@ -1,28 +1,28 @@
 //! The nfnetlink socket: requests, dumps and batches.
 
 use std::collections::BTreeMap;
+use std::io::IoSliceMut;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
+use nix::sys::time::TimeVal;
 
-use super::attr::{Attrs, HEADER, Message, messages, u32_at};
+use super::attr::{HEADER, Message, messages, u32_at};
+use super::batch::{Answers, Batch};
 use super::constants::{generation, msg};
-use super::encode::{Batch, Finish, batch, dump, get_elements, get_generation};
+use super::encode::{Finish, batch, dump, get_elements, get_generation};
 use super::error::{NetlinkError, Refusal};
 use super::{decode, ffi};
 use crate::diff::{Count, Delta};
 use crate::ruleset::{Element, Family, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value};
 
-/// ERESTART: the generation the batch was bound to is over. Not among user-space errnos.
-const ERESTART: i32 = 85;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_CAPPED: u16 = 0x100;
-const NLM_F_ACK_TLVS: u16 = 0x200;
+/// The dump was interrupted by a commit.
+const NLM_F_DUMP_INTR: u16 = 0x10;
 const NETLINK_CAP_ACK: i32 = 10;
 const NETLINK_EXT_ACK: i32 = 11;
-const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// Receive buffer: dump pages are at most 32 KiB; errors are small.
 const BUFFER: usize = 256 * 1024;
@@ -33,6 +33,8 @@ const QUEUE: usize = 256 << 20;
 const KEYS_AT_ONCE: usize = 32;
 /// Times a set is dumped before fewer elements than the kernel counts are believed.
 const DUMP_TRIES: usize = 5;
+/// An answer that does not come within this never will: the kernel answers reads at once.
+const ANSWER: TimeVal = TimeVal::new(60, 0);
 /// Times a read is tried again because somebody committed meanwhile.
 const READ_TRIES: usize = 50;
 
@@ -55,7 +57,9 @@ pub struct Nfnetlink {
     seq: u32,
     /// True if the kernel let us have as large a queue as we like.
     forced: bool,
-    /// Called with each page that arrives.
+    /// True if the kernel is known to acknowledge the end of a batch: Linux 6.10.
+    ends: bool,
+    /// Called for each part of an answer.
     progress: Option<Box<dyn FnMut()>>,
 }
 
@@ -86,16 +90,18 @@ impl Nfnetlink {
         if setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20)).is_err() {
             let _ = setsockopt(&fd, sockopt::RcvBuf, &(8 << 20));
         }
+        let _ = setsockopt(&fd, sockopt::ReceiveTimeout, &ANSWER);
         Ok(Self {
             socket,
             buffer: vec![0; BUFFER],
             seq: 0,
             forced,
+            ends: false,
             progress: None,
         })
     }
 
-    /// `progress` is called with each page that arrives of what is read: large sets take
+    /// `progress` is called for each part of an answer that arrives: reading large sets takes
     /// minutes.
     pub fn on_progress(&mut self, progress: Box<dyn FnMut()>) {
         self.progress = Some(progress);
@@ -107,41 +113,84 @@ impl Nfnetlink {
         self.socket.portid()
     }
 
-    fn receive(&mut self, flags: MsgFlags) -> Result<usize, Errno> {
+    /// One datagram from the kernel. Other processes can send to our port, too: theirs are
+    /// passed over.
+    fn receive(&mut self, flags: MsgFlags) -> Result<usize, NetlinkError> {
+        let fd = self.socket.as_raw_fd();
         loop {
-            match recv(self.socket.as_raw_fd(), &mut self.buffer, flags) {
+            let mut room = [IoSliceMut::new(&mut self.buffer)];
+            match recvmsg::<NetlinkAddr>(fd, &mut room, None, flags) {
                 Err(Errno::EINTR) => {}
-                result => return result,
+                Err(errno) => return Err(NetlinkError::Receive(errno)),
+                Ok(got) if got.address.is_none_or(|from| from.pid() != 0) => {}
+                Ok(got) if got.flags.contains(MsgFlags::MSG_TRUNC) => {
+                    return Err(NetlinkError::Garbled);
+                }
+                Ok(got) => return Ok(got.bytes),
             }
         }
     }
 
     /// Sends a request and hands every answering message to `each` until the kernel is done.
+    /// True if a dump was not interrupted by somebody's commit.
+    ///
+    /// What `each` finds wrong does not end the reading: the kernel starts no other dump
+    /// before one is read to its end.
     fn request(
         &mut self,
         bytes: &[u8],
         mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
-    ) -> Result<(), NetlinkError> {
+    ) -> Result<bool, NetlinkError> {
         self.socket.send(bytes).map_err(NetlinkError::Send)?;
-        let seq = u32_at(bytes, 8).unwrap_or_default();
+        let (seq, port) = (u32_at(bytes, 8).unwrap_or_default(), self.port());
+        let mut wrong = Ok(());
+        let mut whole = true;
+        let mut flags = MsgFlags::empty();
         loop {
-            let n = self
-                .receive(MsgFlags::empty())
-                .map_err(NetlinkError::Receive)?;
+            let n = match self.receive(flags) {
+                Ok(n) => n,
+                // All that will come is there: what is lost is lost.
+                Err(NetlinkError::Receive(Errno::EAGAIN)) => {
+                    return wrong.and(Err(NetlinkError::NoAnswer));
+                }
+                Err(error) if flags.is_empty() => {
+                    wrong = wrong.and(Err(error));
+                    flags = MsgFlags::MSG_DONTWAIT;
+                    continue;
+                }
+                Err(error) => return wrong.and(Err(error)),
+            };
             if let Some(progress) = &mut self.progress {
                 progress();
             }
-            for message in messages(&self.buffer[..n]).filter(|m| m.seq == seq) {
-                match message.kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        return match refusal(&message) {
-                            None => Ok(()),
-                            Some(refusal) => Err(NetlinkError::Read(refusal.errno)),
-                        };
-                    }
-                    _ => each(&message)?,
+            let mut rest = n;
+            for message in messages(&self.buffer[..n]) {
+                rest = rest.saturating_sub((HEADER + message.payload.len()).next_multiple_of(4));
+                if message.seq != seq || message.port != port {
+                    continue;
                 }
+                whole &= message.flags & NLM_F_DUMP_INTR == 0;
+                match message.kind {
+                    // Says how a dump ended: 0, or an error.
+                    NLMSG_DONE => {
+                        let code = u32_at(message.payload, 0).map_or(0, u32::cast_signed);
+                        let failed = code.checked_neg().filter(|_| code < 0);
+                        let error = failed.map(|raw| NetlinkError::Read(Errno::from_raw(raw)));
+                        return wrong.and(error.map_or(Ok(whole), Err));
+                    }
+                    NLMSG_ERROR => {
+                        let refusal = Refusal::of(&message);
+                        let error = refusal.map(|refusal| NetlinkError::Read(refusal.errno));
+                        return wrong.and(error.map_or(Ok(whole), Err));
+                    }
+                    _ => {
+                        let found = each(&message);
+                        wrong = wrong.and(found);
+                    }
+                }
+            }
+            if rest > 0 {
+                wrong = wrong.and(Err(NetlinkError::Garbled));
             }
         }
     }
@@ -238,7 +287,7 @@ impl Nfnetlink {
         family: Family,
         set: Option<&str>,
         mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
-    ) -> Result<(), NetlinkError> {
+    ) -> Result<bool, NetlinkError> {
         let seq = self.next_seq();
         // The kernel dumps the chains of all tables, whichever the request names.
         let result = self.request(&dump(kind, family, set, seq), |message| {
@@ -248,9 +297,9 @@ impl Nfnetlink {
             Ok(())
         });
         match result {
-            // The mark of an interrupted dump says no more than that the generation changed,
-            // and whoever needs to know looks at that.
-            Ok(()) => Ok(()),
+            // The mark of an interrupted dump says no more than that the generation changed;
+            // who reads everything looks at that.
+            Ok(whole) => Ok(whole),
             // A table or set that goes while we read is a change like any other.
             Err(NetlinkError::Read(Errno::ENOENT | Errno::EINTR)) => Err(NetlinkError::Interrupted),
             Err(e) => Err(e),
@@ -332,17 +381,24 @@ impl Nfnetlink {
         Ok(Some(table))
     }
 
-    /// The elements of one set as they are now, dynamic ones included.
+    /// The elements of one set as they are now, dynamic ones included. Read again, a few
+    /// times, if somebody committed meanwhile.
     ///
     /// # Errors
     /// If the kernel does not let us read.
     pub fn elements(&mut self, family: Family, mut set: Set) -> Result<Set, NetlinkError> {
         let name = set.name.clone();
-        let mut bounds = Vec::new();
-        self.dump(msg::GETSETELEM, family, Some(&name), |message| {
-            decode::elements(message, &mut set, &mut bounds).map_err(NetlinkError::Foreign)
-        })?;
-        decode::ranges(&mut set, bounds);
+        for _ in 0..DUMP_TRIES {
+            set.elements.clear();
+            let mut bounds = Vec::new();
+            let whole = self.dump(msg::GETSETELEM, family, Some(&name), |message| {
+                decode::elements(message, &mut set, &mut bounds).map_err(NetlinkError::Foreign)
+            })?;
+            decode::ranges(&mut set, bounds);
+            if whole {
+                break;
+            }
+        }
         Ok(set)
     }
 
@@ -425,13 +481,14 @@ impl Nfnetlink {
                 return Ok(true);
             }
             let request = get_elements(family, &set.name, &some, self.next_seq());
+            let request = request.map_err(|why| NetlinkError::unreadable(&set.name, why))?;
             let result = self.request(&request, |message| {
                 each(message);
                 Ok(())
             });
             match result {
                 Err(NetlinkError::Read(Errno::ENOENT)) => return Ok(false),
-                result => result?,
+                result => drop(result?),
             }
         }
     }
@@ -460,20 +517,29 @@ impl Nfnetlink {
         generation: u32,
         finish: Finish,
     ) -> Result<Committed, NetlinkError> {
-        let batch = batch(delta, generation, finish, self.seq);
+        let batch = batch(delta, generation, finish, self.seq)?;
         self.seq = self.seq.wrapping_add(batch.messages);
-        // Answers to earlier requests are all read; leftovers of a lost race are not ours.
-        while self.receive(MsgFlags::MSG_DONTWAIT).is_ok() {}
+        self.submit(delta, batch, finish)
+    }
+
+    fn submit(
+        &mut self,
+        delta: &Delta,
+        mut batch: Batch,
+        finish: Finish,
+    ) -> Result<Committed, NetlinkError> {
+        if finish == Finish::Validate || !self.ends {
+            batch.acknowledge_operation();
+        }
         let start = std::time::Instant::now();
-        self.socket
-            .send(&batch.bytes)
-            .map_err(|e| match e.raw_os_error() {
-                Some(libc::EMSGSIZE) if !self.forced => {
-                    NetlinkError::QueueTooSmall(batch.bytes.len())
-                }
-                _ => NetlinkError::Send(e),
-            })?;
+        let sent = self.socket.send(&batch.bytes);
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        match sent {
+            // A datagram goes as a whole, and what is more is a mistake of ours.
+            Ok(sent) if sent == batch.bytes.len() => {}
+            Ok(_) => return Err(NetlinkError::Unconfirmed { lost: false }),
+            Err(error) => return Err(self.unsent(error, &batch, delta)),
+        }
         self.verdict(delta, &batch)?;
         Ok(Committed {
             bytes: batch.bytes.len(),
@@ -482,54 +548,41 @@ impl Nfnetlink {
         })
     }
 
-    /// The kernel has run the batch by the time `send` returns: errors are in the queue,
-    /// and an empty queue means success.
+    fn unsent(&self, error: std::io::Error, batch: &Batch, delta: &Delta) -> NetlinkError {
+        let bytes = batch.bytes.len();
+        match error.raw_os_error() {
+            Some(libc::EMSGSIZE) if !self.forced => NetlinkError::QueueTooSmall(bytes),
+            Some(raw @ (libc::EMSGSIZE | libc::ENOBUFS | libc::ENOMEM)) => {
+                NetlinkError::too_large(bytes, Errno::from_raw(raw), delta)
+            }
+            _ => NetlinkError::Send(error),
+        }
+    }
+
+    /// The kernel has run the batch by the time `send` returns, and all it has to say is in
+    /// the queue. What is left there from earlier requests is passed over.
     fn verdict(&mut self, delta: &Delta, batch: &Batch) -> Result<(), NetlinkError> {
-        let mut first: Option<(u32, Refusal)> = None;
-        loop {
+        let mut answers = Answers::new(batch);
+        while !answers.is_committed() {
             match self.receive(MsgFlags::MSG_DONTWAIT) {
                 Ok(n) => {
-                    for message in messages(&self.buffer[..n]) {
-                        if message.kind == NLMSG_ERROR
-                            && let Some(refusal) = refusal(&message)
-                        {
-                            first.get_or_insert((message.seq, refusal));
-                        }
+                    let port = self.port();
+                    let found = messages(&self.buffer[..n]);
+                    for message in found.filter(|message| message.port == port) {
+                        answers.note(&message);
                     }
                 }
-                Err(Errno::EAGAIN) => break,
-                Err(Errno::ENOBUFS) => return Err(NetlinkError::Receive(Errno::ENOBUFS)),
-                Err(e) => return Err(NetlinkError::Receive(e)),
+                Err(NetlinkError::Receive(Errno::EAGAIN)) => break,
+                Err(NetlinkError::Receive(Errno::ENOBUFS) | NetlinkError::Garbled) => {
+                    answers.lost = true;
+                }
+                Err(error) => return Err(error),
             }
         }
-        match first {
-            None => Ok(()),
-            Some((_, refusal)) if refusal.raw == ERESTART => Err(NetlinkError::Raced),
-            Some((seq, refusal)) => Err(refusal.explain(delta, batch.operation_of(seq))),
-        }
+        self.ends |= answers.is_committed();
+        answers.verdict(delta, self.ends)
     }
 }
 
-/// The error in an NLMSG_ERROR message; `None` for an acknowledgement.
-fn refusal(message: &Message<'_>) -> Option<Refusal> {
-    let code = u32_at(message.payload, 0)?.cast_signed();
-    if code == 0 {
-        return None;
-    }
-    let capped = message.flags & NLM_F_CAPPED != 0;
-    let echoed = if capped {
-        HEADER
-    } else {
-        u32_at(message.payload, 4).map_or(HEADER, |len| (len as usize).next_multiple_of(4))
-    };
-    let tail = message.payload.get(4 + echoed..).unwrap_or_default();
-    let text = (message.flags & NLM_F_ACK_TLVS != 0)
-        .then(|| Attrs(tail).string(NLMSGERR_ATTR_MSG))
-        .flatten()
-        .map(str::to_owned);
-    Some(Refusal {
-        errno: Errno::from_raw(-code),
-        raw: -code,
-        text,
-    })
-}
+#[cfg(test)]
+mod tests;

@@ -132,10 +132,14 @@ const MAX_BYTES: usize = 40;
 /// Ordering is bytewise, which for addresses is numeric order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Value<const N: usize = MAX_BYTES> {
-    // `len` comes second so that the derived order compares contents first.
+    // `len` comes second so that the derived order compares contents first. A value that got
+    // more fields than it has room for has no length: [`OVERFULL`].
     bytes: [u8; N],
     len: u8,
 }
+
+/// The length of a value that cannot be.
+const OVERFULL: u8 = u8::MAX;
 
 /// The data of a map's element: an IPv6 address and a port at most. There are as many as
 /// elements, so they are no longer than they must be.
@@ -160,19 +164,27 @@ impl<const N: usize> Value<N> {
         Some(value)
     }
 
-    /// The bytes, padding included.
+    /// The bytes, padding included; none if it got more fields than it has room for.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
     }
 
-    /// Appends a field and its padding. All our schemas fit in `MAX_BYTES`, a unit test
-    /// of the skeleton checks it.
+    /// Appends a field and its padding. All our schemas fit; one that did not would give a
+    /// value without bytes, which nobody sends and the kernel would not take.
     #[must_use]
     pub fn field(mut self, bytes: &[u8]) -> Self {
+        const { assert!(N.is_multiple_of(4) && N < OVERFULL as usize) };
         let start = usize::from(self.len);
-        self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
-        self.len += u8::try_from(bytes.len().div_ceil(4) * 4).unwrap_or(u8::MAX);
+        let end = start.saturating_add(bytes.len().next_multiple_of(4));
+        let room = self.bytes.get_mut(start..end);
+        self.len = match (room, u8::try_from(end)) {
+            (Some(room), Ok(end)) => {
+                room[..bytes.len()].copy_from_slice(bytes);
+                end
+            }
+            _ => OVERFULL,
+        };
         self
     }
 
@@ -343,6 +355,21 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(text, ["10.254.176.53", "tcp", "80", "7"]);
+    }
+
+    #[test]
+    fn a_field_too_many_leaves_a_value_without_bytes() {
+        let full = Datum::new().addr(IpAddr::from([0; 8])).port(80);
+        assert_eq!(full.as_bytes().len(), 20);
+        let over = full.port(81);
+        assert_eq!(over.as_bytes(), [0_u8; 0]);
+        assert_eq!(over.port(82).as_bytes(), [0_u8; 0]);
+        assert_eq!(
+            over.fields(&[DataType::Ipv6Addr, DataType::InetService]),
+            None
+        );
+        assert_eq!(Datum::new().field(&[0; 300]).as_bytes(), [0_u8; 0]);
+        assert_ne!(over, full);
     }
 
     #[test]

@@ -1,0 +1,107 @@
+//! Starting over from what the kernel holds: everything is planned and compiled anew, without
+//! the Services that are set aside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::claims::Claims;
+use super::shared::Shared;
+use super::{Engine, FamilyState};
+use crate::cluster::{Family, ObjectName};
+use crate::compile::{Numbers, Uses, compile_numbered};
+use crate::diff::{Delta, diff};
+use crate::plan::{NodeContext, NodePlan, plan_each, plan_node_level};
+use crate::problem::Problem;
+use crate::ruleset::LiveRuleset;
+
+impl Engine {
+    /// Leaves a Service out of the ruleset, until it changes or [`Engine::try_again`]: the
+    /// kernel takes none with it. A rebuild. False if it was left out already.
+    pub fn set_aside(&mut self, name: ObjectName, reason: String) -> bool {
+        self.rebuild = true;
+        self.quarantine.add(name, reason)
+    }
+
+    /// Services that are left out, and why.
+    #[must_use]
+    pub const fn aside(&self) -> &BTreeMap<ObjectName, String> {
+        self.quarantine.all()
+    }
+
+    /// Services that are left out are no longer, from the next step on.
+    pub fn try_again(&mut self) {
+        let names: Vec<ObjectName> = self.aside().keys().cloned().collect();
+        for name in &names {
+            self.touch(name);
+        }
+    }
+
+    /// Plans and compiles everything, with the numbers and slots `live` has. Returns what
+    /// leads from there to here. O(cluster).
+    pub fn rebuild(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
+        // Who is set aside is not there while everything is planned.
+        let services = &mut self.cluster.services;
+        let aside = self.quarantine.all().keys();
+        let aside: Vec<_> = aside
+            .filter_map(|name| services.remove_entry(name))
+            .collect();
+        let made = self.plan_all(live);
+        self.cluster.services.extend(aside);
+        made
+    }
+
+    /// What the ruleset would change of `live` without these Services, and those that are set
+    /// aside; nothing changes here but numbers. A rebuild has to follow. O(cluster).
+    pub fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Delta {
+        let services = &mut self.cluster.services;
+        let aside = names.iter().chain(self.quarantine.all().keys());
+        let aside: Vec<_> = aside
+            .filter_map(|name| services.remove_entry(name))
+            .collect();
+        let (delta, ..) = self.plan_all(live);
+        self.cluster.services.extend(aside);
+        self.rebuild = true;
+        delta
+    }
+
+    fn plan_all(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
+        let (node, mut problems) =
+            NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
+        self.node = node;
+        let mut families: Vec<FamilyState> = Family::ALL
+            .into_iter()
+            .map(|family| {
+                let (frame, _) = plan_node_level(&self.cluster, &self.config, &self.node, family);
+                FamilyState {
+                    shared: Shared::new(&frame),
+                    frame,
+                    numbers: Numbers::default(),
+                    claims: Claims::default(),
+                    uses: Uses::default(),
+                }
+            })
+            .collect();
+        let nothing = BTreeMap::new();
+        let (plan, found) = plan_each(&self.cluster, &self.config, &self.node, |service, part| {
+            let family = |state: &&mut FamilyState| state.frame.family == part.family;
+            if let Some(state) = families.iter_mut().find(family) {
+                let claims = &mut state.claims;
+                claims.change(service, &nothing, &part.frontends);
+                state.shared.count(part);
+            }
+        });
+        problems.extend(found);
+        let (ruleset, mut compiled) = compile_numbered(&plan, &live.sets());
+        for state in &mut families {
+            let of_family = compiled.remove(&state.frame.family).unwrap_or_default();
+            state.numbers = of_family.numbers;
+            state.uses = of_family.uses;
+        }
+        self.families = families;
+        self.routes.clone_from(&plan.routes);
+        self.ruleset = ruleset;
+        self.changed.clear();
+        self.node_level_changed = false;
+        self.rebuild = false;
+        (diff(&self.ruleset, live), plan, problems)
+    }
+}
