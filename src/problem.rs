@@ -107,7 +107,8 @@ impl fmt::Display for Problem {
 }
 
 /// `text` with control characters escaped, cut to a length that fits a log line.
-fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     const MAX_CHARS: usize = 400;
     let mut out = String::with_capacity(text.len().min(MAX_CHARS));
     for (i, c) in text.chars().enumerate() {

@@ -258,7 +258,7 @@ fn without_the_capability_it_is_named() {
         let binary = env!("CARGO_BIN_EXE_svcnat");
         // Root without the capability: the binary may live where only root can read.
         command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", binary]);
-        command.args(["apply", "--node-name=n1", RANGE]);
+        command.args(["apply", "--allow-empty", "--node-name=n1", RANGE]);
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
         assert!(

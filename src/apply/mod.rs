@@ -2,6 +2,7 @@
 
 mod aside;
 mod holds;
+mod loss;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,13 +12,14 @@ use crate::compile::SetId;
 use crate::counters;
 use crate::diff::{Delta, Operation, TableDelta, diff};
 use crate::host::HostError;
-use crate::host::conntrack::Conntrack;
+use crate::host::conntrack::{Conntrack, Flow};
 use crate::host::conntrack_plan::{self, DoorKey};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, serving};
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
 pub use aside::{MOST_ASIDE, refused_with};
 pub use holds::{Held, holds};
+pub use loss::{Holding, Limit, Loss, LossGuard, SECOND_READING, Verdict};
 
 /// Times a commit is tried again after another program's came first.
 pub const TRIES: usize = 100;
@@ -84,6 +86,35 @@ pub struct Outcome {
     pub races: usize,
 }
 
+/// What the kernel holds, what it should hold, and what leads from one to the other.
+#[derive(Debug)]
+pub struct Comparison {
+    /// The state now.
+    pub before: LiveRuleset,
+    /// The state wanted.
+    pub desired: Ruleset,
+    /// The steps.
+    pub delta: Delta,
+}
+
+/// Reads and compares. `desired` is given the live state for stable numbers.
+///
+/// # Errors
+/// If the kernel cannot be read.
+pub fn compare(
+    kernel: &mut impl Kernel,
+    desired: impl FnOnce(&LiveRuleset) -> Ruleset,
+) -> Result<Comparison, NetlinkError> {
+    let before = kernel.read()?;
+    let desired = desired(&before);
+    let delta = diff(&desired, &before);
+    Ok(Comparison {
+        before,
+        desired,
+        delta,
+    })
+}
+
 /// Reads, compares and commits, from the start again if another writer came first.
 /// `desired` is given the live state for stable numbers. Nothing is sent if nothing differs.
 ///
@@ -93,11 +124,27 @@ pub fn reconcile(
     kernel: &mut impl Kernel,
     mut desired: impl FnMut(&LiveRuleset) -> Ruleset,
 ) -> Result<Outcome, NetlinkError> {
+    let first = compare(kernel, &mut desired)?;
+    carry_out(kernel, first, desired)
+}
+
+/// Commits what was compared; reads and compares again if another writer came first.
+///
+/// # Errors
+/// As [`reconcile`].
+pub fn carry_out(
+    kernel: &mut impl Kernel,
+    first: Comparison,
+    mut desired: impl FnMut(&LiveRuleset) -> Ruleset,
+) -> Result<Outcome, NetlinkError> {
+    let mut found = first;
     let mut unconfirmed = None;
     for races in 0..TRIES {
-        let before = kernel.read()?;
-        let desired = desired(&before);
-        let mut delta = diff(&desired, &before);
+        let Comparison {
+            before,
+            desired: wanted,
+            mut delta,
+        } = found;
         let committed = if delta.is_empty() {
             // In force after all: the answer to an earlier try was lost.
             delta = unconfirmed.take().unwrap_or(delta);
@@ -105,9 +152,13 @@ pub fn reconcile(
         } else {
             kernel.carry_counters(&mut delta)?;
             match kernel.commit(&delta, bound_to(before.generation, races)) {
-                Err(NetlinkError::Raced) => continue,
+                Err(NetlinkError::Raced) => {
+                    found = compare(kernel, &mut desired)?;
+                    continue;
+                }
                 Err(NetlinkError::Unconfirmed { .. }) if unconfirmed.is_none() => {
                     unconfirmed = Some(delta);
+                    found = compare(kernel, &mut desired)?;
                     continue;
                 }
                 result => Some(result?),
@@ -124,16 +175,68 @@ pub fn reconcile(
             delta,
             committed,
             before,
-            desired,
+            desired: wanted,
             races,
         });
     }
     Err(NetlinkError::Raced)
 }
 
-/// Removes tracked UDP and SCTP flows that lead where no new one would, now that `plan` is in
-/// force and `closed` are the doors it took away ([`conntrack_plan::closed`]). O(tracked
-/// flows). Returns how many.
+/// What is installed, as far as it takes to judge whether `after` loses too much of it. O(1)
+/// mostly, O(elements) if the number of elements does not say enough.
+///
+/// # Errors
+/// If the kernel cannot be read.
+pub fn installed(
+    kernel: &mut Nfnetlink,
+    limit: &Limit,
+    after: Holding,
+    routes: usize,
+) -> Result<Holding, NetlinkError> {
+    let mut live = kernel.outline()?;
+    if let Some(at_most) = Holding::at_most(&live, routes)
+        && limit.loss(at_most, after).is_none()
+    {
+        return Ok(at_most);
+    }
+    for (family, table) in &mut live.tables {
+        for name in loss::ENDPOINTS {
+            if let Some(set) = table.sets.get_mut(name) {
+                *set = kernel.elements(*family, set.clone())?;
+            }
+        }
+    }
+    Ok(Holding::of_kernel(&live, routes))
+}
+
+/// Tracked UDP and SCTP flows that lead where no new one would once `plan` is in force, and
+/// `closed` are the doors that this takes away ([`conntrack_plan::closed`]). O(tracked flows).
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn stale_flows(
+    table: &mut Conntrack,
+    closed: &BTreeSet<DoorKey>,
+    plan: &NodePlan,
+    cluster: &Cluster,
+    local_addresses: &BTreeSet<IpAddr>,
+) -> Result<Vec<Flow>, HostError> {
+    let serving = serving(cluster);
+    let context = conntrack_plan::Context {
+        local_addresses,
+        serving: &serving,
+    };
+    let mut stale = Vec::new();
+    for family in Family::ALL {
+        for protocol in [Protocol::Udp, Protocol::Sctp] {
+            let flows = table.dump(family, protocol)?;
+            stale.extend(conntrack_plan::stale_in(plan, closed, flows, &context));
+        }
+    }
+    Ok(stale)
+}
+
+/// Removes the flows of [`stale_flows`], now that `plan` is in force. Returns how many.
 ///
 /// # Errors
 /// If the table cannot be read or the kernel refuses.
@@ -144,20 +247,8 @@ pub fn drop_stale_flows(
     cluster: &Cluster,
     local_addresses: &BTreeSet<IpAddr>,
 ) -> Result<usize, HostError> {
-    let serving = serving(cluster);
-    let context = conntrack_plan::Context {
-        local_addresses,
-        serving: &serving,
-    };
-    let mut removed = 0;
-    for family in Family::ALL {
-        for protocol in [Protocol::Udp, Protocol::Sctp] {
-            let flows = table.dump(family, protocol)?;
-            let stale = conntrack_plan::stale_in(plan, closed, flows, &context);
-            removed += table.delete_flows(&stale)?;
-        }
-    }
-    Ok(removed)
+    let stale = stale_flows(table, closed, plan, cluster, local_addresses)?;
+    table.delete_flows(&stale)
 }
 
 /// Handles of sticky endpoints that are gone, by family.
@@ -198,6 +289,36 @@ pub struct Forgotten {
     pub committed: bool,
 }
 
+/// The clients that were given one of these handles, as the step that forgets them; `None` if
+/// there are none. O(remembered clients).
+///
+/// # Errors
+/// If the kernel cannot be read.
+pub fn clients_of(
+    kernel: &mut Nfnetlink,
+    family: Family,
+    handles: &[ElementData],
+    desired: &Ruleset,
+) -> Result<Option<Delta>, NetlinkError> {
+    let table = desired.tables.get(&family);
+    let Some(set) = table.and_then(|t| t.sets.get(SetId::AffinityClients.fixed_name())) else {
+        return Ok(None);
+    };
+    let found = kernel.elements(family, set.clone())?;
+    let clients: Vec<(Value, Element)> = found
+        .elements
+        .into_iter()
+        .filter(|(_, element)| handles.contains(&element.data))
+        .collect();
+    Ok((!clients.is_empty()).then(|| Delta {
+        tables: vec![TableDelta {
+            sets: [(set.name.clone(), set.clone())].into(),
+            operations: vec![Operation::DeleteElements(set.name.clone(), clients)],
+            ..TableDelta::empty(family)
+        }],
+    }))
+}
+
 /// Forgets the clients that were given one of these handles. O(remembered clients).
 ///
 /// # Errors
@@ -208,27 +329,10 @@ pub fn forget_clients(
     handles: &[ElementData],
     desired: &Ruleset,
 ) -> Result<Forgotten, NetlinkError> {
-    let table = desired.tables.get(&family);
-    let Some(set) = table.and_then(|t| t.sets.get(SetId::AffinityClients.fixed_name())) else {
+    let Some(delta) = clients_of(kernel, family, handles, desired)? else {
         return Ok(Forgotten::default());
     };
-    let found = kernel.elements(family, set.clone())?;
-    let clients: Vec<(Value, Element)> = found
-        .elements
-        .into_iter()
-        .filter(|(_, element)| handles.contains(&element.data))
-        .collect();
-    if clients.is_empty() {
-        return Ok(Forgotten::default());
-    }
-    let forgotten = clients.len();
-    let delta = Delta {
-        tables: vec![TableDelta {
-            sets: [(set.name.clone(), set.clone())].into(),
-            operations: vec![Operation::DeleteElements(set.name.clone(), clients)],
-            ..TableDelta::empty(family)
-        }],
-    };
+    let forgotten = delta.counts().elements_deleted;
     match kernel.commit(&delta, 0) {
         // A client that expired in between took the batch with it; the rest expire too.
         Err(NetlinkError::Refused {

@@ -6,24 +6,22 @@ use serde_json::json;
 
 use super::args::{ApplyArgs, DryRun, Output};
 use super::error::CliError;
-use super::inputs::{Inputs, report};
-use crate::apply::{Outcome, drop_stale_flows, purge_affinity, reconcile};
-use crate::compile::compile;
-use crate::config::Sysctls;
-use crate::diff::{self, Delta};
+use super::inputs::Inputs;
+use super::intent::{Intent, host, sysctls_json, wanted};
+use super::say::{count, say};
+use super::writer;
+use crate::apply::{Outcome, carry_out, drop_stale_flows, purge_affinity};
+use crate::diff::Delta;
 use crate::host::conntrack::Conntrack;
-use crate::host::{self, interfaces, routes, sysctl};
+use crate::host::conntrack_plan::closed;
+use crate::host::{HostError, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
 use crate::observe::Progress;
-use crate::problem::Severity;
-use crate::ruleset::LiveRuleset;
 
 /// What one installation did.
 pub struct Done {
     /// What became of the ruleset.
     pub outcome: Outcome,
-    /// Generation now in force.
-    pub generation: u32,
     /// What became of the routes.
     pub routes: routes::RouteReport,
     /// Kernel settings that were changed.
@@ -32,136 +30,108 @@ pub struct Done {
     pub flows: usize,
     /// Clients of lost endpoints forgotten.
     pub clients: usize,
+    /// What failed once the rules were in force: routes, and what tidies up.
+    pub failed: Vec<String>,
 }
 
 pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
+    if !args.loss.allow_empty {
+        Inputs::given(&args.inputs)?;
+    }
     let inputs = Inputs::resolve(&args.inputs)?;
     if args.dry_run != DryRun::None {
         return dry_run(args, &inputs, out);
     }
+    let _seat = writer::take("apply", args.beside_run)?;
     let mut kernel = Nfnetlink::open()?;
-    let done = install(&mut kernel, &inputs)?;
-    let failed: Vec<String> = done.routes.errors.iter().map(ToString::to_string).collect();
+    let intent = Progress::during("reading our tables back", || {
+        Intent::of(&mut kernel, &inputs)
+    })?;
+    intent.check(&inputs, &args.loss)?;
+    let done = install(&mut kernel, &inputs, intent)?;
     match args.output {
         Output::Text => text(out, &done)?,
         Output::Json => json(out, &done)?,
     }
-    if failed.is_empty() {
-        Ok(0)
-    } else {
-        out.flush()?;
-        Err(CliError::Host(failed.join("\nerror: ")))
+    if done.failed.is_empty() {
+        return Ok(0);
     }
+    out.flush()?;
+    Err(CliError::Several(done.failed))
 }
 
-/// Brings the host to what the inputs say: settings, routes, rules, then flows and clients
-/// that lead nowhere any more.
-pub fn install(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Done, CliError> {
-    reachable(inputs)?;
-    let sysctls = settings(inputs)?;
+/// Carries it out: settings, routes, rules, then flows and clients that lead nowhere any more.
+fn install(kernel: &mut Nfnetlink, inputs: &Inputs, intent: Intent) -> Result<Done, CliError> {
+    let settings: Vec<_> = intent.sysctls.iter().map(|c| c.setting.clone()).collect();
+    let sysctls = sysctl::Sysctls::default().apply(&settings).map_err(host)?;
     // Routes before rules: what a service leads to should be reachable when it starts to.
-    let live = routes::list_ours().map_err(host_error)?;
-    let delta = routes::plan(&inputs.plan.routes, &live);
-    let routes = routes::apply(&delta).map_err(host_error)?;
-    let wanted = |live: &LiveRuleset| compile(&inputs.plan, &live.sets());
-    let outcome = Progress::during("installing", || reconcile(kernel, wanted))?;
-    let clients = purge_affinity(kernel, &outcome.delta, &outcome.desired)?;
+    let routes = routes::apply(&intent.routes).map_err(host)?;
+    let outcome = Progress::during("installing", || {
+        carry_out(kernel, intent.rules, |live| wanted(inputs, live))
+    })?;
+    let mut failed: Vec<String> = routes.errors.iter().map(ToString::to_string).collect();
+    let mut or_none = |done: Result<usize, String>| {
+        done.unwrap_or_else(|error| {
+            failed.push(format!("the rules are in force, but {error}"));
+            0
+        })
+    };
+    let clients = purge_affinity(kernel, &outcome.delta, &outcome.desired);
+    let clients = or_none(clients.map_err(|e| e.to_string()));
+    let flows = or_none(cut_flows(inputs, &outcome.delta).map_err(|e| e.to_string()));
     Ok(Done {
-        flows: stale_flows(inputs, &outcome.delta)?,
-        generation: outcome.generation,
         outcome,
         routes,
         sysctls,
+        flows,
         clients,
+        failed,
     })
-}
-
-fn host_error(error: host::HostError) -> CliError {
-    CliError::Host(error.to_string())
-}
-
-/// Next hops are checked before anything is changed: half an installation helps nobody.
-fn reachable(inputs: &Inputs) -> Result<(), CliError> {
-    let routes = inputs.plan.routes.iter().cloned();
-    let problems = host::check::next_hops(routes, routes::next_hop).map_err(host_error)?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    report(&problems);
-    Err(CliError::Host(
-        "a next hop cannot be used; nothing was changed (--manage-routes=false leaves routes alone)"
-            .to_owned(),
-    ))
 }
 
 fn dry_run(args: &ApplyArgs, inputs: &Inputs, out: &mut impl Write) -> Result<u8, CliError> {
     let mut kernel = Nfnetlink::open()?;
-    let live = kernel.read()?;
-    let delta = diff::diff(&compile(&inputs.plan, &live.sets()), &live);
-    if args.dry_run == DryRun::Server && !delta.is_empty() {
-        kernel.validate(&delta, live.generation)?;
+    let intent = Intent::of(&mut kernel, inputs)?;
+    intent.check(inputs, &args.loss)?;
+    let server = args.dry_run == DryRun::Server;
+    if server && !intent.rules.delta.is_empty() {
+        kernel.validate(&intent.rules.delta, intent.rules.before.generation)?;
     }
-    let counts = delta.counts();
-    let checked = match args.dry_run {
-        DryRun::Server => "the kernel accepts the batch",
-        DryRun::Client | DryRun::None => "compared only",
+    let checked = if server {
+        "the kernel accepts the batch"
+    } else {
+        "compared only"
     };
     match args.output {
         Output::Text => {
-            diff::write(out, &delta)?;
-            writeln!(
-                out,
-                "dry run, {checked}: {} elements to add, {} to delete, {} rules to add",
-                counts.elements_added, counts.elements_deleted, counts.rules_added
-            )?;
+            intent.write(out)?;
+            writeln!(out, "dry run, {checked}: {}", intent.summary())?;
         }
-        Output::Json => writeln!(
-            out,
-            "{}",
-            json!({
-                "dryRun": if args.dry_run == DryRun::Server { "server" } else { "client" },
-                "elementsAdded": counts.elements_added,
-                "elementsDeleted": counts.elements_deleted,
-                "rulesAdded": counts.rules_added,
-            })
-        )?,
+        Output::Json => {
+            let mut document = intent.json()?;
+            document["dryRun"] = json!(if server { "server" } else { "client" });
+            writeln!(out, "{document}")?;
+        }
     }
+    out.flush()?;
+    if let Some(other) = writer::other().filter(|_| !args.beside_run) {
+        if server {
+            return Err(CliError::Host(format!(
+                "{other}: apply would be refused (--beside-run)"
+            )));
+        }
+        say(&format!("notice: {other}: apply would be refused\n"));
+    }
+    intent.check_routes()?;
     Ok(0)
 }
 
-/// Sets or reports the kernel settings service NAT needs.
-fn settings(inputs: &Inputs) -> Result<Vec<sysctl::Changed>, CliError> {
-    if inputs.config.sysctls == Sysctls::Ignore {
-        return Ok(Vec::new());
-    }
-    let needed = needed_sysctls(inputs)?;
-    let sysctls = sysctl::Sysctls::default();
-    if inputs.config.sysctls == Sysctls::Apply {
-        return sysctls.apply(&needed).map_err(host_error);
-    }
-    let status = sysctls.status(&needed).map_err(host_error)?;
-    let mut problems = host::check::sysctls(&status);
-    for problem in &mut problems {
-        // The rules are installed all the same; `check` is who fails for it.
-        problem.severity = problem.severity.min(Severity::Warning);
-    }
-    report(&problems);
-    Ok(Vec::new())
-}
-
-/// The settings this node needs.
-pub fn needed_sysctls(inputs: &Inputs) -> Result<Vec<sysctl::Setting>, CliError> {
-    let interfaces = interfaces::list().map_err(host_error)?;
-    Ok(sysctl::needed_by(&inputs.node, &interfaces))
-}
-
 /// Removes tracked flows that the commit made stale.
-fn stale_flows(inputs: &Inputs, committed: &Delta) -> Result<usize, CliError> {
-    let mut table = Conntrack::open().map_err(host_error)?;
-    let interfaces = interfaces::list().map_err(host_error)?;
-    let local = interfaces::local_addresses(&interfaces);
-    let closed = host::conntrack_plan::closed(committed, &local);
-    drop_stale_flows(&mut table, &closed, &inputs.plan, &inputs.cluster, &local).map_err(host_error)
+fn cut_flows(inputs: &Inputs, committed: &Delta) -> Result<usize, HostError> {
+    let local = interfaces::local_addresses(&interfaces::list()?);
+    let closed = closed(committed, &local);
+    let mut table = Conntrack::open()?;
+    drop_stale_flows(&mut table, &closed, &inputs.plan, &inputs.cluster, &local)
 }
 
 fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
@@ -170,19 +140,19 @@ fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
         None => writeln!(
             out,
             "nothing to change: 0 bytes sent, generation {} unchanged",
-            done.generation
+            done.outcome.generation
         )?,
         Some(committed) => writeln!(
             out,
-            "applied in one transaction: {} elements added, {} deleted, {} rules added; \
-             {} bytes in {} messages, {} µs, generation {}",
-            counts.elements_added,
+            "applied in one transaction: {} added, {} deleted, {} added; \
+             {} in {}, {} µs, generation {}",
+            count(counts.elements_added, "element"),
             counts.elements_deleted,
-            counts.rules_added,
-            committed.bytes,
-            committed.messages,
+            count(counts.rules_added, "rule"),
+            count(committed.bytes, "byte"),
+            count(committed.messages as usize, "message"),
             committed.micros,
-            done.generation
+            done.outcome.generation
         )?,
     }
     let routes = &done.routes;
@@ -204,14 +174,12 @@ fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
         )?;
     }
     if done.flows > 0 {
-        writeln!(out, "conntrack: {} stale flows removed", done.flows)?;
+        let flows = count(done.flows, "stale flow");
+        writeln!(out, "conntrack: {flows} removed")?;
     }
     if done.clients > 0 {
-        writeln!(
-            out,
-            "affinity: {} clients of lost endpoints forgotten",
-            done.clients
-        )?;
+        let clients = count(done.clients, "client");
+        writeln!(out, "affinity: {clients} of lost endpoints forgotten")?;
     }
     Ok(())
 }
@@ -227,15 +195,17 @@ fn json(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
         "bytes": committed.bytes,
         "messages": committed.messages,
         "micros": committed.micros,
-        "generation": done.generation,
+        "generation": done.outcome.generation,
         "races": done.outcome.races,
         "routes": {
             "added": done.routes.added,
             "replaced": done.routes.replaced,
             "deleted": done.routes.deleted,
         },
+        "sysctls": sysctls_json(&done.sysctls),
         "staleFlowsRemoved": done.flows,
         "affinityClientsForgotten": done.clients,
+        "failed": done.failed,
     });
     writeln!(out, "{document}")
 }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::apply::Limit;
 use crate::follow::NameWriters;
 use crate::observe::LogFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -135,6 +136,35 @@ pub enum DryRun {
     Server,
 }
 
+/// What an input may take away from what is installed.
+#[derive(Debug, Args)]
+pub struct LossArgs {
+    /// Share of all endpoints that may go at once: `apply` refuses more, `run` reads again first
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    pub max_endpoint_loss: f64,
+    /// An input without any object or Service is meant: without this, what is installed stays
+    #[arg(long)]
+    pub allow_empty: bool,
+}
+
+impl From<&LossArgs> for Limit {
+    fn from(args: &LossArgs) -> Self {
+        Self {
+            share: args.max_endpoint_loss,
+            allow_empty: args.allow_empty,
+        }
+    }
+}
+
+/// A share between 0 and 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share = text
+        .parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("{text:?} is not a share between 0 and 1"))
+}
+
 /// `svcnat apply`.
 #[derive(Debug, Args)]
 pub struct ApplyArgs {
@@ -144,6 +174,12 @@ pub struct ApplyArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// What may be lost at once.
+    #[command(flatten)]
+    pub loss: LossArgs,
+    /// Go on although another svcnat writes to this network namespace
+    #[arg(long)]
+    pub beside_run: bool,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -225,9 +261,9 @@ pub struct RunArgs {
     /// How often everything is read back from the kernel and compared
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
     pub verify_period: Duration,
-    /// Share of all endpoints that may go at once without asking the source again
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
-    pub max_endpoint_loss: f64,
+    /// What may be lost at once.
+    #[command(flatten)]
+    pub loss: LossArgs,
     /// Keep the last good state here, and install it while the API does not answer
     #[arg(long, value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
@@ -260,6 +296,9 @@ pub struct RunArgs {
     /// Remove kube-proxy's nftables tables in the transaction that installs ours
     #[arg(long)]
     pub take_over_kube_proxy: bool,
+    /// Go on although another svcnat writes to this network namespace
+    #[arg(long)]
+    pub beside_run: bool,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -268,6 +307,9 @@ pub struct RunArgs {
 /// `svcnat delete`.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
+    /// Go on although another svcnat writes to this network namespace
+    #[arg(long)]
+    pub beside_run: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -2,36 +2,60 @@
 
 use std::io::Write;
 
+use ipnet::IpNet;
 use serde_json::json;
 
-use super::apply::needed_sysctls;
 use super::args::{CheckArgs, Output};
 use super::error::CliError;
 use super::inputs::Inputs;
+use super::intent::host;
+use super::say::count;
+use super::writer;
 use crate::compile::compile;
+use crate::config::Sysctls;
 use crate::diff::diff;
-use crate::host::{self, check, interfaces, routes, sysctl};
-use crate::netlink::Nfnetlink;
+use crate::host::interfaces::{self, Interface};
+use crate::host::others::{self, Ours};
+use crate::host::{HostError, check, routes, sysctl};
+use crate::netlink::{ForeignChain, Nfnetlink};
 use crate::problem::{Problem, Severity};
-use crate::ruleset::LiveRuleset;
+use crate::ruleset::{Hook, LiveRuleset, Ruleset};
 
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let (inputs, mut problems) = Inputs::collect(&args.inputs)?;
-    problems.extend(of_host(&inputs).map_err(|e| CliError::Host(e.to_string()))?);
-    problems.extend(of_kernel(&inputs));
+    let (inputs, inputs_own) = Inputs::collect(&args.inputs)?;
+    let mut hosts = of_host(&inputs).map_err(host)?;
+    hosts.extend(of_kernel(&inputs));
+    if let Some(other) = writer::other() {
+        hosts.push(Problem::notice(None, "this network namespace", other));
+    }
+    let errors = |problems: &[Problem]| {
+        let errors = problems.iter().filter(|p| p.severity == Severity::Error);
+        errors.count()
+    };
+    let code = match (errors(&inputs_own), errors(&hosts)) {
+        (0, 0) => 0,
+        (0, _) => 3,
+        _ => 2,
+    };
+    let mut problems = [inputs_own, hosts].concat();
     problems.sort();
     problems.dedup();
-    let errors = problems
-        .iter()
-        .filter(|p| p.severity == Severity::Error)
-        .count();
+    let errors = errors(&problems);
     match args.output {
         Output::Text => {
             for problem in &problems {
                 writeln!(out, "{problem}")?;
             }
             let others = problems.len() - errors;
-            writeln!(out, "{errors} errors, {others} warnings and notices")?;
+            writeln!(
+                out,
+                "{}, {}",
+                count(errors, "error"),
+                match others {
+                    1 => "1 warning or notice".to_owned(),
+                    n => format!("{n} warnings and notices"),
+                }
+            )?;
         }
         Output::Json => {
             let list: Vec<_> = problems
@@ -49,62 +73,59 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<u8, CliError> {
             writeln!(out, "{}", json!({ "problems": list }))?;
         }
     }
-    Ok(if errors == 0 { 0 } else { 2 })
+    Ok(code)
 }
 
-fn of_host(inputs: &Inputs) -> Result<Vec<Problem>, host::HostError> {
+fn of_host(inputs: &Inputs) -> Result<Vec<Problem>, HostError> {
     let interfaces = interfaces::list()?;
-    let mut pods: Vec<(String, ipnet::IpNet)> = inputs
-        .cluster
-        .nodes
-        .values()
-        .flat_map(|n| n.pod_cidrs.iter().map(|c| (format!("Node {}", n.name), *c)))
-        .collect();
-    pods.extend(
-        inputs
-            .node
-            .pod_cidrs
-            .iter()
-            .map(|c| ("this node".to_owned(), *c)),
-    );
-    let mut problems = check::overlaps(&inputs.node.service_ranges, &pods, &interfaces);
+    let mut problems = check::overlaps(&inputs.node.service_ranges, &interfaces);
     problems.extend(check::next_hops(
         inputs.plan.routes.iter().cloned(),
         routes::next_hop,
     )?);
-    if let Ok(needed) = needed_sysctls(inputs) {
-        problems.extend(check::sysctls(&sysctl::Sysctls::default().status(&needed)?));
-    }
+    problems.extend(of_sysctls(inputs, &interfaces)?);
     problems.extend(check::capability());
     Ok(problems)
 }
 
-/// Asks the kernel itself: it checks the very batch and throws it away.
+/// As `--sysctls` says: what is to be left alone is not looked at, what is to be set is no
+/// error.
+fn of_sysctls(inputs: &Inputs, interfaces: &[Interface]) -> Result<Vec<Problem>, HostError> {
+    let wish = inputs.config.sysctls;
+    if wish == Sysctls::Ignore {
+        return Ok(Vec::new());
+    }
+    let needed = sysctl::needed_by(&inputs.node, interfaces);
+    let sysctls = sysctl::Sysctls::default();
+    let mut status = sysctls.status(&needed)?;
+    let mut problems = Vec::new();
+    if wish == Sysctls::Apply {
+        for set in sysctls.to_set(&needed)? {
+            status.retain(|status| status.setting != set.setting);
+            let (name, wanted) = (set.setting.name(), set.setting.wanted);
+            let message = format!("is {}, and will be set to {wanted}", set.old);
+            problems.push(Problem::notice(None, format!("sysctl {name}"), message));
+        }
+    }
+    problems.extend(check::sysctls(&status));
+    Ok(problems)
+}
+
+/// Asks the kernel itself: who else is there, and whether it takes the very batch, which it
+/// checks and throws away.
 fn of_kernel(inputs: &Inputs) -> Vec<Problem> {
     let failed = |message: String| vec![Problem::error(None, "kernel", "", message)];
     let mut kernel = match Nfnetlink::open() {
         Ok(kernel) => kernel,
         Err(e) => return failed(e.to_string()),
     };
-    let mut problems = Vec::new();
-    match kernel.table_names() {
-        Ok(names) => {
-            let found: Vec<check::ForeignChain> = names
-                .into_iter()
-                .map(|(family, table)| check::ForeignChain {
-                    family: family.nft_name().to_owned(),
-                    table,
-                    chain: String::new(),
-                    hook: None,
-                    policy_drop: false,
-                })
-                .collect();
-            problems.extend(check::foreign_tables(&found));
-        }
-        Err(e) => return failed(e.to_string()),
-    }
     let live = LiveRuleset::default();
-    let mut delta = diff(&compile(&inputs.plan, &live.sets()), &live);
+    let desired = compile(&inputs.plan, &live.sets());
+    let mut problems = match kernel.foreign_chains() {
+        Ok(chains) => of_others(inputs, &desired, &chains),
+        Err(e) => return failed(e.to_string()),
+    };
+    let mut delta = diff(&desired, &live);
     for table in &mut delta.tables {
         // Our table may be there already: check as if it were built anew.
         let delete = crate::diff::Operation::DeleteTable;
@@ -112,7 +133,32 @@ fn of_kernel(inputs: &Inputs) -> Vec<Problem> {
         table.operations.splice(0..0, [add, delete]);
     }
     if let Err(e) = kernel.validate(&delta, 0) {
-        problems.extend(failed(e.to_string()));
+        problems.extend(failed(super::error::refusal(e).to_string()));
     }
+    problems
+}
+
+/// Other programs that do the same job, or undo it.
+fn of_others(inputs: &Inputs, desired: &Ruleset, chains: &[ForeignChain]) -> Vec<Problem> {
+    let nodes = inputs
+        .cluster
+        .nodes
+        .values()
+        .flat_map(|node| &node.pod_cidrs);
+    let pods = inputs
+        .config
+        .cluster_cidrs
+        .iter()
+        .chain(&inputs.node.pod_cidrs);
+    let pods: Vec<IpNet> = pods.chain(nodes).copied().collect();
+    let hooks = desired.tables.values().flat_map(|table| &table.chains);
+    let ours = hooks.filter_map(|chain| chain.base.filter(|base| base.hook == Hook::Prerouting));
+    let ours = Ours {
+        plan: &inputs.plan,
+        pods: &pods,
+        priority: ours.map(|base| base.priority).min().unwrap_or_default(),
+    };
+    let mut problems = others::others(chains, &ours);
+    problems.extend(others::hidden(&ours));
     problems
 }

@@ -7,21 +7,35 @@ use serde_json::json;
 
 use super::args::{DeleteArgs, Output};
 use super::error::CliError;
+use super::intent::host;
+use super::say::count;
+use super::writer;
 use crate::apply::reconcile;
 use crate::host::routes;
 use crate::netlink::Nfnetlink;
 use crate::ruleset::Ruleset;
 
 pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
+    let _seat = writer::take("delete", args.beside_run)?;
+    all(args.output, out)
+}
+
+/// Removes it; the caller has the writer's place.
+pub fn all(output: Output, out: &mut impl Write) -> Result<u8, CliError> {
     let mut kernel = Nfnetlink::open()?;
     let outcome = reconcile(&mut kernel, |_| Ruleset::default())?;
-    let live = routes::list_ours().map_err(|e| CliError::Host(e.to_string()))?;
+    let live = routes::list_ours().map_err(host)?;
     let delta = routes::plan(&BTreeSet::new(), &live);
-    let report = routes::apply(&delta).map_err(|e| CliError::Host(e.to_string()))?;
+    let report = routes::apply(&delta).map_err(host)?;
     let tables = outcome.before.tables.len();
-    match args.output {
+    match output {
         Output::Text if tables + report.deleted == 0 => writeln!(out, "nothing to delete")?,
-        Output::Text => writeln!(out, "deleted {tables} tables and {} routes", report.deleted)?,
+        Output::Text => writeln!(
+            out,
+            "deleted {} and {}",
+            count(tables, "table"),
+            count(report.deleted, "route")
+        )?,
         Output::Json => writeln!(
             out,
             "{}",
@@ -31,6 +45,6 @@ pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
     if report.errors.is_empty() {
         return Ok(0);
     }
-    let errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
-    Err(CliError::Host(errors.join("\nerror: ")))
+    let errors = report.errors.iter().map(ToString::to_string).collect();
+    Err(CliError::Several(errors))
 }

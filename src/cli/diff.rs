@@ -2,68 +2,32 @@
 
 use std::io::Write;
 
-use serde_json::json;
-
 use super::args::{DiffArgs, Output};
 use super::error::CliError;
 use super::inputs::Inputs;
-use crate::compile::compile;
-use crate::diff;
-use crate::host::routes;
+use super::intent::Intent;
+use super::say::say;
+use super::writer;
 use crate::netlink::Nfnetlink;
 use crate::observe::Progress;
 
 pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
+    Inputs::given(&args.inputs)?;
     let inputs = Inputs::resolve(&args.inputs)?;
     let mut kernel = Nfnetlink::open()?;
-    let live = Progress::during("reading our tables back", || kernel.read())?;
-    let delta = diff::diff(&compile(&inputs.plan, &live.sets()), &live);
-    let ours = routes::list_ours().map_err(|e| CliError::Host(e.to_string()))?;
-    let routes = routes::plan(&inputs.plan.routes, &ours);
-    let lines = route_lines(&routes);
+    let intent = Progress::during("reading our tables back", || {
+        Intent::of(&mut kernel, &inputs)
+    })?;
     match args.output {
-        Output::Text => {
-            diff::write(out, &delta)?;
-            for line in &lines {
-                writeln!(out, "{line}")?;
-            }
-        }
-        Output::Json => {
-            let mut text = Vec::new();
-            diff::write(&mut text, &delta)?;
-            let text = String::from_utf8_lossy(&text);
-            let all: Vec<&str> = text
-                .lines()
-                .chain(lines.iter().map(String::as_str))
-                .collect();
-            writeln!(
-                out,
-                "{}",
-                json!({"generation": live.generation, "changes": all})
-            )?;
-        }
+        Output::Text => intent.write(out)?,
+        Output::Json => writeln!(out, "{}", intent.json()?)?,
     }
-    let same = delta.is_empty() && routes.is_empty();
-    if same && args.output == Output::Text {
-        eprintln!("no differences");
+    out.flush()?;
+    if let Some(other) = writer::other() {
+        say(&format!("notice: {other}\n"));
     }
-    Ok(u8::from(!same))
-}
-
-fn route_lines(delta: &routes::RouteDelta) -> Vec<String> {
-    let added = delta
-        .add
-        .iter()
-        .map(|r| format!("+ route {} via {} (node {})", r.destination, r.via, r.node));
-    let replaced = delta.replace.iter().flat_map(|(old, new)| {
-        [
-            format!("- route {old}"),
-            format!(
-                "+ route {} via {} (node {})",
-                new.destination, new.via, new.node
-            ),
-        ]
-    });
-    let deleted = delta.delete.iter().map(|r| format!("- route {r}"));
-    deleted.chain(replaced).chain(added).collect()
+    if intent.is_empty() && args.output == Output::Text {
+        say("no differences\n");
+    }
+    Ok(u8::from(!intent.is_empty()))
 }

@@ -1,6 +1,7 @@
 //! Errors of the command line and the exit code each means.
 
-use crate::netlink::NetlinkError;
+use crate::host::check::has_cap_net_admin;
+use crate::netlink::{NetlinkError, Nfnetlink};
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +12,12 @@ pub enum CliError {
     /// A flag, a file or a source that cannot be used.
     #[error("{0}")]
     Usage(String),
+    /// The input takes away more than it may.
+    #[error("{0}; nothing was done")]
+    Loss(String),
+    /// Several things of the host failed; each has a line of its own.
+    #[error("{}", .0.join("\nerror: "))]
+    Several(Vec<String>),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] NetlinkError),
@@ -27,8 +34,41 @@ impl CliError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Invalid(_) | Self::Usage(_) => 2,
-            Self::Kernel(_) | Self::Host(_) | Self::Output(_) => 3,
+            Self::Invalid(_) | Self::Usage(_) | Self::Loss(_) => 2,
+            Self::Kernel(_) | Self::Host(_) | Self::Several(_) | Self::Output(_) => 3,
         }
+    }
+}
+
+/// A refusal of the kernel, with who owns our tables if that is what it is about: the kernel
+/// says no more than that it is not permitted, to root too.
+#[must_use]
+pub fn refusal(error: NetlinkError) -> CliError {
+    let about_ownership = match &error {
+        NetlinkError::NotPermitted => has_cap_net_admin(),
+        NetlinkError::Owned { .. } => true,
+        _ => false,
+    };
+    let owner = about_ownership
+        .then(|| Nfnetlink::open().and_then(|mut kernel| kernel.owner()))
+        .and_then(Result::ok)
+        .flatten();
+    match owner {
+        Some(port) => CliError::Host(format!(
+            "the tables svcnat belong to {}: nobody else can change them; nothing was changed",
+            owner_name(port)
+        )),
+        None => CliError::Kernel(error),
+    }
+}
+
+/// The netlink port of a program is mostly its process id.
+fn owner_name(port: u32) -> String {
+    match std::fs::read_to_string(format!("/proc/{port}/comm")) {
+        Ok(name) => format!(
+            "process {port} ({})",
+            crate::problem::printable(name.trim())
+        ),
+        Err(_) => format!("netlink port {port}"),
     }
 }

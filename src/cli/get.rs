@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 use super::args::{GetArgs, Resource, TableFormat};
 use super::error::CliError;
 use super::inputs::Inputs;
+use super::say::say;
 use crate::cluster::{ObjectName, Service};
 use crate::counters::{Counts, What};
 use crate::netlink::Nfnetlink;
@@ -56,14 +57,14 @@ fn counts(inputs: &Inputs) -> Result<Option<Counts>, CliError> {
     }
     let counts = Counts::read(&mut Nfnetlink::open()?)?;
     if counts.is_none() {
-        eprintln!("warning: nothing is counted: the installed sets have no counters (svcnat diff)");
+        say("warning: nothing is counted: the installed sets have no counters (svcnat diff)\n");
     }
     Ok(counts)
 }
 
 fn print(out: &mut impl Write, table: &Table) -> std::io::Result<()> {
     if table.rows.is_empty() {
-        eprintln!("No resources found");
+        say("No resources found\n");
         return Ok(());
     }
     let width = |i: usize| {
@@ -271,7 +272,7 @@ fn endpoints(inputs: &Inputs, counts: Option<&Counts>) -> Table {
                 let mut row = vec![
                     frontend.owner.service.to_string(),
                     port_name(&frontend.owner),
-                    format!("{:?}", frontend.kind),
+                    frontend.kind.to_string(),
                     key.to_string(),
                     policy.to_owned(),
                     endpoints,

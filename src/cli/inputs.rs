@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::args::{InputArgs, SysctlsArg, UnallocatedArg};
 use super::error::CliError;
+use super::say::report;
 use crate::cluster::Cluster;
 use crate::config::file::{self, parse_cidr_list};
 use crate::config::{Config, DetectLocal, NodePortAddresses, Sysctls, Unallocated};
@@ -29,6 +30,21 @@ pub struct Inputs {
 }
 
 impl Inputs {
+    /// What installs needs an input: nothing given is not the same as nothing wanted.
+    ///
+    /// # Errors
+    /// If no file, folder or standard input was named.
+    pub fn given(args: &InputArgs) -> Result<(), CliError> {
+        if args.filename.is_empty() {
+            return Err(CliError::Usage(
+                "must specify -f or a cluster: -f FILE, -f FOLDER or -f - (`run` also takes \
+                 --kubernetes, --kubeconfig or --apiserver)"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Resolves and prints problems on standard error.
     ///
     /// # Errors
@@ -127,15 +143,6 @@ pub struct Objects {
     pub node: NodeContext,
     /// What was found wrong or odd.
     pub problems: Vec<Problem>,
-}
-
-/// Prints problems on standard error, the worst last.
-pub fn report(problems: &[Problem]) {
-    let mut sorted: Vec<&Problem> = problems.iter().collect();
-    sorted.sort();
-    for problem in sorted {
-        eprintln!("{problem}");
-    }
 }
 
 fn usage(error: impl std::fmt::Display) -> CliError {

@@ -67,7 +67,10 @@ fn heading(arg: &Arg) -> Option<&str> {
 fn options(verb: &Command, wanted: impl Fn(&Arg) -> bool) -> Result<Vec<u8>, CliError> {
     let verb = verb.clone().mut_args(|arg| {
         let unwanted = !wanted(&arg);
-        arg.hide(unwanted).help_heading(None::<&str>)
+        // What the short help leaves out belongs here all the more.
+        arg.hide(unwanted)
+            .hide_short_help(false)
+            .help_heading(None::<&str>)
     });
     let mut section = Vec::new();
     Man::new(verb).render_options_section(&mut section)?;
@@ -118,3 +121,31 @@ Stopping \fBsvcnat run\fR, or removing the package, leaves the rules in the kern
 .SH SEE ALSO
 \fBnft\fR(8), \fBsystemctl\fR(1)
 "#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_has_every_verb_and_option_with_its_help() {
+        let mut page = Vec::new();
+        run(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        let page = page.replace("\\-", "-").replace("\\*(Aq", "'");
+        let mut command = Cli::command().disable_help_subcommand(true);
+        command.build();
+        for verb in command.get_subcommands() {
+            assert!(page.contains(&format!("svcnat {}", verb.get_name())));
+            let options = verb.get_opts().filter(|arg| !arg.is_hide_set());
+            for option in options.filter(|arg| arg.get_id() != "help") {
+                let help = option
+                    .get_help()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let name = option.get_long().unwrap_or_default();
+                assert!(!help.is_empty() && page.contains(&help), "--{name}: {help}");
+                assert!(page.contains(&format!("--{name}")), "--{name}");
+            }
+        }
+    }
+}

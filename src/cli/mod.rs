@@ -9,9 +9,12 @@ mod error;
 mod explain;
 mod get;
 mod inputs;
+mod intent;
 mod man;
 mod render;
 mod run;
+mod say;
+mod writer;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -29,8 +32,16 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             // clap's own exit: 0 for --help and --version, 2 for bad usage.
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            let printed = e.print().and_then(|()| std::io::stdout().flush());
+            return match printed {
+                _ if e.use_stderr() => ExitCode::from(2),
+                Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    let e = CliError::Output(e);
+                    say::say(&format!("error: {e}\n"));
+                    ExitCode::from(e.exit_code())
+                }
+                Ok(()) | Err(_) => ExitCode::SUCCESS,
+            };
         }
     };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
@@ -42,7 +53,11 @@ pub fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(CliError::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
+            let e = match e {
+                CliError::Kernel(e) => error::refusal(e),
+                e => e,
+            };
+            say::say(&format!("error: {e}\n"));
             ExitCode::from(e.exit_code())
         }
     }
@@ -59,7 +74,10 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
         Verb::Get(args) => get::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "svcnat", out);
+            // It takes no error of the writer.
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "svcnat", &mut script);
+            out.write_all(&script)?;
             Ok(0)
         }
         Verb::Man => man::run(out),

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use super::args::{DeleteArgs, DriftArg, Output, RunArgs};
+use super::args::{DriftArg, Output, RunArgs};
 use super::error::CliError;
 use super::inputs::Inputs;
+use super::{delete, writer};
 use crate::config::Config;
 use crate::counters::{Counts, What};
 use crate::follow::{
@@ -29,6 +30,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     init_log(args.log_format, args.verbose, &progress);
     privileges(from_api);
     progress.start();
+    let _seat = writer::take("run", args.beside_run)?;
     let signals = signals()?;
     let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
     let config = Inputs::config(&args.inputs)?;
@@ -56,7 +58,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         },
         min_sync_period: args.min_sync_period,
         verify_period: args.verify_period,
-        max_endpoint_loss: args.max_endpoint_loss,
+        limit: (&args.loss).into(),
         state_dir: args.state_dir.clone(),
         name_writers: args.name_writers,
         own_tables: args.own_tables,
@@ -88,10 +90,11 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     // With its socket goes the ownership of the tables.
     drop(agent);
     if args.cleanup_on_exit {
-        let delete = DeleteArgs {
-            output: Output::Text,
-        };
-        return super::delete::run(&delete, &mut std::io::stderr());
+        // The last word on standard error: nobody may be there to read it.
+        let mut said = Vec::new();
+        let code = delete::all(Output::Text, &mut said);
+        super::say::say(&String::from_utf8_lossy(&said));
+        return code;
     }
     Ok(0)
 }
@@ -232,11 +235,8 @@ fn check(args: &RunArgs, from_api: bool) -> Result<(), CliError> {
             "objects come from the API or from files (-f), not from both".to_owned(),
         ));
     }
-    if !(0.0..=1.0).contains(&args.max_endpoint_loss) {
-        return Err(CliError::Usage(format!(
-            "--max-endpoint-loss: {} is not a share between 0 and 1",
-            args.max_endpoint_loss
-        )));
+    if !from_api && !args.loss.allow_empty {
+        Inputs::given(&args.inputs)?;
     }
     Ok(())
 }

@@ -193,6 +193,7 @@ fn take(last: &mut Instant, period: Duration, now: Instant) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::apply::{Limit, LossGuard, Verdict};
     use crate::cluster::{Change, Cluster, ObjectName};
     use crate::config::Config;
     use crate::engine::Next;
@@ -200,8 +201,6 @@ mod tests {
     use crate::ruleset::LiveRuleset;
     use crate::source::api::{Event, Kind};
     use crate::source::{Loaded, load_str};
-
-    use super::super::Verdict;
 
     fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
@@ -260,7 +259,12 @@ mod tests {
         for event in events {
             pending.take(event, engine.cluster());
         }
-        if pending.verdict(engine, 1.0) == Verdict::Go {
+        let mut guard = LossGuard::new(Limit {
+            share: 1.0,
+            allow_empty: true,
+        });
+        let verdict = pending.verdict(engine, None, &mut guard, Instant::now());
+        if verdict == Some(Verdict::Go) {
             pending.drain().for_each(|change| engine.apply(change));
         }
         let changed = engine.is_dirty();

@@ -66,6 +66,11 @@ impl Watch {
         Ok(())
     }
 
+    /// Watches what is now where the inputs are.
+    pub fn renew(&self) {
+        self.add_new();
+    }
+
     /// Watches folders and links that came since. One that went while we looked is no error:
     /// whatever follows it is a change of the folder it was in. One that cannot be watched is
     /// read with the others, and does not end the agent.

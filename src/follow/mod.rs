@@ -13,6 +13,7 @@ mod files;
 #[cfg(test)]
 mod flow_tests;
 mod health_checks;
+mod hold;
 mod pending;
 mod saved;
 mod service_manager;
@@ -39,13 +40,14 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use blame::NameWriters;
 pub use files::Watch;
-pub use pending::{Pending, Verdict};
+pub use pending::Pending;
 pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
 pub use sync::{Look, Sync, SyncError, Synced};
 pub use tidy::Tidied;
 
-use crate::cluster::{Cluster, Slices};
+use crate::apply::{Limit, LossGuard};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::host::monitor::Monitor;
@@ -57,9 +59,6 @@ use agenda::{Agenda, waits};
 use health_checks::HealthChecks;
 use service_manager::Told;
 use tell::report;
-
-/// A large loss in files is believed when a second reading after this says the same.
-const SECOND_READING: Duration = Duration::from_secs(2);
 
 /// What to do when others change our tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +80,8 @@ pub struct Options {
     pub min_sync_period: Duration,
     /// How often everything is read back and compared.
     pub verify_period: Duration,
-    /// The share of all endpoints that may go at once without a second list, 0 to 1.
-    pub max_endpoint_loss: f64,
+    /// What may be lost at once without a second reading.
+    pub limit: Limit,
     /// Where the last good state is kept.
     pub state_dir: Option<PathBuf>,
     /// When to listen for who commits.
@@ -180,8 +179,10 @@ pub struct Agent<'a> {
     ready: bool,
     /// Others changed our tables, and they are left so.
     drifted: bool,
-    /// A reading of files that lost too much, and when it is read again.
-    doubted: Option<Instant>,
+    /// Holds back what loses too much.
+    guard: LossGuard,
+    /// The saved state was installed.
+    booted: bool,
     progress: Instant,
     observed: Arc<Shared>,
     health_checks: HealthChecks,
@@ -225,6 +226,7 @@ impl<'a> Agent<'a> {
             }
         }
         observed.expect(Condition::FirstSync);
+        let guard = LossGuard::new(options.limit);
         Ok(Self {
             agenda: Agenda::new(options.min_sync_period, options.verify_period, now),
             options,
@@ -237,7 +239,8 @@ impl<'a> Agent<'a> {
             saved: None,
             ready: false,
             drifted: false,
-            doubted: None,
+            guard,
+            booted: false,
             progress: now,
             observed,
             health_checks: HealthChecks::default(),
@@ -257,12 +260,17 @@ impl<'a> Agent<'a> {
         self.open_state();
         if matches!(self.sources, Sources::Files { .. }) {
             self.line.say("reading the inputs");
-            self.read_files(true).map_err(RunError::Input)?;
+            let may = self.read_files(false).map_err(RunError::Input)?;
             self.observed.good(FILES);
-            let services = self.engine.cluster().services.len();
-            self.line.say(format!("installing {services} services"));
-            self.flush("start")?;
-            self.become_ready();
+            if may {
+                let services = self.engine.cluster().services.len();
+                self.line.say(format!("installing {services} services"));
+                self.flush("start")?;
+                self.become_ready();
+            } else {
+                self.line
+                    .say("held: the inputs lose too much of what is installed");
+            }
         }
         while !signals.stop.load(Ordering::Relaxed) {
             let files = self.wait().map_err(RunError::Wait)?;
@@ -272,7 +280,7 @@ impl<'a> Agent<'a> {
             }
             self.host_changes();
             self.api_events();
-            self.reread_files(files || reload);
+            self.reread(files || reload);
             self.note_what_waits();
             self.flush_if_due();
             self.try_again();
@@ -360,6 +368,8 @@ impl<'a> Agent<'a> {
             Sources::Files { .. } => true,
             Sources::Api(_) => self.ready || self.pending.is_complete(),
         };
+        // Held at the start, nothing is known that could be carried out.
+        let known = known && !self.held_at_start();
         // Before that, only a saved state can have failed; it is tried again, and stays so.
         if known {
             let waits = waits(known, &self.engine, &self.pending);
@@ -410,33 +420,18 @@ impl<'a> Agent<'a> {
         if !self.agenda.may_commit(Instant::now()) {
             return;
         }
-        let share = self.options.max_endpoint_loss;
-        match self.pending.verdict(&self.engine, share) {
-            Verdict::Go => {
-                for change in self.pending.drain() {
-                    self.engine.apply(change);
-                }
-                self.observed.good(Condition::Loss);
+        if self.may_drain() {
+            for change in self.pending.drain() {
+                self.engine.apply(change);
             }
-            Verdict::Doubt { lost, of } => {
-                tracing::warn!(
-                    lost,
-                    of,
-                    "most endpoints would go: held until a second list"
-                );
-                self.observed.held_back();
-                let reason = format!("{lost} of {of} endpoints would go: held until a second list");
-                self.observed.failing(Condition::Loss, &reason);
-                if let Sources::Api(follower) = &self.sources {
-                    follower.relist();
-                }
-            }
-            Verdict::Wait => {}
         }
         if matches!(self.sources, Sources::Api(_)) && !self.ready && !self.pending.is_complete() {
             if self.agenda.commit.is_due(Instant::now()) {
                 self.install_saved();
             }
+            return;
+        }
+        if self.held_at_start() {
             return;
         }
         self.try_aside_again();
@@ -511,29 +506,33 @@ impl<'a> Agent<'a> {
         self.line.done();
     }
 
-    /// Reads files again if they changed, or if it is time to after a doubt or a failure.
-    fn reread_files(&mut self, changed: bool) {
-        let now = Instant::now();
-        let again = self.doubted.is_some_and(|at| now >= at);
-        if !(changed || again || self.agenda.reading.is_due(now)) {
+    /// Reads inputs again: files if they changed, or if it is time to after a failure; both
+    /// kinds as long as something of them is held.
+    fn reread(&mut self, changed: bool) {
+        let again = self.second_reading_due();
+        if !(changed || again || self.agenda.reading.is_due(Instant::now())) {
             return;
         }
         if matches!(self.sources, Sources::Files { .. }) {
-            let result = self.read_files(false);
+            let result = self.read_files(again);
             self.agenda.reading.outcome(result.is_ok(), Instant::now());
             self.observed.outcome(FILES, &result);
         }
     }
 
-    /// Reads files again. What cannot be used changes nothing: a half-written file is followed
-    /// by a whole one, and the last good state stays until then.
-    fn read_files(&mut self, first: bool) -> Result<(), String> {
-        let Sources::Files { read, .. } = &self.sources else {
-            return Ok(());
+    /// Reads files again; true if what they say is to be carried out. What cannot be used
+    /// changes nothing: a half-written file is followed by a whole one, and the last good state
+    /// stays until then. `second`: what was read before is held.
+    fn read_files(&mut self, second: bool) -> Result<bool, String> {
+        let Sources::Files { watch, read } = &self.sources else {
+            return Ok(false);
         };
-        let confirmed = self.doubted.take().is_some_and(|at| Instant::now() >= at);
+        if second {
+            // A folder that was mounted meanwhile is another one.
+            watch.renew();
+        }
         let reading = read()?;
-        // Read again because it failed, it is mostly wrong in the same way.
+        // Read again because it failed, or is held, it is mostly wrong in the same way.
         if reading.problems != self.file_problems {
             report(&reading.problems);
             self.file_problems.clone_from(&reading.problems);
@@ -546,30 +545,13 @@ impl<'a> Agent<'a> {
             let noun = if errors == 1 { "error" } else { "errors" };
             return Err(format!("{errors} {noun} in the input, the first: {first}"));
         }
-        let before = self.engine.endpoint_count();
-        let slices = reading.cluster.slices.values().flat_map(Slices::iter);
-        let after: usize = slices.map(|slice| slice.endpoints.len()).sum();
-        let lost = before.saturating_sub(after);
-        // A file is often emptied, or moved away, just before it is written anew.
-        let too_many = pending::too_many(lost, before, self.options.max_endpoint_loss)
-            || (before > 0 && after == 0);
-        if !first && !confirmed && too_many {
-            tracing::warn!(
-                lost,
-                of = before,
-                "most endpoints would go: held until a second reading"
-            );
-            self.observed.held_back();
-            self.doubted = Some(Instant::now() + SECOND_READING);
-            let reason =
-                format!("{lost} of {before} endpoints would go: held until a second reading");
-            self.observed.failing(Condition::Loss, &reason);
-            return Ok(());
+        let may = self.may_replace(&reading.cluster, second);
+        if !may.map_err(|e| e.to_string())? {
+            return Ok(false);
         }
-        self.observed.good(Condition::Loss);
         self.engine.reconfigure(reading.config);
         self.engine.replace(reading.cluster);
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -1,14 +1,13 @@
 //! Changes that wait to be carried out: the latest word on each object, what is missing from
-//! a list, and the guard against a source that suddenly says everything is gone.
+//! a list, and how much of what there is they would leave.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
-use crate::cluster::{Change, Cluster, ObjectName};
+use crate::apply::{Holding, LossGuard, Verdict};
+use crate::cluster::{Change, Cluster, EndpointSlice, ObjectName};
 use crate::engine::Engine;
 use crate::source::api::{Event, Kind, gone};
-
-/// The guard lets go of this many endpoints without asking, however few there are.
-const ALWAYS_ALLOWED: usize = 50;
 
 /// The latest word on objects of the API, not yet handed to the engine.
 #[derive(Debug, Default)]
@@ -20,29 +19,17 @@ pub struct Pending {
     listing: BTreeMap<Kind, BTreeSet<ObjectName>>,
     /// A large loss: kinds whose second list is awaited.
     awaited: BTreeSet<Kind>,
+    /// The second lists arrived.
     confirmed: bool,
-}
-
-/// What to do with what is pending.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing yet: not every kind was listed, nothing changed, or a second list is awaited.
-    Wait,
-    /// Carry it out.
-    Go,
-    /// It would lose this many endpoints of so many: ask for a second list.
-    Doubt {
-        /// Endpoints that would go.
-        lost: usize,
-        /// Endpoints there are.
-        of: usize,
-    },
+    /// Nothing arrived since it was judged and held.
+    judged: bool,
 }
 
 impl Pending {
     /// Takes in an event; true if it is a complete list. `known` are the engine's objects:
     /// what they hold and a list does not is gone.
     pub fn take(&mut self, event: Event, known: &Cluster) -> bool {
+        self.judged = false;
         match event {
             Event::Listing(kind) => {
                 self.listing.insert(kind, BTreeSet::new());
@@ -114,75 +101,120 @@ impl Pending {
         self.changes.is_empty()
     }
 
-    /// True if a second word is awaited before it may be carried out.
+    /// Kinds that say how many endpoints there are are listed anew; what they say then is a
+    /// second reading.
+    pub fn await_second_list(&mut self) {
+        self.awaited = [Kind::Service, Kind::EndpointSlice].into();
+        self.confirmed = false;
+    }
+
+    /// True if it waits for another word, not for us.
     #[must_use]
-    pub fn is_held(&self) -> bool {
-        !self.awaited.is_empty()
+    pub const fn is_held(&self) -> bool {
+        self.judged
     }
 
-    /// May it be carried out? `share` is the part of all endpoints that may go at once.
-    /// O(pending).
-    pub fn verdict(&mut self, engine: &Engine, share: f64) -> Verdict {
-        if !self.is_complete() || self.changes.is_empty() {
-            return Verdict::Wait;
+    /// May it be carried out? `None` if there is nothing to carry out yet. `installed` is what
+    /// the kernel holds, as long as the engine does not know. O(pending).
+    pub fn verdict(
+        &mut self,
+        engine: &Engine,
+        installed: Option<Holding>,
+        guard: &mut LossGuard,
+        now: Instant,
+    ) -> Option<Verdict> {
+        let nothing = self.changes.is_empty() && installed.is_none();
+        if !self.is_complete() || nothing || self.judged {
+            return None;
         }
-        if self.confirmed {
-            return Verdict::Go;
-        }
-        let endpoints = engine.endpoint_count();
-        let lost = self.lost(engine);
-        if too_many(lost, endpoints, share) {
-            if !self.awaited.is_empty() {
-                return Verdict::Wait;
-            }
-            self.awaited = [Kind::Service, Kind::EndpointSlice].into();
-            return Verdict::Doubt {
-                lost,
-                of: endpoints,
-            };
-        }
-        self.awaited.clear();
-        Verdict::Go
+        let (before, after) = self.holdings(engine);
+        let second = std::mem::take(&mut self.confirmed);
+        let verdict = guard.judge(installed.unwrap_or(before), after, second, now);
+        self.judged = verdict != Verdict::Go;
+        Some(verdict)
     }
 
-    /// Endpoints that would be gone, those that come in their place subtracted.
-    fn lost(&self, engine: &Engine) -> usize {
-        let count = |slice: Option<&crate::cluster::EndpointSlice>| {
-            slice.map_or(0, |slice| slice.endpoints.len())
+    /// What there would be. O(pending).
+    #[must_use]
+    pub fn holding(&self, engine: &Engine) -> Holding {
+        self.holdings(engine).1
+    }
+
+    /// What the engine knows, and what it would know. Each endpoint counts once: in its slice,
+    /// if the slice's Service is there.
+    fn holdings(&self, engine: &Engine) -> (Holding, Holding) {
+        let cluster = engine.cluster();
+        let before = Holding {
+            objects: cluster.services.len() + cluster.pods.len() + cluster.nodes.len(),
+            services: cluster.services.len(),
+            endpoints: engine.endpoint_count(),
         };
-        let (mut before, mut after) = (0, 0);
+        let (mut gone, mut come) = (Holding::default(), Holding::default());
         for change in self.changes.values() {
-            match change {
+            let (was, is) = match change {
+                Change::Service(name, new) => {
+                    let was = cluster.services.contains_key(name);
+                    gone.services += usize::from(was);
+                    come.services += usize::from(new.is_some());
+                    if was && new.is_none() {
+                        gone.endpoints += self.endpoints_left(engine, name);
+                    }
+                    (was, new.is_some())
+                }
                 Change::Slice(name, new) => {
-                    before += count(engine.slice(name));
-                    after += count(new.as_deref());
+                    let old = engine.slice(name);
+                    gone.endpoints +=
+                        endpoints(old.filter(|s| cluster.services.contains_key(&s.service)));
+                    come.endpoints +=
+                        endpoints(new.as_deref().filter(|s| !self.is_gone(&s.service)));
+                    continue;
                 }
-                Change::Service(name, None) => {
-                    let slices = engine.cluster().slices_of(name);
-                    before += slices.iter().map(|s| s.endpoints.len()).sum::<usize>();
+                Change::Pod(name, new) => (cluster.pods.contains_key(name), new.is_some()),
+                Change::Node(name, new) => {
+                    (cluster.nodes.contains_key(name.as_str()), new.is_some())
                 }
-                _ => {}
-            }
+                Change::ServiceCidr(..) => continue,
+            };
+            gone.objects += usize::from(was);
+            come.objects += usize::from(is);
         }
-        before.saturating_sub(after)
+        let rest = |before: usize, gone: usize, come: usize| before.saturating_sub(gone) + come;
+        let after = Holding {
+            objects: rest(before.objects, gone.objects, come.objects),
+            services: rest(before.services, gone.services, come.services),
+            endpoints: rest(before.endpoints, gone.endpoints, come.endpoints),
+        };
+        (before, after)
+    }
+
+    /// Endpoints that go with a Service: those of slices of which nothing else is pending.
+    fn endpoints_left(&self, engine: &Engine, service: &ObjectName) -> usize {
+        let slices = engine.cluster().slices_of(service).into_iter();
+        slices
+            .filter(|slice| {
+                let key = (Kind::EndpointSlice, slice.name.clone());
+                !self.changes.contains_key(&key)
+            })
+            .map(|slice| slice.endpoints.len())
+            .sum()
+    }
+
+    fn is_gone(&self, service: &ObjectName) -> bool {
+        let change = self.changes.get(&(Kind::Service, service.clone()));
+        matches!(change, Some(Change::Service(_, None)))
     }
 
     /// Hands over everything.
     pub fn drain(&mut self) -> impl Iterator<Item = Change> + use<> {
         self.confirmed = false;
+        self.judged = false;
         self.awaited.clear();
         std::mem::take(&mut self.changes).into_values()
     }
 }
 
-/// True if losing `lost` of `endpoints` wants a second opinion.
-#[must_use]
-pub fn too_many(lost: usize, endpoints: usize, share: f64) -> bool {
-    #[expect(clippy::cast_precision_loss, reason = "a share needs no more")]
-    let limit = endpoints as f64 * share;
-    #[expect(clippy::cast_precision_loss, reason = "a share needs no more")]
-    let loss = lost as f64;
-    lost > ALWAYS_ALLOWED && loss > limit
+fn endpoints(slice: Option<&EndpointSlice>) -> usize {
+    slice.map_or(0, |slice| slice.endpoints.len())
 }
 
 fn name_of(change: &Change) -> ObjectName {
@@ -212,3 +244,6 @@ fn names(kind: Kind, known: &Cluster) -> Vec<ObjectName> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

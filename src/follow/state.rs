@@ -37,6 +37,14 @@ impl Agent<'_> {
                 return;
             }
         };
+        match self.may_boot(&cluster) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::error!(%error, "cannot read what is installed");
+                return;
+            }
+        }
         self.engine.replace(cluster);
         self.install_saved();
     }
@@ -45,6 +53,7 @@ impl Agent<'_> {
     pub(super) fn install_saved(&mut self) {
         if self.try_flush("saved-state") {
             self.agenda.booted();
+            self.booted = true;
         }
     }
 

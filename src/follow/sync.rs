@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::aside::{self, set_aside};
 use super::blame::{Blame, NameWriters};
 use super::tidy::{Tidied, Tidy};
-use crate::apply::{Held, MOST_ASIDE, TRIES, bound_to, holds};
+use crate::apply::{Held, Holding, Limit, MOST_ASIDE, TRIES, bound_to, holds, installed};
 use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{
@@ -152,6 +152,15 @@ impl Sync {
         let found = interfaces::list()?;
         self.local_addresses = local_addresses(&found);
         Ok(interfaces::primary_addresses(&found))
+    }
+
+    /// What is installed, as far as it takes to judge whether `after` loses too much of it.
+    ///
+    /// # Errors
+    /// If the kernel cannot be read.
+    pub fn installed(&mut self, limit: &Limit, after: Holding) -> Result<Holding, SyncError> {
+        let routes = routes::list_ours()?.len();
+        Ok(installed(&mut self.kernel, limit, after, routes)?)
     }
 
     /// Addresses of this node, loopback included.
@@ -386,8 +395,16 @@ impl Sync {
     }
 
     /// Puts our routes right; a route that fails does not keep the others from being made.
+    /// Those that are not ours to manage are left as they are.
     fn routes(&mut self, engine: &Engine) -> Tidied {
         self.routes.clone_from(engine.routes());
+        if !engine.config().manage_routes {
+            self.routes_owed = false;
+            return Tidied {
+                removed: 0,
+                owed: Some(Ok(())),
+            };
+        }
         let done = routes::list_ours()
             .and_then(|live| routes::apply(&routes::plan(engine.routes(), &live)));
         let (removed, result) = match done {
@@ -415,6 +432,9 @@ impl Sync {
     /// # Errors
     /// If routes cannot be read.
     pub fn changed_routes(&self, engine: &Engine) -> Result<usize, SyncError> {
+        if !engine.config().manage_routes {
+            return Ok(0);
+        }
         let delta = routes::plan(engine.routes(), &routes::list_ours()?);
         Ok(delta.add.len() + delta.replace.len() + delta.delete.len())
     }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::interfaces::{Interface, Kind};
+use super::others::proxy;
 pub use super::process::{capability, has_cap_net_admin, nftables_listeners};
 use super::routes::NextHop;
 use super::sysctl::Status;
@@ -19,43 +20,19 @@ use crate::problem::Problem;
 /// The dummy interface on which kube-proxy's ipvs mode keeps service addresses.
 const KUBE_IPVS: &str = "kube-ipvs0";
 
-/// A chain of somebody else's nftables table.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct ForeignChain {
-    /// nft's name of the family: `ip`, `ip6`, `inet`, ….
-    pub family: String,
-    /// The table.
-    pub table: String,
-    /// The chain; empty for a table without chains.
-    pub chain: String,
-    /// Hook of a base chain: `forward`.
-    pub hook: Option<String>,
-    /// True for a base chain with policy drop.
-    pub policy_drop: bool,
-}
-
-/// Service ranges against pod CIDRs (with a name for each, as `node n1`) and against the
-/// subnets of this host's interfaces: an address may mean one thing only.
+/// Service ranges against the subnets of this host's interfaces: an address may mean one thing
+/// only. Ranges against pod CIDRs are the plan's to compare.
 #[must_use]
-pub fn overlaps(
-    service_ranges: &[IpNet],
-    pod_cidrs: &[(String, IpNet)],
-    interfaces: &[Interface],
-) -> Vec<Problem> {
+pub fn overlaps(service_ranges: &[IpNet], interfaces: &[Interface]) -> Vec<Problem> {
     let mut problems = Vec::new();
+    // One that kube-proxy keeps for its own is named once, whatever addresses it has.
+    let proxied = interfaces.iter().any(|i| i.name == KUBE_IPVS);
+    if proxied {
+        let object = format!("interface {KUBE_IPVS}");
+        problems.push(Problem::warning(None, object, "", proxy("ipvs")));
+    }
     for range in service_ranges {
-        for (owner, cidr) in pod_cidrs.iter().filter(|(_, cidr)| overlap(range, cidr)) {
-            problems.push(Problem::error(
-                None,
-                format!("service range {range}"),
-                "",
-                format!(
-                    "overlaps pod CIDR {cidr} of {owner}: an address in both would be a \
-                     service and a pod; choose ranges that do not overlap"
-                ),
-            ));
-        }
-        for interface in interfaces {
+        for interface in interfaces.iter().filter(|i| i.name != KUBE_IPVS) {
             let nets = interface.addresses.iter().filter(|net| overlap(range, net));
             problems.extend(nets.map(|net| interface_overlap(range, interface, net)));
         }
@@ -66,17 +43,6 @@ pub fn overlaps(
 fn interface_overlap(range: &IpNet, interface: &Interface, net: &IpNet) -> Problem {
     let object = format!("service range {range}");
     let Interface { kind, name, .. } = interface;
-    if name == KUBE_IPVS {
-        return Problem::warning(
-            None,
-            object,
-            "",
-            format!(
-                "interface {name} holds service address {net}: kube-proxy in ipvs mode runs or \
-                 ran here; stop it, then `kube-proxy --cleanup`"
-            ),
-        );
-    }
     let single = net.prefix_len() == net.max_prefix_len();
     if single && *kind == Kind::Virtual {
         // A DNS cache on the node answers at the service's own address that way.
@@ -103,8 +69,8 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.addr()) || b.contains(&a.addr())
 }
 
-/// Routes whose next hop is no neighbour, and pod CIDRs that two nodes claim. `next_hop` is
-/// commonly [`super::routes::next_hop`].
+/// Routes whose next hop is no neighbour. `next_hop` is commonly
+/// [`super::routes::next_hop`].
 ///
 /// # Errors
 /// Those of `next_hop`.
@@ -114,7 +80,6 @@ pub fn next_hops<E>(
 ) -> Result<Vec<Problem>, E> {
     let mut problems = Vec::new();
     let mut known: BTreeMap<IpAddr, NextHop> = BTreeMap::new();
-    let mut seen: Vec<Route> = Vec::new();
     for route in routes {
         let Route {
             destination,
@@ -145,21 +110,6 @@ pub fn next_hops<E>(
                 format!("route to {destination}: next hop {via} is not on link: {why}"),
             ));
         }
-        if let Some(other) = seen
-            .iter()
-            .find(|other| overlap(&other.destination, destination))
-        {
-            problems.push(Problem::error(
-                None,
-                format!("node {node}"),
-                "spec.podCIDRs",
-                format!(
-                    "{destination} overlaps {} of node {}: traffic can go to one only",
-                    other.destination, other.node
-                ),
-            ));
-        }
-        seen.push(route);
     }
     Ok(problems)
 }
@@ -199,47 +149,6 @@ pub fn sysctls(status: &[Status]) -> Vec<Problem> {
         .collect()
 }
 
-/// Others that do the same job, or drop what services send: from everybody's nftables chains.
-#[must_use]
-pub fn foreign_tables(chains: &[ForeignChain]) -> Vec<Problem> {
-    let mut problems = BTreeMap::new();
-    for found in chains {
-        let ForeignChain {
-            family,
-            table,
-            chain,
-            ..
-        } = found;
-        let message = if table == "kube-proxy" {
-            "kube-proxy (nftables mode) translates services here as well: whoever comes first \
-             decides; stop it, then `kube-proxy --cleanup`"
-                .to_owned()
-        } else if table == "nat" && chain == "KUBE-SERVICES" {
-            "kube-proxy (iptables mode) translates services here as well: whoever comes first \
-             decides; stop it, then `kube-proxy --cleanup`"
-                .to_owned()
-        } else if found.policy_drop && found.hook.as_deref() == Some("forward") {
-            format!(
-                "its chain {chain} drops forwarded packets by policy: pods and services get \
-                 through only as far as its rules accept them"
-            )
-        } else {
-            continue;
-        };
-        problems
-            .entry((family, table, message.clone()))
-            .or_insert_with(|| {
-                Problem::warning(
-                    None,
-                    format!("nftables table {family} {table}"),
-                    "",
-                    message,
-                )
-            });
-    }
-    problems.into_values().collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -263,7 +172,7 @@ mod tests {
 
     fn found(kind: Kind, name: &str, net: &str) -> Vec<Problem> {
         let range = ["10.96.0.0/12".parse().unwrap()];
-        overlaps(&range, &[], &[interface(name, kind, net)])
+        overlaps(&range, &[interface(name, kind, net)])
     }
 
     #[test]
@@ -294,13 +203,6 @@ mod tests {
     }
 
     #[test]
-    fn a_service_range_that_overlaps_a_pod_cidr_names_its_node() {
-        let pods = [("node n2".to_owned(), "10.97.0.0/24".parse().unwrap())];
-        let problems = overlaps(&["10.96.0.0/12".parse().unwrap()], &pods, &[]);
-        assert!(problems[0].message.contains("node n2"), "{}", problems[0]);
-    }
-
-    #[test]
     fn a_next_hop_that_is_not_on_link_is_an_error_naming_the_node() {
         let route = |node: &str, destination: &str| Route {
             destination: destination.parse().unwrap(),
@@ -319,8 +221,6 @@ mod tests {
         }
         let on_link = |_| Ok::<_, ()>(NextHop::OnLink(2));
         assert!(next_hops(routes, on_link).unwrap().is_empty());
-        let twice = [route("n2", "10.244.2.0/24"), route("n3", "10.244.2.0/24")];
-        assert_eq!(next_hops(twice, on_link).unwrap().len(), 1);
     }
 
     #[test]
@@ -333,24 +233,5 @@ mod tests {
         let problems = sysctls(&[status(Some("0")), status(Some("1")), status(None)]);
         assert_eq!(problems.len(), 2);
         assert!(problems[0].to_string().contains("net.ipv4.ip_forward"));
-    }
-
-    #[test]
-    fn kube_proxy_and_dropping_forward_chains_are_found() {
-        let chain = |table: &str, chain: &str, hook: Option<&str>, policy_drop| ForeignChain {
-            family: "ip".into(),
-            table: table.into(),
-            chain: chain.into(),
-            hook: hook.map(str::to_owned),
-            policy_drop,
-        };
-        let problems = foreign_tables(&[
-            chain("kube-proxy", "services", None, false),
-            chain("kube-proxy", "nat-prerouting", Some("prerouting"), false),
-            chain("nat", "KUBE-SERVICES", None, false),
-            chain("filter", "FORWARD", Some("forward"), true),
-            chain("filter", "INPUT", Some("input"), true),
-        ]);
-        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 }

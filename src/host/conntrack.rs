@@ -55,6 +55,20 @@ pub struct Flow {
     pub id: u32,
 }
 
+impl std::fmt::Display for Flow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let at = std::net::SocketAddr::new;
+        write!(
+            f,
+            "{} {} -> {}, answered by {}",
+            self.protocol,
+            at(self.original.src, self.original.sport),
+            at(self.original.dst, self.original.dport),
+            at(self.reply.src, self.reply.sport)
+        )
+    }
+}
+
 impl Flow {
     /// True if the destination was translated.
     #[must_use]

@@ -13,11 +13,13 @@ mod ct_attributes;
 mod error;
 pub mod interfaces;
 pub mod monitor;
+pub mod others;
 mod process;
 mod route_messages;
 mod route_plan;
 pub mod routes;
 mod socket;
 pub mod sysctl;
+pub mod writer;
 
 pub use error::{HostError, Refusal};

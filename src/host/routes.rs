@@ -173,6 +173,45 @@ pub fn apply(delta: &RouteDelta) -> Result<RouteReport, HostError> {
     Ok(report)
 }
 
+/// What would fail of a delta, as far as it can be known without trying: routes of other
+/// programs to the same destination, and next hops that are this host itself.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub fn obstacles(delta: &RouteDelta) -> Result<Vec<RouteError>, HostError> {
+    if delta.add.is_empty() && delta.replace.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut socket = Socket::open(NETLINK_ROUTE)?;
+    let foreign = foreign_routes()?;
+    let mut found = Vec::new();
+    let wanted = delta
+        .add
+        .iter()
+        .chain(delta.replace.iter().map(|(_, new)| new));
+    for route in wanted {
+        found.extend(obstacle(&mut socket, route, &foreign)?);
+    }
+    Ok(found)
+}
+
+fn obstacle(
+    socket: &mut Socket,
+    route: &Route,
+    foreign: &BTreeMap<IpNet, ForeignRoute>,
+) -> Result<Option<RouteError>, HostError> {
+    if let Some(foreign) = foreign.get(&route.destination.trunc()) {
+        return Ok(Some(RouteError::Foreign {
+            route: route.clone(),
+            foreign: foreign.clone(),
+        }));
+    }
+    let own = ask_next_hop(socket, route.via)? == NextHop::Local;
+    Ok(own.then(|| RouteError::OwnAddress {
+        route: route.clone(),
+    }))
+}
+
 /// Where packets to `via` go, by the kernel's own routing.
 ///
 /// # Errors
@@ -274,16 +313,8 @@ fn install(
     existing: Existing,
     foreign: &BTreeMap<IpNet, ForeignRoute>,
 ) -> Result<Result<(), RouteError>, HostError> {
-    if let Some(foreign) = foreign.get(&route.destination.trunc()) {
-        return Ok(Err(RouteError::Foreign {
-            route: route.clone(),
-            foreign: foreign.clone(),
-        }));
-    }
-    if ask_next_hop(socket, route.via)? == NextHop::Local {
-        return Ok(Err(RouteError::OwnAddress {
-            route: route.clone(),
-        }));
+    if let Some(error) = obstacle(socket, route, foreign)? {
+        return Ok(Err(error));
     }
     let refusal = match socket.request("add a route", &new_route(route, existing)) {
         Ok(_) => return Ok(Ok(())),

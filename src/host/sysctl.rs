@@ -172,19 +172,37 @@ impl Sysctls {
         settings.iter().map(status).collect()
     }
 
+    /// What [`Sysctls::apply`] would set. Each is opened for writing, and not written.
+    ///
+    /// # Errors
+    /// Naming file and value, at the first that cannot be read or written.
+    pub fn to_set(&self, settings: &[Setting]) -> Result<Vec<Changed>, HostError> {
+        let mut found = Vec::new();
+        for Status { setting, current } in self.status(settings)? {
+            let Some(old) = current.filter(|current| current != setting.wanted) else {
+                continue;
+            };
+            let path = self.root.join(setting.path);
+            if let Err(source) = fs::OpenOptions::new().write(true).open(&path) {
+                return Err(HostError::Write {
+                    path,
+                    value: setting.wanted,
+                    source,
+                });
+            }
+            found.push(Changed { setting, old });
+        }
+        Ok(found)
+    }
+
     /// Sets what is not as wanted, and says what that was. A setting the kernel does not know
     /// is passed over: [`Sysctls::status`] reports it, nothing can be written.
     ///
     /// # Errors
     /// Naming file and value, at the first that cannot be read or written.
     pub fn apply(&self, settings: &[Setting]) -> Result<Vec<Changed>, HostError> {
-        let mut changed = Vec::new();
-        for status in self.status(settings)? {
-            if status.is_met() {
-                continue;
-            }
-            let Status { setting, current } = status;
-            let Some(old) = current else { continue };
+        let to_set = self.to_set(settings)?;
+        for Changed { setting, .. } in &to_set {
             let path = self.root.join(setting.path);
             if let Err(source) = fs::write(&path, setting.wanted) {
                 return Err(HostError::Write {
@@ -193,9 +211,8 @@ impl Sysctls {
                     source,
                 });
             }
-            changed.push(Changed { setting, old });
         }
-        Ok(changed)
+        Ok(to_set)
     }
 }
 

@@ -13,12 +13,14 @@ pub mod encode;
 mod error;
 mod expr;
 mod ffi;
+mod foreign;
 mod set_types;
 mod socket;
 mod writers;
 
 pub use batch::Batch;
 pub use error::{NetlinkError, RefusedElement, Unfit};
+pub use foreign::{End, ForeignBase, ForeignChain, ForeignRule};
 pub use socket::{Committed, Nfnetlink};
 pub use writers::{Writer, Writers};
 

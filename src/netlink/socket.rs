@@ -136,7 +136,7 @@ impl Nfnetlink {
     ///
     /// What `each` finds wrong does not end the reading: the kernel starts no other dump
     /// before one is read to its end.
-    fn request(
+    pub(super) fn request(
         &mut self,
         bytes: &[u8],
         mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
@@ -195,7 +195,7 @@ impl Nfnetlink {
         }
     }
 
-    fn next_seq(&mut self) -> u32 {
+    pub(super) fn next_seq(&mut self) -> u32 {
         self.seq = self.seq.wrapping_add(1);
         self.seq
     }

@@ -17,8 +17,8 @@ pub enum LogFormat {
 }
 
 /// Starts logging. `verbosity` 0 is info, 1 debug, 2 trace; the libraries below only warn
-/// until 3: they have many lines for each request. Lines go above that of `progress`. A
-/// second call changes nothing.
+/// until 3: they have many lines for each request. Lines go above that of `progress`. A line
+/// that cannot be written is lost, and no reason to end. A second call changes nothing.
 pub fn init(format: LogFormat, verbosity: u8, progress: &Progress) {
     let (own, others) = match verbosity {
         0 => (LevelFilter::INFO, LevelFilter::WARN),
@@ -45,6 +45,7 @@ pub fn init(format: LogFormat, verbosity: u8, progress: &Progress) {
                 tracing_logfmt::builder()
                     .with_target(false)
                     .layer()
+                    .log_internal_errors(false)
                     .with_writer(writer)
                     .with_filter(filter),
             )
@@ -52,6 +53,7 @@ pub fn init(format: LogFormat, verbosity: u8, progress: &Progress) {
         LogFormat::Json => registry()
             .with(
                 fmt::layer()
+                    .log_internal_errors(false)
                     .json()
                     .flatten_event(true)
                     .with_target(false)

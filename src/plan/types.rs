@@ -2,6 +2,7 @@
 //! turns into nftables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -191,6 +192,18 @@ pub enum FrontendKind {
     LoadBalancer,
     /// A node port.
     NodePort,
+}
+
+/// As kubectl and Kubernetes' documentation spell it.
+impl fmt::Display for FrontendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::ExternalIp => "ExternalIP",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::NodePort => "NodePort",
+        })
+    }
 }
 
 /// What a new connection to a frontend gets.

@@ -133,6 +133,7 @@ fn postrouting(state: &mut State<'_>, destination: IpAddr, translated: bool) -> 
     state.destination = destination;
     state.translated = translated;
     state.masqueraded = false;
+    state.forwarded();
     state.chain("nat-postrouting");
     state.masqueraded
 }

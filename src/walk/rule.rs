@@ -55,6 +55,14 @@ enum Key {
 }
 
 impl<'a> State<'a> {
+    /// On its way from one hook to another. The kernel computes the priority of a forwarded
+    /// IPv4 packet anew from its type of service (ip_forward), which is 0 here.
+    pub fn forwarded(&mut self) {
+        if !self.packet.from_node && self.packet.destination.is_ipv4() {
+            self.priority = 0;
+        }
+    }
+
     pub fn new(table: &'a Table, packet: &'a Packet, is_local: &'a dyn Fn(IpAddr) -> bool) -> Self {
         Self {
             table,

@@ -55,7 +55,7 @@ fn interfaces_are_listed_with_kind_master_and_addresses() {
 fn a_service_range_on_a_bridge_is_found() {
     let netns = Netns::new();
     netns.sh("ip link add br0 type bridge; ip addr add 10.96.0.1/24 dev br0");
-    let problems = check::overlaps(&[net("10.96.0.0/12")], &[], &list(&netns));
+    let problems = check::overlaps(&[net("10.96.0.0/12")], &list(&netns));
     assert_eq!(problems.len(), 1);
     assert!(problems[0].message.contains("br0"), "{}", problems[0]);
 }

@@ -7,4 +7,5 @@
 mod conntrack;
 mod interfaces;
 mod netns;
+mod others;
 mod routes;

@@ -2,24 +2,42 @@
 
 use crate::cli::error::CliError;
 use crate::cli::inputs::Inputs;
+use crate::cli::say::say;
 use crate::cluster::Family;
 use crate::compile::{SetId, compile};
 use crate::diff::diff;
+use crate::host::others;
 use crate::netlink::Nfnetlink;
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Ruleset, TABLE, Table};
 
 /// The rules of this configuration with the elements the kernel holds, those that packets
 /// filled included for the packet's family. Rules are constant, so this is what is
-/// installed unless somebody changed them, which is said. O(elements + remembered clients).
-pub fn installed(inputs: &Inputs, family: Family) -> Result<Ruleset, CliError> {
+/// installed unless somebody changed them, which is said. Without a table of the packet's
+/// family there are no rules at all. O(elements + remembered clients).
+pub fn installed(inputs: &Inputs, family: Family, from_node: bool) -> Result<Ruleset, CliError> {
     let mut kernel = Nfnetlink::open()?;
     let live = kernel.read()?;
+    let mut chains = kernel.foreign_chains()?;
+    chains.retain(|chain| chain.family == "inet" || chain.family == family.nft_name());
+    if let Some(others) = others::in_the_way(&chains, from_node) {
+        say(&format!("warning: {others}\n"));
+    }
+    if !live.tables.contains_key(&family) {
+        say(&format!(
+            "warning: nothing is installed: there is no table {} {TABLE}\n",
+            family.nft_name()
+        ));
+        let nothing = (family, Table::new(family));
+        return Ok(Ruleset {
+            tables: [nothing].into(),
+        });
+    }
     let mut ruleset = compile(&inputs.plan, &live.sets());
     let other_rules = diff(&ruleset, &live).counts();
     if other_rules.rules_added > 0 || other_rules.objects > 0 {
-        eprintln!(
+        say(
             "warning: the installed rules are not those of this configuration (see svcnat diff); \
-             the packet is walked through these rules with the installed elements"
+             the packet is walked through these rules with the installed elements\n",
         );
     }
     for (family, table) in &mut ruleset.tables {

@@ -15,7 +15,7 @@ use crate::cluster::{Family, Protocol};
 use crate::compile::compile;
 use crate::host::interfaces;
 use crate::walk::{Packet, walk};
-use reasons::{Reasons, Scene};
+use reasons::{Nothing, Reasons, Scene};
 
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let (destination, port, protocol) = parse(&args.destination).ok_or_else(|| {
@@ -27,9 +27,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let inputs = Inputs::resolve(&args.inputs)?;
     let family = Family::of(&destination);
     let mut local: BTreeSet<IpAddr> = inputs.node.addresses.iter().copied().collect();
-    let mut ruleset = compile(&inputs.plan, &BTreeMap::new());
     if args.live {
-        ruleset = live::installed(&inputs, family)?;
         let found = interfaces::list().map_err(|e| CliError::Host(e.to_string()))?;
         local.extend(interfaces::local_addresses(&found));
     }
@@ -40,6 +38,11 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         port,
         iif: args.iif.clone(),
         from_node: args.from_node || (args.iif.is_none() && local.contains(&args.source)),
+    };
+    let ruleset = if args.live {
+        live::installed(&inputs, family, packet.from_node)?
+    } else {
+        compile(&inputs.plan, &BTreeMap::new())
     };
     let Some(table) = ruleset.tables.get(&family) else {
         return Err(CliError::Usage("no table for this family".to_owned()));
@@ -52,6 +55,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         trace: &trace,
         local: &local,
         live: args.live,
+        nothing: Nothing::of(args, table),
     };
     let reasons = Reasons::find(&scene);
     match args.output {

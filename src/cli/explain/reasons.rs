@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::cli::args::ExplainArgs;
 use crate::cli::inputs::Inputs;
 use crate::cluster::{Balancing, Family};
 use crate::compile::SetId;
@@ -14,6 +15,7 @@ use crate::plan::{
     Endpoint, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey, ListKey,
     Standing, Target, View, Viewpoint, standings, without_port,
 };
+use crate::ruleset::Table;
 use crate::walk::{Candidate, Fate, Packet, Trace};
 
 /// A packet, where it was walked, and what came of it.
@@ -25,6 +27,32 @@ pub struct Scene<'a> {
     pub local: &'a BTreeSet<IpAddr>,
     /// Walked through what the kernel holds.
     pub live: bool,
+    /// Why there may be nothing to find.
+    pub nothing: Nothing,
+}
+
+/// Why there may be nothing to walk through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    /// The kernel has no table of ours.
+    Installed,
+    /// No objects were named.
+    Given,
+    /// There is something.
+    No,
+}
+
+impl Nothing {
+    /// Why, of the table walked through.
+    pub fn of(args: &ExplainArgs, table: &Table) -> Self {
+        if table.chains.is_empty() {
+            Self::Installed
+        } else if args.inputs.filename.is_empty() {
+            Self::Given
+        } else {
+            Self::No
+        }
+    }
 }
 
 /// What the kernel remembers of a client.
@@ -247,10 +275,19 @@ fn fate(scene: &Scene<'_>, plan: &FamilyPlan, frontend: Option<&Frontend>) -> St
     let in_range = within(&plan.service_ranges, packet.destination);
     match (trace.fate, frontend) {
         (Fate::Accepted, _) if !trace.candidates.is_empty() => String::new(),
+        _ if scene.nothing == Nothing::Installed => {
+            "nothing is installed here (svcnat apply)".to_owned()
+        }
         (Fate::Accepted, _) if trace.masqueraded => {
             "a pod of this node leaves the cluster: egress masquerade".to_owned()
         }
         (Fate::Accepted, Some(_)) => "left to others".to_owned(),
+        (Fate::Accepted, None) if scene.nothing == Nothing::Given => if scene.live {
+            "no installed frontend has this address and port"
+        } else {
+            "no objects were given, so that no Service is known (-f)"
+        }
+        .to_owned(),
         (Fate::Accepted, None) => {
             "no frontend of any Service, and nothing to masquerade".to_owned()
         }
@@ -272,6 +309,11 @@ fn fate(scene: &Scene<'_>, plan: &FamilyPlan, frontend: Option<&Frontend>) -> St
                 "{service} has this clusterIP, but no port {}/{}",
                 packet.port, packet.protocol
             ),
+            None if scene.nothing == Nothing::Given && in_range && !scene.live => {
+                "no objects were given, so that no Service has this address of the service range \
+                 (-f)"
+                    .to_owned()
+            }
             None if in_range => format!(
                 "no Service has this address of the service range (--unallocated={})",
                 match inputs.config.unallocated {

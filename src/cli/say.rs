@@ -1,0 +1,45 @@
+//! What is no result goes to standard error, each piece by one write: two programs that share
+//! a terminal or a file do not mix within a line. Nobody may be there to read it.
+
+use std::io::Write;
+
+use crate::problem::Problem;
+
+/// Writes whole lines to standard error.
+pub fn say(text: &str) {
+    // There is nowhere left to complain to.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Prints problems, the worst last.
+pub fn report(problems: &[Problem]) {
+    let mut sorted: Vec<&Problem> = problems.iter().collect();
+    sorted.sort();
+    let lines: String = sorted
+        .iter()
+        .map(|problem| format!("{problem}\n"))
+        .collect();
+    say(&lines);
+}
+
+/// `1 route`, `2 routes`.
+#[must_use]
+pub fn count(number: usize, noun: &str) -> String {
+    if number == 1 {
+        format!("{number} {noun}")
+    } else {
+        format!("{number} {noun}s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_singular_and_all_others_are_plural() {
+        assert_eq!(count(0, "route"), "0 routes");
+        assert_eq!(count(1, "route"), "1 route");
+        assert_eq!(count(2, "route"), "2 routes");
+    }
+}

@@ -1,0 +1,377 @@
+//! `svcnat check` and `explain --live` beside other programs: their chains are made with nft in
+//! a namespace, and read from the kernel.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use crate::netns::Netns;
+
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  clusterIP: \
+    10.254.0.10\n  clusterIPs: [10.254.0.10, fd00:254::a]\n  type: NodePort\n  ports: [{port: 80, \
+    nodePort: 30080}]\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: \
+    web-a, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{port: 80}]\n\
+    endpoints: [{addresses: [172.17.0.2]}]\n";
+
+const SETTINGS: [&str; 8] = [
+    "-f",
+    "-",
+    "--node-name=n1",
+    "--node-ip=192.168.50.11",
+    "--cluster-cidr=172.17.0.0/16,fd00:17::/48",
+    "--service-cluster-ip-range=10.254.0.0/16,fd00:254::/112",
+    "--manage-routes=false",
+    "--sysctls=ignore",
+];
+
+/// A verb in a namespace: its exit code and all it said.
+fn svcnat(netns: &Netns, verb: &[&str], more: &[&str], input: &str) -> (Option<i32>, String) {
+    netns.run(|| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+            .args(verb)
+            .args(SETTINGS)
+            .args(more)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        (output.status.code(), text)
+    })
+}
+
+fn check(netns: &Netns) -> String {
+    let (code, text) = svcnat(netns, &["check"], &[], SERVICE);
+    assert_eq!(code, Some(0), "{text}");
+    text
+}
+
+fn beside(ruleset: &str) -> Netns {
+    let netns = Netns::new();
+    // nft wants a line of its own for every end but the first.
+    let ruleset = ruleset.replace("} }", "}\n}");
+    netns.sh(&format!("nft -f - <<'END'\n{ruleset}\nEND"));
+    netns
+}
+
+/// Lines that begin like a warning of `check`.
+fn warnings(text: &str) -> Vec<&str> {
+    text.lines().filter(|l| l.starts_with("warning")).collect()
+}
+
+#[test]
+fn a_host_with_nobody_else_gets_no_warning() {
+    let netns = Netns::new();
+    assert_eq!(warnings(&check(&netns)).len(), 0, "{}", check(&netns));
+    svcnat(&netns, &["apply"], &[], SERVICE);
+    assert_eq!(warnings(&check(&netns)).len(), 0, "ours are nobody else's");
+}
+
+#[test]
+fn kube_proxy_in_iptables_mode_and_a_forward_chain_that_drops_are_named() {
+    let text = check(&beside(
+        "table ip nat {
+           chain KUBE-SERVICES { ip daddr 10.254.0.10 tcp dport 80 dnat to 172.17.1.9:80; }
+           chain PREROUTING {
+             type nat hook prerouting priority -100; policy accept;
+             counter jump KUBE-SERVICES
+           }
+         }
+         table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; } }",
+    ));
+    let found = warnings(&text);
+    assert_eq!(found.len(), 2, "{text}");
+    assert!(text.contains("kube-proxy (iptables mode)"), "{text}");
+    assert!(
+        text.contains("chain FORWARD (hook forward, priority 0) drops by policy"),
+        "{text}"
+    );
+}
+
+#[test]
+fn kube_proxy_in_nftables_and_ipvs_mode_is_named_once() {
+    let netns = beside(
+        "table ip kube-proxy {
+           map ips { type ipv4_addr : verdict; }
+           chain services { ip daddr vmap @ips; }
+           chain nat-prerouting { type nat hook prerouting priority -100; jump services; }
+         }",
+    );
+    assert_eq!(warnings(&check(&netns)).len(), 1);
+    assert!(check(&netns).contains("kube-proxy (nftables mode)"));
+    let netns = Netns::new();
+    // It is a dummy there, which not every kernel has.
+    netns.sh("ip link add kube-ipvs0 type bridge; ip addr add 10.254.0.10/32 dev kube-ipvs0");
+    assert_eq!(warnings(&check(&netns)).len(), 1);
+    assert!(check(&netns).contains("kube-proxy (ipvs mode)"));
+}
+
+#[test]
+fn a_forward_chain_that_ends_in_reject_is_named_and_explain_does_not_promise_an_answer() {
+    let firewall = |last: &str| {
+        beside(&format!(
+            "table inet firewalld {{
+               chain sub {{ {last}; }}
+               chain filter_FORWARD {{
+                 type filter hook forward priority filter + 10; policy accept;
+                 ct state established,related accept
+                 iifname \"lo\" accept
+                 jump sub
+               }}
+             }}"
+        ))
+    };
+    for last in [
+        "reject with icmpx admin-prohibited",
+        "drop",
+        "counter log drop",
+    ] {
+        let netns = firewall(last);
+        let text = check(&netns);
+        assert_eq!(warnings(&text).len(), 1, "{last}: {text}");
+        assert!(
+            text.contains("filter_FORWARD") && text.contains("by its last rule"),
+            "{text}"
+        );
+        svcnat(&netns, &["apply"], &[], SERVICE);
+        let explain = ["explain", "--live", "172.17.0.3", "10.254.0.10:80/tcp"];
+        let (code, text) = svcnat(&netns, &explain, &[], SERVICE);
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(warnings(&text).len(), 1, "{text}");
+        assert!(text.contains("inet firewalld filter_FORWARD"), "{text}");
+        // What this node sends is not forwarded.
+        let (_, text) = svcnat(
+            &netns,
+            &[&explain[..], &["--from-node"]].concat(),
+            &[],
+            SERVICE,
+        );
+        assert_eq!(warnings(&text).len(), 0, "{text}");
+    }
+    for last in [
+        "tcp dport 25 drop",
+        "iifname \"eth0\" reject",
+        "accept",
+        "return",
+    ] {
+        assert_eq!(warnings(&check(&firewall(last))).len(), 0, "{last}");
+    }
+}
+
+#[test]
+fn translations_of_our_frontends_by_others_are_named_with_what_comes_first() {
+    for (priority, order) in [
+        (-150, "before"),
+        (-100, "at the priority of"),
+        (-50, "after"),
+    ] {
+        let text = check(&beside(&format!(
+            "table ip other {{ chain pre {{
+               type nat hook prerouting priority {priority};
+               ip daddr 10.254.0.10 tcp dport 80 dnat to 10.1.1.1
+               ip daddr 10.254.0.0/24 tcp dport 81 dnat to 10.1.1.1
+               ip daddr 10.9.9.9 tcp dport 80 dnat to 10.1.1.1
+               udp dport 80 ip daddr 10.254.0.10 dnat to 10.1.1.1
+             }} }}"
+        )));
+        let found = warnings(&text);
+        assert_eq!(found.len(), 1, "{text}");
+        for part in [
+            "chain pre",
+            "10.254.0.10:80/TCP of Service default/web",
+            order,
+        ] {
+            assert!(found[0].contains(part), "{part}: {text}");
+        }
+    }
+    let text = check(&beside(
+        "table ip other {
+           chain ports { tcp dport 30080 dnat to 10.1.1.1:80; }
+           chain out { type nat hook output priority -100; fib daddr type local jump ports; }
+         }",
+    ));
+    assert_eq!(warnings(&text).len(), 1, "{text}");
+    assert!(
+        text.contains("by way of chain ports translates node:30080/TCP"),
+        "{text}"
+    );
+}
+
+#[test]
+fn masquerades_of_pods_by_others_are_named_in_both_families() {
+    for (family, rule, hit) in [
+        (
+            "ip",
+            "ip saddr 172.17.0.0/16 oifname != \"docker0\" masquerade",
+            true,
+        ),
+        ("ip", "ip saddr 172.17.4.0/22 snat to 192.168.50.11", true),
+        ("ip", "ip saddr 172.16.0.0/12 masquerade", true),
+        ("ip", "masquerade", true),
+        ("ip6", "ip6 saddr fd00:17::/64 masquerade", true),
+        (
+            "inet",
+            "ip6 saddr fd00:17::/64 oifname \"eth0\" masquerade",
+            true,
+        ),
+        ("ip", "ip saddr 10.8.0.0/24 masquerade", false),
+        ("ip", "oifname \"wg0\" masquerade", false),
+        ("ip6", "ip6 saddr fd00:99::/64 masquerade", false),
+    ] {
+        let text = check(&beside(&format!(
+            "table {family} other {{ chain post {{
+               type nat hook postrouting priority 100; {rule};
+             }} }}"
+        )));
+        assert_eq!(warnings(&text).len(), usize::from(hit), "{rule}: {text}");
+    }
+}
+
+#[test]
+fn faults_of_the_host_and_of_the_input_have_codes_of_their_own() {
+    let netns = Netns::new();
+    netns.sh("sysctl -qw net.ipv4.ip_forward=0");
+    let with = |more: &[&str], input: &str| svcnat(&netns, &["check"], more, input);
+    // The last word counts.
+    let (code, text) = with(&[], SERVICE);
+    assert_eq!(
+        code,
+        Some(0),
+        "left alone, sysctls are not looked at: {text}"
+    );
+    let settings = |wish: &str| -> Vec<String> {
+        let kept = SETTINGS.iter().filter(|s| !s.starts_with("--sysctls"));
+        kept.map(|s| (*s).to_owned())
+            .chain([format!("--sysctls={wish}")])
+            .collect()
+    };
+    let run = |wish: &str, input: &str| {
+        netns.run(|| {
+            let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+                .arg("check")
+                .args(settings(wish))
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(input.as_bytes())
+                .unwrap();
+            let output = child.wait_with_output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.code(), text)
+        })
+    };
+    let (code, text) = run("check", SERVICE);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains("sysctl net.ipv4.ip_forward: is 0, expected 1"),
+        "{text}"
+    );
+    let (code, text) = run("apply", SERVICE);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("will be set to 1"), "{text}");
+    let bad = SERVICE.replace("port: 80,", "port: 80000,");
+    let (code, text) = run("check", &bad);
+    assert_eq!(code, Some(2), "{text}");
+}
+
+#[test]
+fn each_conflict_is_named_once() {
+    let netns = Netns::new();
+    let node = |name: &str, last: u8| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec: {{podCIDRs: \
+             [10.254.7.0/24]}}\nstatus: {{addresses: [{{type: InternalIP, address: \
+             192.168.50.{last}}}]}}\n"
+        )
+    };
+    // This node's own CIDR lies in the service range.
+    let (code, text) = svcnat(
+        &netns,
+        &["check"],
+        &[],
+        &(SERVICE.to_owned() + &node("n1", 11)),
+    );
+    assert_eq!(code, Some(2), "{text}");
+    assert_eq!(text.matches("10.254.7.0/24").count(), 1, "{text}");
+    let two = SERVICE.to_owned() + &node("n2", 12) + &node("n3", 13);
+    let (_, text) = svcnat(&netns, &["check"], &[], &two);
+    let claims = text
+        .lines()
+        .filter(|l| l.contains("10.254.7.0/24 overlaps 10.254.7.0/24"));
+    assert_eq!(claims.count(), 1, "{text}");
+}
+
+#[test]
+fn tables_that_another_program_owns_are_said_to_be_its_own() {
+    let netns = Netns::new();
+    // The table belongs to this nft as long as it runs.
+    let mut owner = netns.run(|| {
+        Command::new("nft")
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    });
+    let mut input = owner.stdin.take().unwrap();
+    writeln!(input, "add table ip svcnat {{ flags owner; }}\nlist tables").unwrap();
+    let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("table ip svcnat")));
+    let (code, text) = svcnat(&netns, &["apply"], &[], SERVICE);
+    assert_eq!(code, Some(3), "{text}");
+    let named = format!("process {} (nft)", owner.id());
+    assert!(
+        text.contains(&named) && !text.contains("CAP_NET_ADMIN"),
+        "{text}"
+    );
+    drop(input);
+    owner.wait().unwrap();
+}
+
+#[test]
+fn without_inputs_or_rules_explain_says_so() {
+    let netns = Netns::new();
+    let explain = |live: &[&str]| {
+        netns.run(|| {
+            let output = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+                .args([
+                    "explain",
+                    "172.17.0.3",
+                    "10.254.0.10:80/tcp",
+                    "--node-name=n1",
+                ])
+                .args(live)
+                .output()
+                .unwrap();
+            let text = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    };
+    let text = explain(&[]);
+    assert!(text.contains("no objects were given"), "{text}");
+    let text = explain(&["--live"]);
+    assert!(
+        text.contains("nothing is installed: there is no table ip svcnat"),
+        "{text}"
+    );
+    assert!(
+        text.contains("nothing is installed here") && !text.contains("are not those"),
+        "{text}"
+    );
+    svcnat(&netns, &["apply"], &[], SERVICE);
+    let text = explain(&["--live"]);
+    assert!(text.contains("to 172.17.0.2:80"), "{text}");
+}
