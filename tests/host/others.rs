@@ -373,5 +373,9 @@ fn without_inputs_or_rules_explain_says_so() {
     );
     svcnat(&netns, &["apply"], &[], SERVICE);
     let text = explain(&["--live"]);
+    assert!(text.contains("no objects were given"), "{text}");
+    let live = ["explain", "--live", "172.17.0.3", "10.254.0.10:80/tcp"];
+    let (_, text) = svcnat(&netns, &live, &[], SERVICE);
     assert!(text.contains("to 172.17.0.2:80"), "{text}");
+    assert_eq!(warnings(&text).len(), 0, "{text}");
 }

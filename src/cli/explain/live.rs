@@ -8,13 +8,17 @@ use crate::compile::{SetId, compile};
 use crate::diff::diff;
 use crate::host::others;
 use crate::netlink::Nfnetlink;
-use crate::ruleset::{Ruleset, TABLE, Table};
+use crate::ruleset::{Ruleset, TABLE};
 
 /// The rules of this configuration with the elements the kernel holds, those that packets
 /// filled included for the packet's family. Rules are constant, so this is what is
-/// installed unless somebody changed them, which is said. Without a table of the packet's
-/// family there are no rules at all. O(elements + remembered clients).
-pub fn installed(inputs: &Inputs, family: Family, from_node: bool) -> Result<Ruleset, CliError> {
+/// installed unless somebody changed them, which is said. `None` if there should be a table of
+/// the packet's family, and there is none. O(elements + remembered clients).
+pub fn installed(
+    inputs: &Inputs,
+    family: Family,
+    from_node: bool,
+) -> Result<Option<Ruleset>, CliError> {
     let mut kernel = Nfnetlink::open()?;
     let live = kernel.read()?;
     let mut chains = kernel.foreign_chains()?;
@@ -22,17 +26,15 @@ pub fn installed(inputs: &Inputs, family: Family, from_node: bool) -> Result<Rul
     if let Some(others) = others::in_the_way(&chains, from_node) {
         say(&format!("warning: {others}\n"));
     }
-    if !live.tables.contains_key(&family) {
+    let mut ruleset = compile(&inputs.plan, &live.sets());
+    let given = !ruleset.tables.is_empty();
+    if !live.tables.contains_key(&family) && (ruleset.tables.contains_key(&family) || !given) {
         say(&format!(
             "warning: nothing is installed: there is no table {} {TABLE}\n",
             family.nft_name()
         ));
-        let nothing = (family, Table::new(family));
-        return Ok(Ruleset {
-            tables: [nothing].into(),
-        });
+        return Ok(None);
     }
-    let mut ruleset = compile(&inputs.plan, &live.sets());
     let other_rules = diff(&ruleset, &live).counts();
     if other_rules.rules_added > 0 || other_rules.objects > 0 {
         say(
@@ -57,5 +59,5 @@ pub fn installed(inputs: &Inputs, family: Family, from_node: bool) -> Result<Rul
     {
         *set = kernel.elements(family, set.clone())?;
     }
-    Ok(ruleset)
+    Ok(Some(ruleset))
 }

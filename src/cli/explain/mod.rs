@@ -14,6 +14,7 @@ use super::inputs::Inputs;
 use crate::cluster::{Family, Protocol};
 use crate::compile::compile;
 use crate::host::interfaces;
+use crate::ruleset::Table;
 use crate::walk::{Packet, walk};
 use reasons::{Nothing, Reasons, Scene};
 
@@ -42,11 +43,13 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let ruleset = if args.live {
         live::installed(&inputs, family, packet.from_node)?
     } else {
-        compile(&inputs.plan, &BTreeMap::new())
+        Some(compile(&inputs.plan, &BTreeMap::new()))
     };
-    let Some(table) = ruleset.tables.get(&family) else {
-        return Err(CliError::Usage("no table for this family".to_owned()));
-    };
+    // A family that nothing is in use of has no table.
+    let none = Table::new(family);
+    let table = ruleset.as_ref().and_then(|r| r.tables.get(&family));
+    let nothing = Nothing::of(args, ruleset.is_some(), table.is_some());
+    let table = table.unwrap_or(&none);
     let is_local = |addr: IpAddr| addr.is_loopback() || local.contains(&addr);
     let trace = walk(table, &packet, &is_local);
     let scene = Scene {
@@ -55,7 +58,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         trace: &trace,
         local: &local,
         live: args.live,
-        nothing: Nothing::of(args, table),
+        nothing,
     };
     let reasons = Reasons::find(&scene);
     match args.output {

@@ -15,7 +15,6 @@ use crate::plan::{
     Endpoint, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey, ListKey,
     Standing, Target, View, Viewpoint, standings, without_port,
 };
-use crate::ruleset::Table;
 use crate::walk::{Candidate, Fate, Packet, Trace};
 
 /// A packet, where it was walked, and what came of it.
@@ -31,26 +30,27 @@ pub struct Scene<'a> {
     pub nothing: Nothing,
 }
 
-/// Why there may be nothing to walk through.
+/// Why there may be nothing to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nothing {
     /// The kernel has no table of ours.
     Installed,
-    /// No objects were named.
+    /// No objects were named, and no installed table is known without them.
     Given,
+    /// Nothing of this family is in use on this node.
+    InUse,
     /// There is something.
     No,
 }
 
 impl Nothing {
-    /// Why, of the table walked through.
-    pub fn of(args: &ExplainArgs, table: &Table) -> Self {
-        if table.chains.is_empty() {
-            Self::Installed
-        } else if args.inputs.filename.is_empty() {
-            Self::Given
-        } else {
-            Self::No
+    /// Why; `installed` unless the kernel lacks it, `table` if there is one to walk through.
+    pub fn of(args: &ExplainArgs, installed: bool, table: bool) -> Self {
+        match (installed, table) {
+            (false, _) => Self::Installed,
+            (true, _) if args.inputs.filename.is_empty() => Self::Given,
+            (true, false) => Self::InUse,
+            (true, true) => Self::No,
         }
     }
 }
@@ -282,12 +282,13 @@ fn fate(scene: &Scene<'_>, plan: &FamilyPlan, frontend: Option<&Frontend>) -> St
             "a pod of this node leaves the cluster: egress masquerade".to_owned()
         }
         (Fate::Accepted, Some(_)) => "left to others".to_owned(),
-        (Fate::Accepted, None) if scene.nothing == Nothing::Given => if scene.live {
-            "no installed frontend has this address and port"
-        } else {
-            "no objects were given, so that no Service is known (-f)"
+        (Fate::Accepted, None) if scene.nothing == Nothing::Given => {
+            "no objects were given, so that no Service is known (-f)".to_owned()
         }
-        .to_owned(),
+        (Fate::Accepted, None) if scene.nothing == Nothing::InUse => format!(
+            "no Service, host port or pod CIDR of this node is of family {}",
+            plan.family
+        ),
         (Fate::Accepted, None) => {
             "no frontend of any Service, and nothing to masquerade".to_owned()
         }
@@ -309,7 +310,7 @@ fn fate(scene: &Scene<'_>, plan: &FamilyPlan, frontend: Option<&Frontend>) -> St
                 "{service} has this clusterIP, but no port {}/{}",
                 packet.port, packet.protocol
             ),
-            None if scene.nothing == Nothing::Given && in_range && !scene.live => {
+            None if scene.nothing == Nothing::Given && in_range => {
                 "no objects were given, so that no Service has this address of the service range \
                  (-f)"
                     .to_owned()
