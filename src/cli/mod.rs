@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
                 CliError::Kernel(e) => error::refusal(e),
                 e => e,
             };
-            say::say(&format!("error: {e}\n"));
+            say::say(&say::said_once(&format!("error: {e}\n")));
             ExitCode::from(e.exit_code())
         }
     }

@@ -17,9 +17,16 @@ pub fn report(problems: &[Problem]) {
     sorted.sort();
     let lines: String = sorted
         .iter()
-        .map(|problem| format!("{problem}\n"))
+        .map(|problem| format!("{}\n", said_once(&problem.to_string())))
         .collect();
     say(&lines);
+}
+
+/// A line that begins with `error:`, without the same in its midst: libraries and nested errors
+/// begin theirs so.
+#[must_use]
+pub fn said_once(text: &str) -> String {
+    text.replace(": error: ", ": ")
 }
 
 /// `1 route`, `2 routes`.
@@ -35,6 +42,15 @@ pub fn count(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_is_called_one_once() {
+        let text = "error: a.yaml: malformed YAML: error: line 1: unclosed bracket";
+        let once = "error: a.yaml: malformed YAML: line 1: unclosed bracket";
+        assert_eq!(said_once(text), once);
+        let two = "error: one\nerror: two";
+        assert_eq!(said_once(two), two);
+    }
 
     #[test]
     fn one_is_singular_and_all_others_are_plural() {

@@ -542,6 +542,7 @@ impl<'a> Agent<'a> {
         if errors > 0 && !self.options.skip_invalid {
             let first = reading.problems.iter().find(is_error);
             let first = first.map(ToString::to_string).unwrap_or_default();
+            let first = first.trim_start_matches("error: ");
             let noun = if errors == 1 { "error" } else { "errors" };
             return Err(format!("{errors} {noun} in the input, the first: {first}"));
         }

@@ -214,3 +214,135 @@ fn text_loaded_by_nft_and_apply_list_the_same() {
     other.nft(&text);
     assert_eq!(other.ruleset(), lab.at("a").ruleset());
 }
+
+#[test]
+fn a_dry_run_says_all_that_apply_then_does() {
+    let mut lab = Lab::from_plan(Plan {
+        forward: false,
+        ..Plan::default()
+    });
+    lab.args.push("--sysctls=apply".to_owned());
+    for mode in ["client", "server"] {
+        let before = state(lab.at("a"));
+        let dry = format!("--dry-run={mode}");
+        let run = lab.svcnat("a", &["apply", &dry], &cluster()).expect(0);
+        for line in [
+            "+ element ip svcnat service-ips { 10.254.0.10 . tcp . 80",
+            "+ route 172.17.1.0/24 via 192.168.50.2 (node b)",
+            "+ route fd00:17:1::/64 via",
+            "- sysctl net.ipv4.ip_forward = 0",
+            "+ sysctl net.ipv4.ip_forward = 1",
+        ] {
+            assert!(run.stdout.contains(line), "{mode}: {line}\n{}", run.stdout);
+        }
+        let json = ["apply", &dry, "-o", "json"];
+        let json = lab.svcnat("a", &json, &cluster()).expect(0).stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["routes"]["added"], 2, "{json}");
+        assert_eq!(json["sysctls"][0]["name"], "net.ipv4.ip_forward", "{json}");
+        assert_eq!(state(lab.at("a")), before);
+        assert_eq!(lab.at("a").read_sysctl("ipv4/ip_forward"), "0");
+    }
+    lab.svcnat("a", &["diff"], &cluster()).expect(1);
+    let done = lab.svcnat("a", &["apply"], &cluster()).expect(0).stdout;
+    for line in [
+        "routes: 2 added, 0 replaced, 0 deleted",
+        "sysctl net.ipv4.ip_forward = 1",
+    ] {
+        assert!(done.contains(line), "{line}\n{done}");
+    }
+    let nothing = lab.svcnat("a", &["diff"], &cluster()).expect(0).stdout;
+    assert_eq!(nothing, "");
+}
+
+#[test]
+fn what_apply_refuses_a_dry_run_refuses_too() {
+    let lab = Lab::start();
+    let lost = cluster().object(json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "far"},
+        "spec": {"podCIDR": "172.17.9.0/24", "podCIDRs": ["172.17.9.0/24"]},
+        "status": {"addresses": [{"type": "InternalIP", "address": "198.18.7.7"}]},
+    }));
+    let before = state(lab.at("a"));
+    for verb in [
+        &["apply"][..],
+        &["apply", "--dry-run=client"],
+        &["apply", "--dry-run=server"],
+    ] {
+        let run = lab.svcnat("a", verb, &lost).expect(3);
+        assert!(
+            run.stderr.contains("far") && run.stderr.contains("198.18.7.7"),
+            "{}",
+            run.stderr
+        );
+        assert_eq!(state(lab.at("a")), before);
+    }
+    // A route of somebody else's in the way: apply installs the rest, and fails.
+    let node = lab.at("a");
+    node.ip("route add 172.17.1.0/24 via 192.168.50.2 proto static\n");
+    for verb in [&["apply", "--dry-run=server"][..], &["apply"]] {
+        let run = lab.svcnat("a", verb, &cluster()).expect(3);
+        assert!(run.stderr.contains("proto static"), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_dry_run_counts_the_flows_that_apply_then_cuts() {
+    let lab = Lab::running(&cluster());
+    let to = (cluster_ip(10).v4, 80).into();
+    lab.from("a1")
+        .ask_many(svcnat::cluster::Protocol::Udp, to, 3);
+    let gone = Cluster::with([Service::new("other", cluster_ip(11))
+        .port(80, 8080)
+        .endpoints(&["a0"])]);
+    let flows = |text: &str| {
+        text.lines()
+            .filter(|l| l.starts_with("- tracked flow UDP "))
+            .count()
+    };
+    let dry = lab
+        .svcnat("a", &["apply", "--dry-run=server"], &gone)
+        .expect(0);
+    let announced = flows(&dry.stdout);
+    assert!(announced > 0, "{}", dry.stdout);
+    let diff = lab.svcnat("a", &["diff"], &gone).expect(1);
+    assert_eq!(flows(&diff.stdout), announced);
+    let done = lab.svcnat("a", &["apply"], &gone).expect(0).stdout;
+    let noun = if announced == 1 { "flow" } else { "flows" };
+    let cut = format!("conntrack: {announced} stale {noun} removed");
+    assert!(done.contains(&cut), "{cut}\n{done}");
+    lab.svcnat("a", &["diff"], &gone).expect(0);
+}
+
+#[test]
+fn routes_and_settings_that_are_not_to_be_managed_stay_as_they_are() {
+    let mut lab = Lab::running(&cluster());
+    let routes = |lab: &Lab| state(lab.at("a"))[1..].to_vec();
+    let before = routes(&lab);
+    assert!(before[0].contains("proto 178"), "{}", before[0]);
+    lab.args.push("--manage-routes=false".to_owned());
+    lab.svcnat("a", &["diff"], &cluster()).expect(0);
+    lab.svcnat("a", &["apply"], &cluster()).expect(0);
+    assert_eq!(routes(&lab), before);
+    // A daemon leaves them alone as well, at the start and afterwards.
+    let daemon = crate::support::Daemon::start(
+        &lab,
+        "a",
+        &cluster().json(),
+        &[
+            "--manage-routes=false",
+            "--sysctls=ignore",
+            "--verify-period=200ms",
+        ],
+    );
+    lab.at("a").sysctl("ipv4/ip_forward", "0");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(routes(&lab), before);
+    assert_eq!(lab.at("a").read_sysctl("ipv4/ip_forward"), "0");
+    drop(daemon);
+    // Taking everything away does take them.
+    run_svcnat(lab.at("a"), &["delete"], "").expect(0);
+    assert!(!routes(&lab)[0].contains("proto 178"));
+}
