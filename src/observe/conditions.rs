@@ -201,20 +201,25 @@ impl Conditions {
     }
 
     /// Whether any change waits to be carried out that could be: derived anew, from what
-    /// waits, whenever that may have changed. True if one begins to.
-    pub fn waits(&mut self, waits: bool, now: Instant) -> bool {
+    /// waits, whenever that may have changed.
+    pub fn waits(&mut self, waits: bool, now: Instant) {
         if !waits {
             self.done(now);
-            return false;
+            return;
         }
         let state = self.state(Condition::Rules, now);
-        let begins = state.status == Status::Good;
-        if begins {
+        if state.status == Status::Good {
             state.status = Status::Failing;
             state.since = now;
             "changes wait".clone_into(&mut state.reason);
         }
-        begins
+    }
+
+    /// Since when a change waits, if one does.
+    #[must_use]
+    pub fn waiting_since(&self) -> Option<Instant> {
+        let rules = self.states.get(&Condition::Rules)?;
+        (rules.status == Status::Failing).then_some(rules.since)
     }
 
     /// Everything that waited was carried out: what waits from now on begins now.
@@ -389,8 +394,9 @@ mod tests {
     #[test]
     fn a_change_that_waits_for_a_minute_is_unhealthy_and_one_that_is_done_is_not() {
         let (mut c, start) = (Conditions::default(), Instant::now());
-        assert!(c.waits(true, start));
-        assert!(!c.waits(true, start + seconds(59)));
+        c.waits(true, start);
+        c.waits(true, start + seconds(59));
+        assert_eq!(c.waiting_since(), Some(start));
         assert!(c.is_healthy(start + seconds(59)));
         assert!(!c.is_healthy(start + seconds(60)) && !c.is_ready(start + seconds(60)));
         c.done(start + seconds(61));

@@ -255,10 +255,11 @@ impl Metrics {
         self.endpoint_changes_pending.inc_by(slices.cast_signed());
     }
 
-    /// A change begins to wait. Dashboards hold this time against the last sync's: what
-    /// changes nothing here is not followed by a sync, and must not count.
-    pub(super) fn waits(&self) {
-        self.last_queued.set(seconds(Timestamp::now()));
+    /// Since when changes wait, or when those that were carried out last began to. Dashboards
+    /// hold this against the time of the last sync: what changes nothing here is not followed
+    /// by one, and must not count.
+    pub(super) fn waiting_since(&self, since: Timestamp) {
+        self.last_queued.set(seconds(since));
     }
 
     pub(super) fn nothing_waits(&self) {

@@ -76,6 +76,8 @@ pub struct Shared {
 struct Inner {
     metrics: Metrics,
     conditions: Conditions,
+    /// When what was carried out last had begun to wait.
+    carried_out: Option<Timestamp>,
     last_sync: Option<Timestamp>,
     last_good: Option<Value>,
     last_failed: Option<Value>,
@@ -102,6 +104,7 @@ impl Shared {
             inner: Mutex::new(Inner {
                 metrics: Metrics::new(kube_proxy_names),
                 conditions: Conditions::default(),
+                carried_out: None,
                 last_sync: None,
                 last_good: None,
                 last_failed: None,
@@ -130,10 +133,8 @@ impl Shared {
     /// may have changed. There is no other mark of it to be set or taken back.
     pub fn waits(&self, waits: bool) {
         let mut inner = self.inner();
-        let begins = inner.conditions.waits(waits, Instant::now());
-        if begins {
-            inner.metrics.waits();
-        } else if !waits {
+        inner.conditions.waits(waits, Instant::now());
+        if !waits {
             inner.metrics.nothing_waits();
         }
     }
@@ -174,6 +175,7 @@ impl Shared {
     pub fn synced(&self, report: &SyncReport) {
         let mut inner = self.inner();
         let now = Timestamp::now();
+        inner.carried_out = Some(inner.waiting_since().unwrap_or(now));
         inner.conditions.done(Instant::now());
         inner.last_sync = Some(now);
         inner.sizes = report.sizes;
@@ -261,6 +263,9 @@ impl Shared {
             for row in inner.conditions.rows(Instant::now()) {
                 inner.metrics.condition(&row);
             }
+            if let Some(since) = inner.waiting_since().or(inner.carried_out) {
+                inner.metrics.waiting_since(since);
+            }
             inner.metrics.render()
         };
         if let Some(source) = &self.connections {
@@ -289,6 +294,14 @@ impl Shared {
             "lastFailed": inner.last_failed,
             "lastDrift": inner.last_drift,
         })
+    }
+}
+
+impl Inner {
+    /// Since when a change waits, if one does.
+    fn waiting_since(&self) -> Option<Timestamp> {
+        let since = self.conditions.waiting_since()?;
+        Timestamp::now().checked_sub(since.elapsed()).ok()
     }
 }
 
