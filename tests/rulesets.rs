@@ -48,23 +48,37 @@ fn golden(path: &Path, actual: &str) {
 }
 
 #[test]
-fn inputs_render_to_the_expected_elements() {
+fn inputs_render_to_the_expected_ruleset() {
     for folder in folders() {
-        golden(
-            &folder.join("expected.elements"),
-            &svcnat(&["render", "--elements"], &folder),
-        );
+        golden(&folder.join("expected.nft"), &svcnat(&["render"], &folder));
     }
 }
 
 #[test]
-fn the_lab_renders_to_the_expected_ruleset() {
+fn the_lab_renders_to_the_expected_elements_and_json() {
     let folder = &folders()[0];
-    golden(&folder.join("expected.nft"), &svcnat(&["render"], folder));
+    golden(
+        &folder.join("expected.elements"),
+        &svcnat(&["render", "--elements"], folder),
+    );
     golden(
         &folder.join("expected.json"),
         &svcnat(&["render", "-o", "json"], folder),
     );
+}
+
+#[test]
+fn the_labs_ruleset_fits_a_screen() {
+    let text = svcnat(&["render"], &folders()[0]);
+    assert!(text.lines().count() <= 90, "{} lines", text.lines().count());
+}
+
+#[test]
+fn rendered_text_loads_without_privileges_in_a_namespace_of_its_own() {
+    for folder in folders() {
+        let text = svcnat(&["render"], &folder);
+        run("unshare", &["-rn", "nft", "-f", "-"], &text);
+    }
 }
 
 /// One line for where a packet goes.

@@ -1,5 +1,6 @@
-//! From kube-proxy to svcnat while connections are open and others are being opened.
+//! From kube-proxy, or from an older svcnat, to svcnat while connections are open and others are being opened.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -81,6 +82,57 @@ fn kube_proxy(family: Family) -> String {
 
 #[test]
 fn no_connection_is_lost_or_refused_when_kube_proxys_tables_go() {
+    let back = |round| {
+        let mut back: String = Family::ALL.map(kube_proxy).concat();
+        if round > 0 {
+            back += "delete table ip svcnat\ndelete table ip6 svcnat\n";
+        }
+        back
+    };
+    let node = replaced_under_connections(back, &["--take-over-kube-proxy"]);
+    assert!(!node.contains("kube-proxy"), "{node}");
+}
+
+/// What version 0.1.0 rendered for [`web`] on node `a` (`svcnat render`, unchanged).
+const FIRST_LAYOUT: &str = include_str!("layouts/0.1.0.nft");
+
+#[test]
+fn no_connection_is_lost_or_refused_when_an_older_layout_is_replaced() {
+    let node = replaced_under_connections(|_| FIRST_LAYOUT.to_owned(), &[]);
+    assert!(node.contains("svcnat"), "{node}");
+}
+
+#[test]
+fn an_older_layout_becomes_what_a_fresh_start_installs() {
+    let lab = Lab::from_plan(Plan {
+        routes: true,
+        ..Plan::default()
+    });
+    let cluster = Cluster::with([web()]);
+    let node = lab.at("a");
+    let apply = ["apply", "--manage-routes=false"];
+    // Chains and sets are listed in the order in which they were made.
+    let listed = || -> BTreeSet<String> {
+        let text = node.must("nft", &["list", "ruleset"], "");
+        let text = text
+            .replace("\n}\n", "\n")
+            .replace("svcnat {\n", "svcnat {\n\n");
+        text.split("\n\n").map(str::to_owned).collect()
+    };
+    lab.svcnat("a", &apply, &cluster).expect(0);
+    let fresh = listed();
+    node.nft(FIRST_LAYOUT);
+    assert_ne!(listed(), fresh);
+    let upgraded = lab.svcnat("a", &apply, &cluster).expect(0);
+    assert!(upgraded.stdout.contains("applied in one transaction"));
+    assert_eq!(listed(), fresh);
+    let again = lab.svcnat("a", &apply, &cluster).expect(0);
+    assert!(again.stdout.contains("0 bytes sent"), "{}", again.stdout);
+}
+
+/// Has `svcnat run` replace the tables that `before` makes, given the round, while
+/// connections are open and others are being opened. Returns the tables at the end.
+fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) -> String {
     const ROUNDS: usize = 10;
     let lab = Lab::from_plan(Plan {
         routes: true,
@@ -96,18 +148,14 @@ fn no_connection_is_lost_or_refused_when_kube_proxys_tables_go() {
     let caller = |from| lab.from(from).unwalked(FOLLOWED);
     let (mut connections, mut established) = (0, 0);
     for round in 0..ROUNDS {
-        // Back to kube-proxy, in one transaction too.
-        let mut back: String = Family::ALL.map(kube_proxy).concat();
-        if round > 0 {
-            back += "delete table ip svcnat\ndelete table ip6 svcnat\n";
-        }
-        node.nft(&back);
+        // Back to how it was, in one transaction too.
+        node.nft(&before(round));
         let mut sessions = Vec::new();
         for (from, to, port) in doors {
             for family in Family::ALL {
                 let to = SocketAddr::new(to.of(family), port);
                 let session = caller(from).open(Protocol::Tcp, to);
-                sessions.push(session.expect("kube-proxy's rules work"));
+                sessions.push(session.expect("the rules before work"));
             }
         }
         let stop = AtomicBool::new(false);
@@ -130,7 +178,7 @@ fn no_connection_is_lost_or_refused_when_kube_proxys_tables_go() {
                 })
                 .collect();
             thread::sleep(Duration::from_millis(100));
-            let args = ["--take-over-kube-proxy", "--manage-routes=false"];
+            let args = [&["--manage-routes=false"], how].concat();
             let daemon = Daemon::start(&lab, "a", &cluster.json(), &args);
             thread::sleep(Duration::from_millis(100));
             stop.store(true, Ordering::Relaxed);
@@ -140,11 +188,6 @@ fn no_connection_is_lost_or_refused_when_kube_proxys_tables_go() {
                 .flat_map(|c| c.join().unwrap())
                 .collect()
         });
-        let tables = node.must("nft", &["list", "tables"], "");
-        assert!(
-            !tables.contains("kube-proxy") && tables.contains("svcnat"),
-            "{tables}"
-        );
         for outcome in &outcomes {
             let answered =
                 matches!(outcome, Outcome::Answer(a) if ["a0", "b0"].contains(&a.pod.as_str()));
@@ -159,4 +202,5 @@ fn no_connection_is_lost_or_refused_when_kube_proxys_tables_go() {
     }
     println!("{connections} connections opened meanwhile, {established} before");
     assert!(connections > 100 * ROUNDS, "{connections} connections");
+    node.must("nft", &["list", "tables"], "")
 }
