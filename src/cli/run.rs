@@ -163,7 +163,7 @@ fn banner(args: &RunArgs, config: &Config, from_api: bool) {
         take_over_kube_proxy = args.take_over_kube_proxy,
         min_sync_period = ?args.min_sync_period,
         verify_period = ?args.verify_period,
-        max_endpoint_loss = args.max_endpoint_loss,
+        max_endpoint_loss = args.loss.max_endpoint_loss,
         healthz = args.healthz_bind_address,
         metrics = args.metrics_bind_address,
         "svcnat starts"

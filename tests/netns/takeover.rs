@@ -185,7 +185,7 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
             drop(daemon);
             clients
                 .into_iter()
-                .flat_map(|c| c.join().unwrap())
+                .flat_map(|c| c.join().expect("a client that ends"))
                 .collect()
         });
         for outcome in &outcomes {
