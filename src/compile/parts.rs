@@ -33,6 +33,32 @@ enum Kind {
 }
 
 impl Parts {
+    /// All kinds there are, with these affinity timeouts.
+    #[cfg(test)]
+    #[must_use]
+    pub fn all(timeouts: &[u32]) -> Self {
+        use super::value::EXACT;
+        let sets = SetId::FIXED.into_iter();
+        let timeouts = timeouts.iter().copied().map(SetId::AffinityTimeout);
+        let classes = (1..=EXACT)
+            .map(Class::Exact)
+            .chain(Class::large().map(Class::Large))
+            .chain([Class::BySource, Class::Reject, Class::Drop]);
+        let modes = [Mode::Keep, Mode::Cluster, Mode::Masquerade, Mode::Local];
+        let affinity = [Affinity::None, Affinity::Cluster, Affinity::Local];
+        let protocols = [SetId::AffinityServiceIps, SetId::AffinityServiceNodeports]
+            .into_iter()
+            .flat_map(|set| Protocol::ALL.map(|protocol| Kind::Protocol(set, protocol)));
+        Self {
+            kinds: (sets.chain(timeouts).map(Kind::Set))
+                .chain(classes.map(Kind::Class))
+                .chain(modes.map(|mode| Kind::Mode(mode as u32)))
+                .chain(affinity.map(|affinity| Kind::Affinity(affinity as u32)))
+                .chain(protocols)
+                .collect(),
+        }
+    }
+
     /// True if the set has elements.
     #[must_use]
     pub fn has(&self, set: SetId) -> bool {

@@ -1,6 +1,7 @@
 //! Random histories: whatever came in whatever order, the increments add up to what a plan
 //! from scratch gives.
 
+mod parts;
 mod wide;
 
 use std::num::NonZeroU16;
@@ -348,6 +349,7 @@ fn step(engine: &mut Engine, kernel: &mut Kernel) {
     }
     for (family, table) in &compiled.tables {
         assert_eq!(table.chains, engine.ruleset.tables[family].chains);
+        parts::nothing_is_there_for_nobody(table);
     }
     assert!(compiled == *engine.ruleset(), "other sets");
     assert_eq!(from_scratch.routes, *engine.routes());

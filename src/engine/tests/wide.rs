@@ -7,7 +7,7 @@ use crate::cluster::{Balancing, Hints};
 
 /// What a Service is made of, in small numbers.
 #[derive(Clone, Debug)]
-struct Wide {
+pub(super) struct Wide {
     n: u8,
     /// Bits: http (TCP), dns (UDP), sig (SCTP); none of them is a Service without ports.
     ports: u8,
@@ -23,7 +23,7 @@ struct Wide {
 }
 
 #[derive(Clone, Debug)]
-struct Endpoint {
+pub(super) struct Endpoint {
     octet: u8,
     ready: bool,
     serving: bool,
@@ -33,7 +33,7 @@ struct Endpoint {
 }
 
 #[derive(Clone, Debug)]
-enum Act {
+pub(super) enum Act {
     Service(Wide),
     NoService(u8),
     /// Service, number and family of a slice, which of its ports it has, endpoints.
@@ -42,7 +42,7 @@ enum Act {
     Step,
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(super) fn act() -> impl Strategy<Value = Act> {
     let n = 0..4_u8;
     let wide = (
         (n.clone(), 0..8_u8, 0..4_u8, 0..4_u8, 0..3_u8, 0..4_u8),
@@ -198,7 +198,7 @@ fn wide_slice(n: u8, slice: u8, v6: bool, ports: u8, endpoints: &[Endpoint]) -> 
     }
 }
 
-fn wide_change(act: &Act) -> Option<Change> {
+pub(super) fn wide_change(act: &Act) -> Option<Change> {
     let named = |name: String| ObjectName::new("default", name);
     Some(match act {
         Act::Service(wide) => {
@@ -220,7 +220,7 @@ fn wide_change(act: &Act) -> Option<Change> {
     })
 }
 
-fn wide_engine(counters: bool) -> Engine {
+pub(super) fn wide_engine(counters: bool) -> Engine {
     let config = Config {
         service_counters: counters,
         service_cidrs: vec![
