@@ -388,3 +388,21 @@ fn a_service_the_kernel_refuses_costs_only_itself_and_is_tried_again_when_it_cha
         assert_eq!(held(&mut kernel), 4);
     });
 }
+
+#[test]
+fn counters_are_read_where_a_family_has_no_table() {
+    in_namespace(|| {
+        let mut kernel = Nfnetlink::open().unwrap();
+        let mut read = || {
+            let mut seen = 0;
+            let (any, steady) = kernel.counters(|_, _, _, _, _| seen += 1).unwrap();
+            assert!(steady);
+            (any, seen)
+        };
+        assert_eq!(read(), (false, 0));
+        let text = "table ip svcnat {\n\
+            set service-ips { type ipv4_addr; counter; elements = { 10.254.0.2 counter } }\n}";
+        run("nft", &["-f", "-"], text);
+        assert_eq!(read(), (true, 1));
+    });
+}

@@ -415,6 +415,15 @@ impl Nfnetlink {
         let before = self.generation()?;
         let mut any = false;
         for family in Family::ALL {
+            // A family that nobody uses has no table, and asking for its sets is refused.
+            let mut there = false;
+            self.dump(msg::GETTABLE, family, None, |_| {
+                there = true;
+                Ok(())
+            })?;
+            if !there {
+                continue;
+            }
             let mut sets = Vec::new();
             self.dump(msg::GETSET, family, None, |message| {
                 sets.extend(decode::set(message).ok().filter(|set| set.counted));
