@@ -670,3 +670,21 @@ fn the_log_tells_what_started_which_services_changed_and_that_it_was_told_to_sto
         assert!(log.lines().count() < 40, "{log}");
     });
 }
+
+#[test]
+fn long_reads_give_a_sign_of_life_with_each_page() {
+    in_namespace(|| {
+        let _daemon = Daemon::start("pages", &[]);
+        let mut kernel = svcnat::netlink::Nfnetlink::open().unwrap();
+        let pages = std::rc::Rc::new(std::cell::Cell::new(0));
+        let counted = std::rc::Rc::clone(&pages);
+        kernel.on_progress(Box::new(move || counted.set(counted.get() + 1)));
+        let live = kernel.read().unwrap();
+        let sets: usize = live.tables.values().map(|table| table.sets.len()).sum();
+        assert!(
+            sets > 0 && pages.get() > sets,
+            "{} pages, {sets} sets",
+            pages.get()
+        );
+    });
+}

@@ -64,3 +64,108 @@ fn rules_of(table: &Table, live: &LiveTable) -> Option<TableDelta> {
         ..TableDelta::empty(table.family)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::diff::Operation;
+    use crate::ruleset::{
+        Action, Chain, DataType, Element, ElementData, Family, LiveChain, Rule, Statement, Value,
+        lower,
+    };
+
+    fn desired() -> Ruleset {
+        let mut table = Table::new(Family::Ip);
+        let mut set = Set::exact("s", &[DataType::Ipv4Addr]);
+        for n in 0..3 {
+            let key = Value::new().u32(n);
+            set.elements.insert(key, Element::new(ElementData::None));
+        }
+        table.sets.insert("s".into(), set);
+        let rule = Rule::new([Statement::Action(Action::ClearPriority)]);
+        table.chains.push(Chain {
+            name: "c".into(),
+            base: None,
+            rules: vec![rule],
+        });
+        let mut ruleset = Ruleset::default();
+        ruleset.tables.insert(Family::Ip, table);
+        ruleset
+    }
+
+    /// What the kernel shows of it without elements.
+    fn outline(desired: &Ruleset) -> LiveRuleset {
+        let mut live = LiveRuleset::default();
+        for (family, table) in &desired.tables {
+            let mut found = LiveTable::default();
+            for (name, set) in &table.sets {
+                let count = u32::try_from(set.elements.len()).unwrap();
+                found.counts.insert(name.clone(), count);
+                let mut set = set.clone();
+                set.elements.clear();
+                found.sets.insert(name.clone(), set);
+            }
+            for chain in &table.chains {
+                let rules = chain.rules.iter().map(|rule| lower(rule, table)).collect();
+                let chain = (
+                    chain.name.clone(),
+                    LiveChain {
+                        base: chain.base,
+                        rules,
+                    },
+                );
+                found.chains.insert(chain.0, chain.1);
+            }
+            live.tables.insert(*family, found);
+        }
+        live
+    }
+
+    #[test]
+    fn rules_and_chains_that_differ_are_put_right_and_elements_are_let_be() {
+        let desired = desired();
+        let whole = outline(&desired);
+        assert!(resembles(&desired, &whole));
+        assert!(rules_only(&desired, &whole).unwrap().is_empty());
+        let mut flushed = whole.clone();
+        let table = flushed.tables.get_mut(&Family::Ip).unwrap();
+        table.chains.get_mut("c").unwrap().rules.clear();
+        let theirs = LiveChain {
+            base: None,
+            rules: Vec::new(),
+        };
+        table.chains.insert("theirs".into(), theirs);
+        let delta = rules_only(&desired, &flushed).unwrap();
+        let operations = &delta.tables[0].operations;
+        let elements = |o: &Operation| {
+            matches!(
+                o,
+                Operation::AddElements(..) | Operation::DeleteElements(..)
+            )
+        };
+        assert!(!operations.iter().any(elements), "{operations:?}");
+        assert!(
+            operations
+                .iter()
+                .any(|o| matches!(o, Operation::AddRules(..)))
+        );
+        assert!(operations.contains(&Operation::DeleteChain("theirs".into())));
+    }
+
+    #[test]
+    fn elements_sets_and_tables_that_differ_are_more_than_rules() {
+        let desired = desired();
+        for change in [
+            (|live: &mut LiveTable| {
+                live.counts.insert("s".into(), 2);
+            }) as fn(&mut LiveTable),
+            |live| drop(live.sets.remove("s")),
+            |live| live.foreign.push("set x".into()),
+        ] {
+            let mut live = outline(&desired);
+            change(live.tables.get_mut(&Family::Ip).unwrap());
+            assert_eq!(rules_only(&desired, &live), None);
+        }
+        assert_eq!(rules_only(&desired, &LiveRuleset::default()), None);
+    }
+}

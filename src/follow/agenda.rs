@@ -59,6 +59,27 @@ impl Retry {
     }
 }
 
+/// A log line that others could have us write as often as they like.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seldom {
+    last: Option<Instant>,
+    held: u64,
+}
+
+impl Seldom {
+    /// How often it happened since it was last said, if it is to be said now: at most once a
+    /// second.
+    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
+        let due = |at: Instant| now.saturating_duration_since(at) >= Duration::from_secs(1);
+        self.held += 1;
+        if self.last.is_none_or(due) {
+            self.last = Some(now);
+            return Some(std::mem::take(&mut self.held));
+        }
+        None
+    }
+}
+
 /// All that the agent does at its time.
 #[derive(Clone, Debug)]
 pub(super) struct Agenda {
@@ -69,6 +90,8 @@ pub(super) struct Agenda {
     last_verify: Instant,
     /// Since when the state on disk is out of date, and when it last changed.
     unsaved: Option<(Instant, Instant)>,
+    /// Lines about others' changes to our tables.
+    pub(super) drift_line: Seldom,
     /// The commit that failed.
     pub(super) commit: Retry,
     /// The reading of files that failed.
@@ -97,6 +120,10 @@ impl Agenda {
             last_look: now,
             last_verify: now,
             unsaved: None,
+            drift_line: Seldom {
+                last: None,
+                held: 0,
+            },
             // Services wait for it.
             commit: Retry::new(Duration::from_secs(1), Duration::from_secs(15)),
             reading: soon,
@@ -379,6 +406,15 @@ mod tests {
         assert!(agenda.must_save(false, start + seconds(65)), "it failed");
         agenda.saved(true, start + seconds(65));
         assert!(!agenda.must_save(true, start + seconds(66)));
+    }
+
+    #[test]
+    fn what_happens_twenty_times_a_second_is_said_once_a_second_with_its_number() {
+        let (mut seldom, start) = (Seldom::default(), Instant::now());
+        let said: Vec<u64> = (0..100)
+            .filter_map(|tick| seldom.take(start + Duration::from_millis(tick * 50)))
+            .collect();
+        assert_eq!(said, [1, 20, 20, 20, 20]);
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(super) struct Blame {
     writers: Writers,
     until: Option<Instant>,
     seen: Vec<Writer>,
+    /// Listening failed, which was said.
+    deaf: bool,
 }
 
 impl Blame {
@@ -43,6 +45,7 @@ impl Blame {
             writers: Writers::open(own)?,
             until: None,
             seen: Vec::new(),
+            deaf: false,
         };
         blame.writers.listen(when == NameWriters::Always)?;
         Ok(blame)
@@ -112,8 +115,10 @@ impl Blame {
     }
 
     fn listen(&mut self, listen: bool) {
-        if let Err(error) = self.writers.listen(listen) {
+        let result = self.writers.listen(listen);
+        if let (Err(error), false) = (&result, self.deaf) {
             tracing::warn!(%error, "cannot hear who commits");
         }
+        self.deaf = result.is_err();
     }
 }

@@ -37,14 +37,17 @@ impl Agent<'_> {
     fn drift(&mut self, delta: &Delta, rules_only: bool) {
         let counts = delta.counts();
         let by = self.sync.blame().unwrap_or_else(|error| error.to_string());
-        tracing::warn!(
-            by,
-            missing = counts.elements_added,
-            foreign = counts.elements_deleted,
-            rules = counts.rules_added,
-            objects = counts.objects,
-            "others changed our tables"
-        );
+        if let Some(times) = self.agenda.drift_line.take(Instant::now()) {
+            tracing::warn!(
+                by,
+                times,
+                missing = counts.elements_added,
+                foreign = counts.elements_deleted,
+                rules = counts.rules_added,
+                objects = counts.objects,
+                "others changed our tables"
+            );
+        }
         self.observed.drifted(&by);
         if self.options.drift == Drift::Report {
             self.drifted = true;
