@@ -164,6 +164,7 @@ fn banner(args: &RunArgs, config: &Config, from_api: bool) {
         min_sync_period = ?args.min_sync_period,
         verify_period = ?args.verify_period,
         max_endpoint_loss = args.loss.max_endpoint_loss,
+        allow_empty = args.loss.allow_empty,
         healthz = args.healthz_bind_address,
         metrics = args.metrics_bind_address,
         "svcnat starts"

@@ -229,7 +229,7 @@ fn a_dry_run_says_all_that_apply_then_does() {
         for line in [
             "+ element ip svcnat service-ips { 10.254.0.10 . tcp . 80",
             "+ route 172.17.1.0/24 via 192.168.50.2 (node b)",
-            "+ route fd00:17:1::/64 via",
+            "+ route fd00:17:0:1::/64 via",
             "- sysctl net.ipv4.ip_forward = 0",
             "+ sysctl net.ipv4.ip_forward = 1",
         ] {
