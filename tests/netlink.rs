@@ -5,6 +5,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use support::{full_plan, in_namespace, listing, objects, run};
 use svcnat::apply::{Held, holds, reconcile};
@@ -404,5 +406,51 @@ fn counters_are_read_where_a_family_has_no_table() {
             set service-ips { type ipv4_addr; counter; elements = { 10.254.0.2 counter } }\n}";
         run("nft", &["-f", "-"], text);
         assert_eq!(read(), (true, 1));
+    });
+}
+
+#[test]
+fn apply_installs_all_but_the_service_the_kernel_refuses_and_fails_with_its_name() {
+    let config = Config {
+        node_name: "n1".into(),
+        service_cidrs: vec!["10.254.0.0/16".parse().unwrap()],
+        cluster_cidrs: vec!["172.17.0.0/16".parse().unwrap()],
+        manage_routes: false,
+        ..Config::default()
+    };
+    let all = [("a", 1), ("b", 2), ("c", 3), ("d", 4)];
+    let text: String = all.map(|(name, n)| service(name, n, &[2, 3])).concat();
+    in_namespace(|| {
+        with_room_for(6, &config, &text);
+        let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+            .args([
+                "apply",
+                "-f",
+                "-",
+                "--node-name=n1",
+                "--manage-routes=false",
+            ])
+            .args(["--sysctls=ignore", "--cluster-cidr=172.17.0.0/16"])
+            .args(["--service-cluster-ip-range=10.254.0.0/16"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(text.as_bytes()).unwrap();
+        drop(stdin);
+        let done = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(3), "{said}");
+        let named = all.iter().filter(|(name, _)| {
+            let named = format!("Service default/{name} is left out");
+            said.contains(&named)
+        });
+        assert_eq!(named.count(), 1, "{said}");
+        let live = Nfnetlink::open().unwrap().read().unwrap();
+        let sets = &live.tables[&Family::Ip].sets;
+        assert_eq!(sets["endpoints"].elements.len(), 6);
+        assert_eq!(sets["cluster-ips"].elements.len(), 3);
     });
 }

@@ -17,7 +17,7 @@ use crate::host::conntrack_plan::{self, DoorKey};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, serving};
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
-pub use aside::{MOST_ASIDE, refused_with};
+pub use aside::{MOST_ASIDE, carry_out_setting_aside, refused_with};
 pub use holds::{Held, holds};
 pub use loss::{Holding, Limit, Loss, LossGuard, SECOND_READING, Verdict};
 

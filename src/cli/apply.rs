@@ -1,5 +1,6 @@
 //! `svcnat apply`: install everything and say what changed.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 
 use serde_json::json;
@@ -10,13 +11,17 @@ use super::inputs::Inputs;
 use super::intent::{Intent, host, sysctls_json, wanted};
 use super::say::{count, say};
 use super::writer;
-use crate::apply::{Outcome, carry_out, drop_stale_flows, purge_affinity};
+use crate::apply::{Outcome, carry_out_setting_aside, drop_stale_flows, purge_affinity};
+use crate::cluster::ObjectName;
+use crate::compile::compile;
 use crate::diff::Delta;
 use crate::host::conntrack::Conntrack;
 use crate::host::conntrack_plan::closed;
 use crate::host::{HostError, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
-use crate::observe::Progress;
+use crate::observe::{Progress, printable};
+use crate::plan::plan;
+use crate::ruleset::{LiveRuleset, Ruleset};
 
 /// What one installation did.
 pub struct Done {
@@ -66,10 +71,17 @@ fn install(kernel: &mut Nfnetlink, inputs: &Inputs, intent: Intent) -> Result<Do
     let sysctls = sysctl::Sysctls::default().apply(&settings).map_err(host)?;
     // Routes before rules: what a service leads to should be reachable when it starts to.
     let routes = routes::apply(&intent.routes).map_err(host)?;
-    let outcome = Progress::during("installing", || {
-        carry_out(kernel, intent.rules, |live| wanted(inputs, live))
+    let services: Vec<ObjectName> = inputs.cluster.services.keys().cloned().collect();
+    let (outcome, aside) = Progress::during("installing", || {
+        carry_out_setting_aside(kernel, intent.rules, &services, |aside, live| {
+            without(inputs, aside, live)
+        })
     })?;
     let mut failed: Vec<String> = routes.errors.iter().map(ToString::to_string).collect();
+    failed.extend(aside.iter().map(|(name, why)| {
+        let what = format!("Service {name} is left out, the others are in force: {why}");
+        printable(&what)
+    }));
     let mut or_none = |done: Result<usize, String>| {
         done.unwrap_or_else(|error| {
             failed.push(format!("the rules are in force, but {error}"));
@@ -87,6 +99,17 @@ fn install(kernel: &mut Nfnetlink, inputs: &Inputs, intent: Intent) -> Result<Do
         clients,
         failed,
     })
+}
+
+/// The ruleset without these Services.
+fn without(inputs: &Inputs, aside: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Ruleset {
+    if aside.is_empty() {
+        return wanted(inputs, live);
+    }
+    let mut cluster = inputs.cluster.clone();
+    cluster.services.retain(|name, _| !aside.contains(name));
+    let (plan, _) = plan(&cluster, &inputs.config, &inputs.node);
+    compile(&plan, &live.sets())
 }
 
 fn dry_run(args: &ApplyArgs, inputs: &Inputs, out: &mut impl Write) -> Result<u8, CliError> {

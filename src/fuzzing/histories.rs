@@ -165,20 +165,25 @@ fn node(n: u8) -> Change {
 
 fn carry_out(kernel: &mut Kernel, delta: &Delta) {
     for table in &delta.tables {
+        let named = |set: &String| (table.family, set.clone());
         for operation in &table.operations {
-            let (Operation::AddElements(set, elements) | Operation::DeleteElements(set, elements)) =
-                operation
-            else {
-                continue;
-            };
-            let held = kernel.entry((table.family, set.clone())).or_default();
-            for (key, element) in elements {
-                if matches!(operation, Operation::AddElements(..)) {
-                    let before = held.insert(*key, element.clone());
-                    assert_eq!(before, None, "{set} already has {key:?}");
-                } else {
-                    assert!(held.remove(key).is_some(), "{set} has no {key:?}");
+            match operation {
+                Operation::AddElements(set, elements) => {
+                    let held = kernel.entry(named(set)).or_default();
+                    for (key, element) in elements {
+                        let before = held.insert(*key, element.clone());
+                        assert_eq!(before, None, "{set} already has {key:?}");
+                    }
                 }
+                Operation::DeleteElements(set, elements) => {
+                    let held = kernel.entry(named(set)).or_default();
+                    for (key, _) in elements {
+                        assert!(held.remove(key).is_some(), "{set} has no {key:?}");
+                    }
+                }
+                Operation::DeleteSet(set) => drop(kernel.remove(&named(set))),
+                Operation::DeleteTable => kernel.retain(|(family, _), _| *family != table.family),
+                _ => {}
             }
         }
     }
