@@ -29,4 +29,5 @@ pub mod print;
 pub mod problem;
 pub mod ruleset;
 pub mod source;
+pub mod text;
 pub mod walk;

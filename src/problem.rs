@@ -3,6 +3,10 @@
 use std::fmt;
 
 use crate::cluster::Origin;
+use crate::text::{printable, shown};
+
+/// What fits a log line.
+const MAX_CHARS: usize = 400;
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,8 +30,8 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One problem. Its text is printable whatever the cluster put into names: control
-/// characters are escaped on construction.
+/// One problem. Its text is printable whatever the cluster put into names: what is not is
+/// escaped on construction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// How bad.
@@ -85,9 +89,9 @@ impl Problem {
         Self {
             severity,
             origin: origin.cloned(),
-            object: printable(object.as_ref()),
-            field: printable(field.as_ref()),
-            message: printable(message.as_ref()),
+            object: shown(object.as_ref(), MAX_CHARS),
+            field: shown(field.as_ref(), MAX_CHARS),
+            message: shown(message.as_ref(), MAX_CHARS),
         }
     }
 }
@@ -96,7 +100,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.severity)?;
         if let Some(origin) = &self.origin {
-            write!(f, "{origin}: ")?;
+            write!(f, "{}: ", printable(&origin.to_string()))?;
         }
         f.write_str(&self.object)?;
         if !self.field.is_empty() {
@@ -104,23 +108,4 @@ impl fmt::Display for Problem {
         }
         write!(f, ": {}", self.message)
     }
-}
-
-/// `text` with control characters escaped, cut to a length that fits a log line.
-#[must_use]
-pub fn printable(text: &str) -> String {
-    const MAX_CHARS: usize = 400;
-    let mut out = String::with_capacity(text.len().min(MAX_CHARS));
-    for (i, c) in text.chars().enumerate() {
-        if i == MAX_CHARS {
-            out.push('…');
-            break;
-        }
-        if c.is_control() {
-            out.extend(c.escape_default());
-        } else {
-            out.push(c);
-        }
-    }
-    out
 }

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::kube_proxy_flags::KubeProxyFlags;
 use crate::apply::Limit;
+use crate::config::file::parse_node_name;
+use crate::config::{InterfaceName, MarkBit, PortRange};
 use crate::follow::NameWriters;
 use crate::observe::LogFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -231,6 +234,17 @@ pub enum DriftArg {
     Ignore,
 }
 
+/// `--proxy-mode` of kube-proxy on Linux.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProxyMode {
+    /// What this program does.
+    Nftables,
+    /// Done with nftables all the same.
+    Iptables,
+    /// Done with nftables all the same.
+    Ipvs,
+}
+
 /// `svcnat run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -256,7 +270,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 500, hide_short_help = true)]
     pub api_page_size: u32,
     /// Least time between two commits; a lone change never waits
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5ms")]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "5ms",
+        aliases = ["iptables-min-sync-period", "nftables-min-sync-period"]
+    )]
     pub min_sync_period: Duration,
     /// How often everything is read back from the kernel and compared
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10m")]
@@ -285,7 +305,7 @@ pub struct RunArgs {
     )]
     pub service_counter_series: usize,
     /// Form of the log
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, alias = "logging-format")]
     pub log_format: LogFormat,
     /// Log more: -v debug, -vv trace, -vvv what the libraries below say, too
     #[arg(short, long, action = clap::ArgAction::Count)]
@@ -299,6 +319,15 @@ pub struct RunArgs {
     /// Go on although another svcnat writes to this network namespace
     #[arg(long)]
     pub beside_run: bool,
+    /// kube-proxy's; every mode of it is one nftables ruleset here
+    #[arg(long, value_enum, hide = true)]
+    pub proxy_mode: Option<ProxyMode>,
+    /// kube-proxy's: this node's address, unless it is 0.0.0.0 or ::
+    #[arg(long, value_name = "IP", hide = true)]
+    pub bind_address: Option<IpAddr>,
+    /// kube-proxy's flags without a meaning here.
+    #[command(flatten)]
+    pub kube_proxy: KubeProxyFlags,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -377,8 +406,8 @@ pub struct ExplainArgs {
     /// Destination as ADDRESS:PORT/PROTOCOL, with IPv6 addresses in brackets
     pub destination: String,
     /// Interface the packet comes in by; for detect-local modes that look at it
-    #[arg(long)]
-    pub iif: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    pub iif: Option<InterfaceName>,
     /// The packet is sent by this node itself, not forwarded
     #[arg(long)]
     pub from_node: bool,
@@ -420,14 +449,14 @@ pub struct InputArgs {
     /// Manifests: a file, a folder, or - for standard input; YAML or JSON; repeatable
     #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
     pub filename: Vec<PathBuf>,
-    /// Configuration file (apiVersion: svcnat/v1alpha1, kind: Configuration)
+    /// Configuration file: svcnat/v1alpha1 Configuration, or kube-proxy's or ip-masq-agent's
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Leave invalid objects out instead of stopping
     #[arg(long)]
     pub skip_invalid: bool,
     /// This node's name in the cluster [default: the host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", alias = "hostname-override", value_parser = parse_node_name)]
     pub node_name: Option<String>,
     /// This node's address, one per family [default: the Node object's, else the interface's]
     #[arg(long, value_name = "IP", value_delimiter = ',')]
@@ -441,7 +470,8 @@ pub struct InputArgs {
     /// The service range, as given to kube-apiserver
     #[arg(long, value_name = "CIDR,...")]
     pub service_cluster_ip_range: Vec<String>,
-    /// Read the service range from a kube-apiserver unit file or static-pod manifest
+    /// Read the service range from a file of kube-apiserver, kubeadm, k3s or rke2: a unit, a
+    /// static pod, a configuration
     #[arg(long, value_name = "FILE", conflicts_with = "service_cluster_ip_range")]
     pub service_cluster_ip_range_from: Option<PathBuf>,
     /// Addresses that accept node ports: `primary`, or prefixes
@@ -449,7 +479,7 @@ pub struct InputArgs {
     pub nodeport_addresses: Vec<String>,
     /// Range node ports must be in
     #[arg(long, value_name = "FROM-TO")]
-    pub service_node_port_range: Option<String>,
+    pub service_node_port_range: Option<PortRange>,
     /// Masquerade everything that goes to a clusterIP
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub masquerade_all: Option<bool>,
@@ -458,22 +488,30 @@ pub struct InputArgs {
     pub service_counters: Option<bool>,
     /// Bit of the packet mark used between DNAT and masquerade
     #[arg(long, value_name = "0-31", alias = "iptables-masquerade-bit")]
-    pub masquerade_bit: Option<u8>,
+    pub masquerade_bit: Option<MarkBit>,
     /// How pods are told from outsiders: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix
     #[arg(long, value_name = "MODE")]
     pub detect_local_mode: Option<String>,
     /// Bridge of the pods, for BridgeInterface
     #[arg(long, value_name = "NAME")]
-    pub pod_bridge_interface: Option<String>,
+    pub pod_bridge_interface: Option<InterfaceName>,
     /// Start of the pods' interface names, for InterfaceNamePrefix
     #[arg(long, value_name = "PREFIX")]
-    pub pod_interface_name_prefix: Option<String>,
+    pub pod_interface_name_prefix: Option<InterfaceName>,
     /// Masquerade this node's pods when they leave the cluster
     #[arg(long, value_name = "BOOL")]
     pub egress_masquerade: Option<bool>,
-    /// Destinations never masqueraded, besides the cluster's own
-    #[arg(long, value_name = "CIDR,...")]
+    /// Destinations never masqueraded, besides the cluster's own; `rfc1918` for private networks
+    /// (ip-masq-agent's default), `reserved` for all that no public host has
+    #[arg(long, value_name = "CIDR|rfc1918|reserved,...")]
     pub non_masquerade_cidrs: Vec<String>,
+    /// Destinations masqueraded all the same: the longest prefix that holds an address decides
+    #[arg(long, value_name = "CIDR,...")]
+    pub masquerade_cidrs: Vec<String>,
+    /// Obey the annotation service.beta.kubernetes.io/load-balancer-source-ranges where
+    /// spec.loadBalancerSourceRanges is empty; kube-proxy does not
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub source_ranges_annotation: Option<bool>,
     /// Install routes to the other nodes' pods
     #[arg(long, value_name = "BOOL")]
     pub manage_routes: Option<bool>,

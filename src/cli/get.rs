@@ -13,6 +13,7 @@ use crate::cluster::{ObjectName, Service};
 use crate::counters::{Counts, What};
 use crate::netlink::Nfnetlink;
 use crate::plan::{Endpoint, FamilyPlan, Frontend, FrontendKey, ListKey, ServicePortKey, Target};
+use crate::text::printable;
 
 /// Column names and rows; each row also as JSON.
 struct Table {
@@ -67,8 +68,13 @@ fn print(out: &mut impl Write, table: &Table) -> std::io::Result<()> {
         say("No resources found\n");
         return Ok(());
     }
+    let shown: Vec<Vec<_>> = table
+        .rows
+        .iter()
+        .map(|row| row.iter().map(|cell| printable(cell)).collect())
+        .collect();
     let width = |i: usize| {
-        let cells = table.rows.iter().map(|row| row[i].chars().count());
+        let cells = shown.iter().map(|row| row[i].chars().count());
         cells.chain([table.columns[i].len()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..table.columns.len()).map(width).collect();
@@ -80,10 +86,9 @@ fn print(out: &mut impl Write, table: &Table) -> std::io::Result<()> {
         writeln!(out, "{}", padded.join("   ").trim_end())
     };
     line(&mut table.columns.iter().copied())?;
-    table
-        .rows
+    shown
         .iter()
-        .try_for_each(|row| line(&mut row.iter().map(String::as_str)))
+        .try_for_each(|row| line(&mut row.iter().map(|cell| &**cell)))
 }
 
 /// `CLUSTER-IP` as `clusterIp`, `PORT(S)` as `ports`.

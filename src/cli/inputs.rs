@@ -3,18 +3,19 @@
 
 use std::path::PathBuf;
 
-use ipnet::IpNet;
-
 use super::args::{InputArgs, SysctlsArg, UnallocatedArg};
 use super::error::CliError;
 use super::say::report;
 use crate::cluster::Cluster;
-use crate::config::file::{self, parse_cidr_list};
-use crate::config::{Config, DetectLocal, NodePortAddresses, Sysctls, Unallocated};
+use crate::config::file::{
+    self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
+};
+use crate::config::{Config, DetectLocal, InterfaceName, Sysctls, Unallocated};
 use crate::observe::Progress;
 use crate::plan::{NodeContext, NodePlan, complete, plan};
 use crate::problem::{Problem, Severity};
 use crate::source::{self, Input};
+use crate::text::did_you_mean;
 
 /// Resolved inputs of a verb.
 #[derive(Debug)]
@@ -85,14 +86,12 @@ impl Inputs {
         Ok((inputs, problems))
     }
 
-    /// Settings alone: flags over file over defaults.
+    /// Settings alone: flags over file over defaults; and what of them has no effect.
     ///
     /// # Errors
     /// If a flag or the file cannot be used.
-    pub fn config(args: &InputArgs) -> Result<Config, CliError> {
-        let config = config(args)?;
-        report(&config.validate());
-        Ok(config)
+    pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
+        config(args)
     }
 
     /// Settings and objects, without a plan.
@@ -100,8 +99,7 @@ impl Inputs {
     /// # Errors
     /// If a flag or a file cannot be used at all.
     pub fn objects(args: &InputArgs) -> Result<Objects, CliError> {
-        let config = config(args)?;
-        let mut problems = config.validate();
+        let (config, mut problems) = config(args)?;
         let sources: Vec<Input> = args
             .filename
             .iter()
@@ -113,7 +111,7 @@ impl Inputs {
                 }
             })
             .collect();
-        let loaded = source::load(&sources).map_err(usage)?;
+        let loaded = source::load(&sources, config.legacy_source_ranges).map_err(usage)?;
         problems.extend(loaded.problems);
         let mut cluster = loaded.cluster;
         // Without privileges or interfaces there is simply nothing to fall back to.
@@ -149,19 +147,29 @@ fn usage(error: impl std::fmt::Display) -> CliError {
     CliError::Usage(error.to_string())
 }
 
-fn cidrs(flag: &str, values: &[String]) -> Result<Option<Vec<IpNet>>, CliError> {
+/// What a flag lists; `None` if it was not given.
+fn list<T>(
+    flag: &str,
+    values: &[String],
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, CliError> {
     if values.is_empty() {
         return Ok(None);
     }
-    parse_cidr_list(&values.join(","))
+    parse(&values.join(","))
         .map(Some)
         .map_err(|e| CliError::Usage(format!("--{flag}: {e}")))
 }
 
-fn config(args: &InputArgs) -> Result<Config, CliError> {
+/// The settings, and what was found odd in them. One that is wrong is an error whatever
+/// becomes of invalid objects: everything else depends on them.
+fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
     let mut config = Config::default();
+    let mut notes = Vec::new();
     if let Some(path) = &args.config {
-        file::read(path).map_err(usage)?.apply_to(&mut config);
+        let mut file = file::read(path).map_err(usage)?;
+        notes = std::mem::take(&mut file.notes);
+        file.apply_to(&mut config);
     }
     addresses(args, &mut config)?;
     settings(args, &mut config)?;
@@ -170,7 +178,16 @@ fn config(args: &InputArgs) -> Result<Config, CliError> {
             .map(|name| name.to_string_lossy().trim().to_lowercase())
             .unwrap_or_default();
     }
-    Ok(config)
+    let wrong: Vec<String> = config
+        .validate()
+        .iter()
+        .map(|p| format!("{}: {}: {}", p.object, p.field, p.message))
+        .collect();
+    if wrong.is_empty() {
+        Ok((config, notes))
+    } else {
+        Err(CliError::Usage(wrong.join("; ")))
+    }
 }
 
 fn addresses(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
@@ -190,48 +207,45 @@ fn addresses(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
             &mut config.service_cidrs,
         ),
         (
-            "non-masquerade-cidrs",
-            &args.non_masquerade_cidrs,
-            &mut config.non_masquerade_cidrs,
+            "masquerade-cidrs",
+            &args.masquerade_cidrs,
+            &mut config.masquerade_cidrs,
         ),
     ];
     for (flag, values, target) in lists {
-        if let Some(list) = cidrs(flag, values)? {
+        if let Some(list) = list(flag, values, parse_cidr_list)? {
             *target = list;
         }
+    }
+    let destinations = &args.non_masquerade_cidrs;
+    if let Some(list) = list("non-masquerade-cidrs", destinations, parse_destinations)? {
+        config.non_masquerade_cidrs = list;
     }
     if let Some(path) = &args.service_cluster_ip_range_from {
         config.service_cidrs = source::service_ranges_from(path).map_err(usage)?;
     }
-    match args.nodeport_addresses.join(",").as_str() {
-        "" => {}
-        "primary" => config.nodeport_addresses = NodePortAddresses::Primary,
-        _ => {
-            let list = cidrs("nodeport-addresses", &args.nodeport_addresses)?;
-            config.nodeport_addresses = NodePortAddresses::Prefixes(list.unwrap_or_default());
-        }
+    let addresses = &args.nodeport_addresses;
+    if let Some(found) = list("nodeport-addresses", addresses, parse_node_port_addresses)? {
+        config.nodeport_addresses = found;
     }
     Ok(())
 }
 
 fn settings(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
     if let Some(name) = &args.node_name {
-        config.node_name = name.trim().to_lowercase();
+        config.node_name.clone_from(name);
     }
-    if let Some(range) = &args.service_node_port_range {
-        config.node_port_range = range
-            .split_once('-')
-            .and_then(|(from, to)| Some((from.trim().parse().ok()?, to.trim().parse().ok()?)))
-            .ok_or_else(|| {
-                CliError::Usage(format!(
-                    "--service-node-port-range: {range:?} is not FROM-TO, such as 30000-32767"
-                ))
-            })?;
+    if let Some(range) = args.service_node_port_range {
+        config.node_port_range = range;
     }
     let flags = [
         (args.masquerade_all, &mut config.masquerade_all),
         (args.service_counters, &mut config.service_counters),
         (args.egress_masquerade, &mut config.egress_masquerade),
+        (
+            args.source_ranges_annotation,
+            &mut config.legacy_source_ranges,
+        ),
         (args.manage_routes, &mut config.manage_routes),
     ];
     for (flag, target) in flags {
@@ -262,7 +276,7 @@ fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
     let Some(mode) = &args.detect_local_mode else {
         return Ok(());
     };
-    let name = |value: &Option<String>, flag: &str| {
+    let name = |value: &Option<InterfaceName>, flag: &str| {
         value
             .clone()
             .ok_or_else(|| CliError::Usage(format!("--detect-local-mode {mode} needs --{flag}")))
@@ -278,9 +292,10 @@ fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
             "pod-interface-name-prefix",
         )?),
         other => {
+            let near = did_you_mean(other, MODES);
             return Err(CliError::Usage(format!(
-                "--detect-local-mode: {other:?} is none of ClusterCIDR, NodeCIDR, \
-                 BridgeInterface, InterfaceNamePrefix"
+                "--detect-local-mode: {other:?} is none of {}{near}",
+                MODES.join(", ")
             )));
         }
     };

@@ -10,6 +10,7 @@ mod explain;
 mod get;
 mod inputs;
 mod intent;
+mod kube_proxy_flags;
 mod man;
 mod render;
 mod run;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::text::Printable;
 use args::{Cli, Verb};
 pub use error::CliError;
 
@@ -44,7 +46,8 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    // Names of a cluster are others' text: nothing of it reaches a terminal raw.
+    let mut out = Printable::new(std::io::BufWriter::new(std::io::stdout().lock()));
     let result = run(&cli, &mut out).and_then(|code| {
         out.flush()?;
         Ok(code)

@@ -18,22 +18,30 @@ use crate::follow::{
 use crate::netlink::Nfnetlink;
 use crate::observe::{
     Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
-    init_log, printable, serve,
+    init_log, serve,
 };
-use crate::source::api;
+use crate::source::{Rules, api};
+use crate::text::printable;
 
 pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     let from_api = args.kubernetes || args.kubeconfig.is_some() || !args.apiserver.is_empty();
     check(args, from_api)?;
+    let mut notes = args.kube_proxy.check().map_err(CliError::Usage)?;
     let progress = Progress::new();
     progress.say("starting");
     init_log(args.log_format, args.verbose, &progress);
     privileges(from_api);
     progress.start();
-    let _seat = writer::take("run", args.beside_run)?;
     let signals = signals()?;
     let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
-    let config = Inputs::config(&args.inputs)?;
+    let (mut config, found) = Inputs::config(&args.inputs)?;
+    let _seat = writer::take("run", args.beside_run)?;
+    // With files they are found again at each reading.
+    notes.extend(found.into_iter().filter(|_| from_api));
+    for note in notes {
+        tracing::warn!(object = note.object, reason = note.message, "setting");
+    }
+    node_address(args, &mut config);
     let start = Instant::now();
     banner(args, &config, from_api);
     let sources = if from_api {
@@ -42,6 +50,10 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
             servers: args.apiserver.clone(),
             node_name: config.node_name.clone(),
             page_size: args.api_page_size,
+            rules: Rules {
+                manifests: false,
+                legacy_source_ranges: config.legacy_source_ranges,
+            },
         };
         let wake = waker.clone();
         let follower = api::follow(&settings, move || wake.wake())
@@ -69,8 +81,8 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         ConnectionSource::new(Box::new(read_connections), args.service_counter_series);
     let observed = Shared::new(args.kube_proxy_metric_names, Some(connections));
     let binds = Binds {
-        healthz: bind("healthz-bind-address", &args.healthz_bind_address)?,
-        metrics: bind("metrics-bind-address", &args.metrics_bind_address)?,
+        healthz: bind("healthz-bind-address", 10_256, &args.healthz_bind_address)?,
+        metrics: bind("metrics-bind-address", 10_249, &args.metrics_bind_address)?,
     };
     serve(&observed, binds)
         .map_err(|e| CliError::Host(format!("cannot start the health server: {e}")))?;
@@ -99,6 +111,14 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// kube-proxy takes the address it binds to for the node's, unless it binds to all.
+fn node_address(args: &RunArgs, config: &mut Config) {
+    let address = args.bind_address.filter(|addr| !addr.is_unspecified());
+    if let Some(address) = address.filter(|_| args.inputs.node_ip.is_empty()) {
+        config.node_ips = vec![address];
+    }
+}
+
 /// What the kernel has counted. O(elements).
 fn read_connections() -> Result<Option<Vec<Connections>>, String> {
     let read = || Counts::read(&mut Nfnetlink::open()?);
@@ -108,9 +128,9 @@ fn read_connections() -> Result<Option<Vec<Connections>>, String> {
             let (namespace, service, port) = subject.names();
             Connections {
                 family: subject.family.to_string(),
-                namespace: namespace.to_owned(),
-                service: service.to_owned(),
-                port: port.to_owned(),
+                namespace: printable(namespace).into_owned(),
+                service: printable(service).into_owned(),
+                port: printable(port).into_owned(),
                 protocol: subject.protocol.to_string(),
                 counted: match subject.what {
                     What::Frontend(at) => Counted::Frontend(at.to_string()),
@@ -149,10 +169,10 @@ fn banner(args: &RunArgs, config: &Config, from_api: bool) {
     let state_dir = args.state_dir.as_ref().map(|dir| dir.display().to_string());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        node = printable(&config.node_name),
-        sources = printable(sources.trim_end()),
-        config = args.inputs.config.as_ref().map(|path| printable(&path.display().to_string())),
-        state_dir = state_dir.map(|dir| printable(&dir)),
+        node = &*printable(&config.node_name),
+        sources = &*printable(sources.trim_end()),
+        config = args.inputs.config.as_ref().map(|path| printable(&path.display().to_string()).into_owned()),
+        state_dir = state_dir.map(|dir| printable(&dir).into_owned()),
         service_ranges = list(&config.service_cidrs),
         cluster_cidrs = list(&config.cluster_cidrs),
         detect_local = ?config.detect_local,
@@ -198,9 +218,13 @@ fn privileges(from_api: bool) {
 }
 
 /// An address, `0`-port for any, or nothing for `none`.
-fn bind(flag: &str, text: &str) -> Result<Option<SocketAddr>, CliError> {
+fn bind(flag: &str, port: u16, text: &str) -> Result<Option<SocketAddr>, CliError> {
     if text.is_empty() || text == "none" {
         return Ok(None);
+    }
+    // As in kube-proxy, an address alone has the default port.
+    if let Ok(address) = text.parse::<std::net::IpAddr>() {
+        return Ok(Some(SocketAddr::new(address, port)));
     }
     text.parse().map(Some).map_err(|_| {
         CliError::Usage(format!(
@@ -268,8 +292,11 @@ fn files(args: &RunArgs) -> Result<Sources<'_>, CliError> {
         Watch::new(&paths).map_err(|e| CliError::Host(format!("cannot watch the inputs: {e}")))?;
     let read = || {
         Inputs::objects(&args.inputs)
-            .map(|found| Reading {
-                config: found.config,
+            .map(|mut found| Reading {
+                config: {
+                    node_address(args, &mut found.config);
+                    found.config
+                },
                 cluster: found.cluster,
                 problems: found.problems,
             })

@@ -4,11 +4,13 @@
 use std::io::Write;
 
 use crate::problem::Problem;
+use crate::text::printable;
 
-/// Writes whole lines to standard error.
+/// Writes whole lines to standard error; what of them is others' text may hold anything.
 pub fn say(text: &str) {
+    let lines: Vec<_> = text.split('\n').map(printable).collect();
     // There is nowhere left to complain to.
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let _ = std::io::stderr().write_all(lines.join("\n").as_bytes());
 }
 
 /// Prints problems, the worst last.

@@ -162,6 +162,8 @@ pub struct Service {
     pub selector: Vec<(Name, Name)>,
     /// `spec.externalIPs`.
     pub external_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerIP`: the address asked for; `load_balancer_ips` are those given.
+    pub load_balancer_ip: Option<IpAddr>,
     /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP or absent.
     pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.loadBalancerSourceRanges`, masked to their network.

@@ -16,7 +16,7 @@ use Selector::{Daddr, Saddr};
 pub fn rules(outline: &Outline<'_>) -> Vec<Rule> {
     let mut rules = Vec::new();
     if marks(outline) {
-        let bit = 1_u32 << outline.shape.masquerade_bit;
+        let bit = outline.shape.masquerade_bit.mask();
         rules.push(rule([
             Match::MarkSet { mask: bit }.into(),
             Action::FlipMark { bit }.into(),

@@ -133,7 +133,7 @@ fn options(outline: &Outline<'_>) -> Vec<Rule> {
 /// Has postrouting masquerade the connection.
 pub fn mark(outline: &Outline<'_>) -> Statement {
     Action::SetMark {
-        bit: 1_u32 << outline.shape.masquerade_bit,
+        bit: outline.shape.masquerade_bit.mask(),
     }
     .into()
 }
@@ -175,7 +175,7 @@ fn by_interface(outline: &Outline<'_>, negated: bool) -> Option<Statement> {
     };
     Some(
         Match::Iifname {
-            name: name.clone(),
+            name: name.to_string(),
             prefix,
             negated,
         }

@@ -1,12 +1,34 @@
-//! The configuration file: `apiVersion: svcnat/v1alpha1`, `kind: Configuration`.
+//! The configuration file: `apiVersion: svcnat/v1alpha1`, `kind: Configuration`, or that of a
+//! program whose place this one takes (`others.rs`).
 
 use std::path::Path;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Config, ConfigNode, DetectLocal, NodePortAddresses, Sysctls, Unallocated};
-use crate::source::{address, prefix};
+use super::{
+    Config, ConfigNode, DetectLocal, InterfaceName, NodePortAddresses, Sysctls, Unallocated, others,
+};
+use crate::problem::Problem;
+use crate::source::{address, documents, drop_nulls, fields_of, name_problem, parse, prefix};
+use crate::text::did_you_mean;
+
+/// RFC 1918: private networks.
+const PRIVATE: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
+/// Other IPv4 ranges that no public host has, as ip-masq-agent's
+/// `--nomasq-all-reserved-ranges` has them: RFC 6598, 6890, 5737, 7526, 2544, 1112.
+const RESERVED: [&str; 8] = [
+    "100.64.0.0/10",
+    "192.0.0.0/24",
+    "192.0.2.0/24",
+    "192.88.99.0/24",
+    "198.18.0.0/15",
+    "198.51.100.0/24",
+    "203.0.113.0/24",
+    "240.0.0.0/4",
+];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,14 +53,14 @@ pub enum ConfigError {
 
 /// One text or a list of them.
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
+#[serde(untagged, expecting = "expected text, or a list of texts")]
+pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
 impl OneOrMany {
-    fn joined(self) -> String {
+    pub(super) fn joined(self) -> String {
         match self {
             Self::One(text) => text,
             Self::Many(list) => list.join(","),
@@ -46,7 +68,7 @@ impl OneOrMany {
     }
 
     /// Each text by itself; one text may be a comma list.
-    fn listed(self) -> Vec<String> {
+    pub(super) fn listed(self) -> Vec<String> {
         let text = self.joined();
         let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
         parts.map(str::to_owned).collect()
@@ -56,8 +78,10 @@ impl OneOrMany {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Raw {
-    api_version: String,
-    kind: String,
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
     node_name: Option<String>,
     #[serde(rename = "nodeIPs")]
     node_ips: Option<OneOrMany>,
@@ -71,13 +95,18 @@ struct Raw {
     service_node_port_range: Option<String>,
     masquerade_all: Option<bool>,
     service_counters: Option<bool>,
-    masquerade_bit: Option<u8>,
+    masquerade_bit: Option<i64>,
     detect_local_mode: Option<String>,
     detect_local: Option<RawDetect>,
     egress_masquerade: Option<bool>,
     #[serde(rename = "nonMasqueradeCIDRs")]
     non_masquerade_cidrs: Option<OneOrMany>,
+    #[serde(rename = "masqueradeCIDRs")]
+    masquerade_cidrs: Option<OneOrMany>,
     masq_link_local: Option<bool>,
+    #[serde(rename = "masqLinkLocalIPv6")]
+    masq_link_local_ipv6: Option<bool>,
+    source_ranges_annotation: Option<bool>,
     manage_routes: Option<bool>,
     sysctls: Option<String>,
     unallocated: Option<String>,
@@ -86,28 +115,32 @@ struct Raw {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawDetect {
-    bridge_interface: Option<String>,
-    interface_name_prefix: Option<String>,
+pub(super) struct RawDetect {
+    pub bridge_interface: Option<String>,
+    pub interface_name_prefix: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawNode {
     name: String,
-    addresses: Vec<String>,
+    addresses: OneOrMany,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: OneOrMany,
 }
 
 /// A parsed and checked file.
 #[derive(Debug)]
-pub struct FileConfig(Config);
+pub struct FileConfig {
+    config: Config,
+    /// What of it is not used, and what to use instead.
+    pub notes: Vec<Problem>,
+}
 
 impl FileConfig {
     /// Puts the file's settings in place of the defaults.
     pub fn apply_to(self, config: &mut Config) {
-        *config = self.0;
+        *config = self.config;
     }
 }
 
@@ -117,125 +150,259 @@ impl FileConfig {
 /// If it cannot be read, has an unknown field, or a value that is none.
 pub fn read(path: &Path) -> Result<FileConfig, ConfigError> {
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+    let bytes = std::fs::read(path).map_err(|source| ConfigError::Read {
         path: shown.clone(),
         source,
     })?;
-    parse(&text).map_err(|message| ConfigError::Content {
-        path: shown,
+    let content = |message| ConfigError::Content {
+        path: shown.clone(),
         message,
+    };
+    let text = parse::text(&bytes).map_err(|(_, message)| content(message))?;
+    parse(text, &shown).map_err(content)
+}
+
+fn parse(text: &str, path: &str) -> Result<FileConfig, String> {
+    let mut file = FileConfig {
+        config: Config::default(),
+        notes: Vec::new(),
+    };
+    let mut found = 0;
+    for document in documents(text) {
+        let value = parse::value(document.text).map_err(|(line, message)| {
+            let hint = parse::template(document.text).map_or(message, str::to_owned);
+            format!("line {}: {hint}", document.line + line.saturating_sub(1))
+        })?;
+        if value.is_null() {
+            continue;
+        }
+        found += 1;
+        let mut notes = Vec::new();
+        read_document(value, &mut file.config, &mut notes)?;
+        let note = |text: String| Problem::notice(None, path, text);
+        file.notes.extend(notes.into_iter().map(note));
+    }
+    if found == 0 {
+        return Err("is empty; expected svcnat/v1alpha1 Configuration".to_owned());
+    }
+    Ok(file)
+}
+
+/// Takes the settings of one document.
+pub(super) fn read_document(
+    mut value: Value,
+    config: &mut Config,
+    notes: &mut Vec<String>,
+) -> Result<(), String> {
+    others::keep_empty_lists(&mut value);
+    drop_nulls(&mut value);
+    let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version == "svcnat/v1alpha1" && kind == "Configuration" {
+        return own(typed(value)?, config);
+    }
+    if others::read(&value, config, notes)? {
+        return Ok(());
+    }
+    Err(match (version, kind) {
+        ("", "") if value.is_object() => {
+            "has no apiVersion and kind; expected svcnat/v1alpha1 Configuration".to_owned()
+        }
+        ("", "") => "is no map of settings; expected svcnat/v1alpha1 Configuration".to_owned(),
+        _ => format!("is {version} {kind}; expected svcnat/v1alpha1 Configuration"),
     })
 }
 
-fn parse(text: &str) -> Result<FileConfig, String> {
-    let raw: Raw = serde_saphyr::from_str(text)
-        .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())?;
-    if raw.api_version != "svcnat/v1alpha1" || raw.kind != "Configuration" {
-        return Err(format!(
-            "is {} {}; expected svcnat/v1alpha1 Configuration",
-            raw.api_version, raw.kind
-        ));
-    }
-    let mut config = Config::default();
-    let list =
-        |field: &str, value: Option<OneOrMany>, into: &mut Vec<IpNet>| -> Result<(), String> {
-            if let Some(value) = value {
-                *into = parse_cidr_list(&value.joined()).map_err(|e| format!("{field}: {e}"))?;
+/// The document with its fields typed, and those of other names passed over.
+pub(super) fn typed_loosely<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let message = parse::expectation(&e.inner().to_string());
+        format!("{}: {message}", e.path())
+    })
+}
+
+/// The document with its fields typed; what is wrong is named with its path.
+pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    let known = fields_of::<T>();
+    let unknown = value.as_object().and_then(|fields| {
+        let mut names = fields.keys().map(String::as_str);
+        names.find(|name| !known.contains(name)).map(str::to_owned)
+    });
+    serde_path_to_error::deserialize(value).map_err(|e| match unknown {
+        Some(name) if e.path().to_string() == name => {
+            let near = did_you_mean(&name, known.iter().copied());
+            format!(
+                "{name}: is no setting{near} (there are {})",
+                known.join(", ")
+            )
+        }
+        _ => {
+            let message = parse::expectation(&e.inner().to_string());
+            format!("{}: {message}", e.path())
+        }
+    })
+}
+
+fn own(raw: Raw, config: &mut Config) -> Result<(), String> {
+    let lists = [
+        ("clusterCIDR", raw.cluster_cidr, &mut config.cluster_cidrs),
+        ("podCIDRs", raw.pod_cidrs, &mut config.pod_cidrs),
+        (
+            "serviceClusterIPRange",
+            raw.service_cluster_ip_range,
+            &mut config.service_cidrs,
+        ),
+        (
+            "nonMasqueradeCIDRs",
+            raw.non_masquerade_cidrs,
+            &mut config.non_masquerade_cidrs,
+        ),
+        (
+            "masqueradeCIDRs",
+            raw.masquerade_cidrs,
+            &mut config.masquerade_cidrs,
+        ),
+    ];
+    for (field, value, target) in lists {
+        if let Some(value) = value {
+            let of_destinations = field == "nonMasqueradeCIDRs";
+            *target = if of_destinations {
+                parse_destinations(&value.joined())
+            } else {
+                parse_cidr_list(&value.joined())
             }
-            Ok(())
-        };
-    list("clusterCIDR", raw.cluster_cidr, &mut config.cluster_cidrs)?;
-    list("podCIDRs", raw.pod_cidrs, &mut config.pod_cidrs)?;
-    list(
-        "serviceClusterIPRange",
-        raw.service_cluster_ip_range,
-        &mut config.service_cidrs,
-    )?;
-    list(
-        "nonMasqueradeCIDRs",
-        raw.non_masquerade_cidrs,
-        &mut config.non_masquerade_cidrs,
-    )?;
-    config.node_name = raw.node_name.unwrap_or_default().trim().to_lowercase();
-    config.node_ips = addresses(
-        "nodeIPs",
-        &raw.node_ips.map(OneOrMany::listed).unwrap_or_default(),
-    )?;
+            .map_err(|e| format!("{field}: {e}"))?;
+        }
+    }
+    if let Some(name) = raw.node_name {
+        config.node_name = parse_node_name(&name).map_err(|e| format!("nodeName: {e}"))?;
+    }
+    config.node_ips = addresses("nodeIPs", raw.node_ips)?;
     if let Some(value) = raw.node_port_addresses {
-        let text = value.joined();
-        config.nodeport_addresses = if text == "primary" {
-            NodePortAddresses::Primary
-        } else {
-            let list = parse_cidr_list(&text).map_err(|e| format!("nodePortAddresses: {e}"))?;
-            NodePortAddresses::Prefixes(list)
-        };
+        config.nodeport_addresses = parse_node_port_addresses(&value.joined())
+            .map_err(|e| format!("nodePortAddresses: {e}"))?;
     }
     if let Some(range) = raw.service_node_port_range {
-        config.node_port_range = parse_port_range(&range)
-            .ok_or_else(|| format!("serviceNodePortRange: {range:?} is not FROM-TO"))?;
+        config.node_port_range = range
+            .parse()
+            .map_err(|e| format!("serviceNodePortRange: {e}"))?;
     }
     config.detect_local = detect(
         raw.detect_local_mode.as_deref(),
         raw.detect_local.unwrap_or_default(),
     )?;
+    let link_local = raw.masq_link_local;
     let switches = [
         (raw.masquerade_all, &mut config.masquerade_all),
         (raw.service_counters, &mut config.service_counters),
         (raw.egress_masquerade, &mut config.egress_masquerade),
-        (raw.masq_link_local, &mut config.masq_link_local),
+        (link_local, &mut config.masq_link_local),
+        (
+            raw.masq_link_local_ipv6.or(link_local),
+            &mut config.masq_link_local_ipv6,
+        ),
+        (
+            raw.source_ranges_annotation,
+            &mut config.legacy_source_ranges,
+        ),
         (raw.manage_routes, &mut config.manage_routes),
     ];
     for (value, target) in switches {
         *target = value.unwrap_or(*target);
     }
-    config.masquerade_bit = raw.masquerade_bit.unwrap_or(config.masquerade_bit);
-    config.sysctls = match raw.sysctls.as_deref() {
-        None | Some("check") => Sysctls::Check,
-        Some("apply") => Sysctls::Apply,
-        Some("ignore") => Sysctls::Ignore,
-        Some(other) => {
-            return Err(format!(
-                "sysctls: {other:?} is none of apply, check, ignore"
-            ));
-        }
+    if let Some(bit) = raw.masquerade_bit {
+        let parsed = bit.to_string().parse();
+        config.masquerade_bit = parsed.map_err(|e| format!("masqueradeBit: {e}"))?;
+    }
+    config.sysctls = match choice("sysctls", raw.sysctls, &["check", "apply", "ignore"])? {
+        "apply" => Sysctls::Apply,
+        "ignore" => Sysctls::Ignore,
+        _ => Sysctls::Check,
     };
-    config.unallocated = match raw.unallocated.as_deref() {
-        None | Some("drop") => Unallocated::Drop,
-        Some("reject") => Unallocated::Reject,
-        Some(other) => return Err(format!("unallocated: {other:?} is neither drop nor reject")),
+    config.unallocated = match choice("unallocated", raw.unallocated, &["drop", "reject"])? {
+        "reject" => Unallocated::Reject,
+        _ => Unallocated::Drop,
     };
     for node in raw.nodes.unwrap_or_default() {
+        let name = parse_node_name(&node.name).map_err(|e| format!("nodes[].name: {e}"))?;
         config.nodes.push(ConfigNode {
-            addresses: addresses("nodes[].addresses", &node.addresses)?,
+            addresses: addresses("nodes[].addresses", Some(node.addresses))?,
             pod_cidrs: parse_cidr_list(&node.pod_cidrs.joined())
-                .map_err(|e| format!("nodes[].podCIDRs of {}: {e}", node.name))?,
-            name: node.name,
+                .map_err(|e| format!("nodes[].podCIDRs of {name}: {e}"))?,
+            name,
         });
     }
-    Ok(FileConfig(config))
+    Ok(())
 }
 
-fn detect(mode: Option<&str>, raw: RawDetect) -> Result<DetectLocal, String> {
-    let missing = |field: &str| format!("detectLocal.{field} is needed by this detectLocalMode");
-    match mode {
-        None | Some("ClusterCIDR") => Ok(DetectLocal::ClusterCidr),
-        Some("NodeCIDR") => Ok(DetectLocal::NodeCidr),
-        Some("BridgeInterface") => raw
-            .bridge_interface
-            .map(DetectLocal::BridgeInterface)
-            .ok_or_else(|| missing("bridgeInterface")),
-        Some("InterfaceNamePrefix") => raw
-            .interface_name_prefix
-            .map(DetectLocal::InterfaceNamePrefix)
-            .ok_or_else(|| missing("interfaceNamePrefix")),
-        Some(other) => Err(format!("detectLocalMode: {other:?} is unknown")),
+/// The one of `known` that is set, or else the first.
+fn choice<'k>(field: &str, value: Option<String>, known: &[&'k str]) -> Result<&'k str, String> {
+    let Some(value) = value else {
+        return Ok(known[0]);
+    };
+    let found = known.iter().find(|name| **name == value).copied();
+    found.ok_or_else(|| {
+        let near = did_you_mean(&value, known.iter().copied());
+        format!("{field}: {value:?} is none of {}{near}", known.join(", "))
+    })
+}
+
+/// The modes of `--detect-local-mode`.
+pub const MODES: [&str; 4] = [
+    "ClusterCIDR",
+    "NodeCIDR",
+    "BridgeInterface",
+    "InterfaceNamePrefix",
+];
+
+pub(super) fn detect(mode: Option<&str>, raw: RawDetect) -> Result<DetectLocal, String> {
+    let name = |field: &str, name: Option<String>| -> Result<InterfaceName, String> {
+        let field = format!("detectLocal.{field}");
+        let name = name.ok_or_else(|| format!("{field} is needed by this detectLocalMode"))?;
+        name.parse().map_err(|e| format!("{field}: {e}"))
+    };
+    let mode = mode.filter(|mode| !mode.is_empty()).map(str::to_owned);
+    match choice("detectLocalMode", mode, &MODES)? {
+        "NodeCIDR" => Ok(DetectLocal::NodeCidr),
+        "BridgeInterface" => {
+            name("bridgeInterface", raw.bridge_interface).map(DetectLocal::BridgeInterface)
+        }
+        "InterfaceNamePrefix" => name("interfaceNamePrefix", raw.interface_name_prefix)
+            .map(DetectLocal::InterfaceNamePrefix),
+        _ => Ok(DetectLocal::ClusterCidr),
     }
 }
 
-fn addresses(field: &str, list: &[String]) -> Result<Vec<std::net::IpAddr>, String> {
+fn addresses(field: &str, list: Option<OneOrMany>) -> Result<Vec<std::net::IpAddr>, String> {
+    let list = list.map(OneOrMany::listed).unwrap_or_default();
     list.iter()
         .map(|text| address(text).ok_or_else(|| format!("{field}: {text:?} is not an IP address")))
         .collect()
+}
+
+/// A node's name, in the lower case that Kubernetes keeps it in.
+///
+/// # Errors
+/// If it cannot be one.
+pub fn parse_node_name(text: &str) -> Result<String, String> {
+    let name = text.trim().to_lowercase();
+    name_problem(&name).map_or(Ok(name), Err)
+}
+
+/// `primary`, or a comma list of prefixes.
+///
+/// # Errors
+/// Naming the part that is none.
+pub fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
+    if text.trim() == "primary" {
+        return Ok(NodePortAddresses::Primary);
+    }
+    parse_cidr_list(text)
+        .map(NodePortAddresses::Prefixes)
+        .map_err(|e| {
+            let near = did_you_mean(text.trim(), ["primary"]);
+            format!("{e}{near}")
+        })
 }
 
 /// A comma list of prefixes without host bits.
@@ -246,53 +413,104 @@ pub fn parse_cidr_list(text: &str) -> Result<Vec<IpNet>, String> {
     text.split(',')
         .map(str::trim)
         .filter(|part| !part.is_empty())
-        .map(|part| match prefix(part) {
-            Some(net) if net.addr() == net.network() => Ok(net),
-            Some(net) => Err(format!(
-                "{part} has host bits set; expected {}",
-                net.trunc()
-            )),
-            None => Err(format!("{part:?} is not a prefix such as 10.254.0.0/16")),
-        })
+        .map(network)
         .collect()
 }
 
-/// `FROM-TO`, both ports.
-#[must_use]
-pub fn parse_port_range(text: &str) -> Option<(u16, u16)> {
-    let (from, to) = text.split_once('-')?;
-    let (from, to): (u16, u16) = (from.trim().parse().ok()?, to.trim().parse().ok()?);
-    (from > 0 && from <= to).then_some((from, to))
+fn network(part: &str) -> Result<IpNet, String> {
+    match prefix(part) {
+        Some(net) if net.addr() == net.network() => Ok(net),
+        Some(net) => Err(format!(
+            "{part} has host bits set; expected {}",
+            net.trunc()
+        )),
+        None => Err(format!("{part:?} is not a prefix such as 10.254.0.0/16")),
+    }
+}
+
+/// A comma list of prefixes, of `rfc1918` for private networks (ip-masq-agent's default), and of
+/// `reserved` for those and all others that no public host has.
+///
+/// # Errors
+/// Naming the part that is none.
+pub fn parse_destinations(text: &str) -> Result<Vec<IpNet>, String> {
+    let mut out = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let named: &[&[&str]] = match part {
+            "rfc1918" => &[&PRIVATE],
+            "reserved" => &[&PRIVATE, &RESERVED],
+            _ => {
+                let near = did_you_mean(part, ["rfc1918", "reserved"]);
+                out.push(network(part).map_err(|e| format!("{e}{near}"))?);
+                continue;
+            }
+        };
+        for text in named.iter().copied().flatten() {
+            out.push(network(text)?);
+        }
+    }
+    Ok(out)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HEAD: &str = "apiVersion: svcnat/v1alpha1\nkind: Configuration\n";
+
+    fn config(text: &str) -> Result<Config, String> {
+        parse(&format!("{HEAD}{text}"), "file").map(|file| file.config)
+    }
+
     #[test]
     fn unknown_fields_and_bad_values_are_named() {
-        let head = "apiVersion: svcnat/v1alpha1\nkind: Configuration\n";
-        let error = |text: &str| parse(&format!("{head}{text}")).unwrap_err();
-        assert!(error("clusterCIDRs: x\n").contains("clusterCIDRs"));
+        let error = |text: &str| config(text).unwrap_err();
+        assert!(error("clusterCIDRs: x\n").contains("did you mean clusterCIDR?"));
         assert!(error("clusterCIDR: 10.0.0.1/8\n").contains("host bits"));
         assert!(error("sysctls: maybe\n").contains("maybe"));
+        assert!(error("unallocated: Reject\n").contains("did you mean reject?"));
         assert!(error("detectLocalMode: BridgeInterface\n").contains("bridgeInterface"));
+        assert!(error("detectLocalMode: NodeCidr\n").contains("did you mean NodeCIDR?"));
+        assert!(error("masqueradeBit: 32\n").contains("0 to 31"));
+        assert!(error("masqueradeBit: 300\n").contains("0 to 31"));
+        assert!(error("serviceNodePortRange: 5-4\n").contains("5-4"));
+        assert!(error("nodeName: 'a b'\n").contains("not a valid name"));
+        assert!(error("nodePortAddresses: Primary\n").contains("did you mean primary?"));
+        assert!(error("manageRoutes: maybe\n").starts_with("manageRoutes: "));
+        assert!(error("masqueradeBit: '15'\n").contains("expected a number"));
+        let interface =
+            "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: 'a\"b'}\n";
+        assert!(error(interface).contains("detectLocal.bridgeInterface"));
         assert!(
-            parse("apiVersion: v1\nkind: Pod\n")
-                .unwrap_err()
-                .contains("expected svcnat")
+            error("nodes: [{name: a, addresses: [x], podCIDRs: 10.0.0.0/24}]\n").contains("\"x\"")
         );
+        let pod = parse("apiVersion: v1\nkind: Pod\n", "file").unwrap_err();
+        assert!(pod.contains("expected svcnat"));
+        assert!(
+            parse("# nothing\n", "file")
+                .unwrap_err()
+                .contains("is empty")
+        );
+        assert!(config("a: [\n").unwrap_err().starts_with("line "));
     }
 
     #[test]
     fn a_full_file_is_understood() {
-        let text = "apiVersion: svcnat/v1alpha1\nkind: Configuration\nnodeName: n1\n\
+        let config = config(
+            "nodeName: n1\n\
             clusterCIDR: 172.17.0.0/16,fd00::/64\nserviceClusterIPRange: [10.254.0.0/16]\n\
-            nodePortAddresses: primary\nmasqueradeBit: 15\nsysctls: apply\n\
-            nodes:\n- {name: n2, addresses: [192.168.50.12], podCIDRs: 172.17.1.0/24}\n";
-        let FileConfig(config) = parse(text).unwrap();
+            nodePortAddresses: primary\nmasqueradeBit: 15\nsysctls: apply\nunallocated: null\n\
+            nonMasqueradeCIDRs: [rfc1918, fd00::/8]\nmasqueradeCIDRs: 10.9.0.0/16\n\
+            masqLinkLocal: true\nsourceRangesAnnotation: true\n\
+            nodes:\n- {name: n2, addresses: [192.168.50.12], podCIDRs: 172.17.1.0/24}\n",
+        )
+        .unwrap();
         assert_eq!(config.cluster_cidrs.len(), 2);
         assert_eq!(config.nodes[0].pod_cidrs.len(), 1);
-        assert_eq!(config.masquerade_bit, 15);
+        assert_eq!(config.masquerade_bit.to_string(), "15");
+        assert_eq!(config.non_masquerade_cidrs.len(), 4);
+        assert_eq!(config.masquerade_cidrs.len(), 1);
+        assert!(config.masq_link_local && config.masq_link_local_ipv6);
+        assert!(config.legacy_source_ranges);
     }
 }

@@ -3,11 +3,16 @@
 //! Names are those of kube-proxy and ip-masq-agent where they have one.
 
 pub mod file;
+mod kube_proxy;
+mod others;
+mod types;
 mod validate;
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+pub use types::{InterfaceName, MarkBit, PortRange};
 
 /// How a packet is known to come from a pod (`--detect-local-mode`).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -19,9 +24,9 @@ pub enum DetectLocal {
     /// The source is in a pod CIDR of this node.
     NodeCidr,
     /// The packet came in by this interface.
-    BridgeInterface(String),
+    BridgeInterface(InterfaceName),
     /// The packet came in by an interface whose name starts so.
-    InterfaceNamePrefix(String),
+    InterfaceNamePrefix(InterfaceName),
 }
 
 /// Which local addresses accept node ports (`--nodeport-addresses`).
@@ -84,23 +89,30 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Where node ports answer.
     pub nodeport_addresses: NodePortAddresses,
-    /// `--service-node-port-range`, both ends included.
-    pub node_port_range: (u16, u16),
+    /// `--service-node-port-range`.
+    pub node_port_range: PortRange,
     /// Masquerade everything to ClusterIPs.
     pub masquerade_all: bool,
     /// Count new connections per frontend and per endpoint.
     pub service_counters: bool,
-    /// Mark bit between DNAT and postrouting, 0 to 31.
-    pub masquerade_bit: u8,
+    /// Mark bit between DNAT and postrouting.
+    pub masquerade_bit: MarkBit,
     /// How pods are told from outsiders.
     pub detect_local: DetectLocal,
     /// Masquerade pod traffic that leaves the cluster.
     pub egress_masquerade: bool,
     /// Destinations never masqueraded by the above, besides cluster and service ranges.
     pub non_masquerade_cidrs: Vec<IpNet>,
-    /// Do not masquerade link-local destinations either (ip-masq-agent's
-    /// `masqLinkLocal: false`).
+    /// Destinations masqueraded all the same: of the prefixes that hold an address, in these
+    /// lists and of the cluster's own, the longest decides.
+    pub masquerade_cidrs: Vec<IpNet>,
+    /// Masquerade IPv4 link-local destinations as well (ip-masq-agent's `masqLinkLocal`).
     pub masq_link_local: bool,
+    /// The same for IPv6 (`masqLinkLocalIPv6`).
+    pub masq_link_local_ipv6: bool,
+    /// The annotation that `spec.loadBalancerSourceRanges` comes from counts where that is
+    /// empty. kube-proxy never obeyed it.
+    pub legacy_source_ranges: bool,
     /// Install routes to the other nodes' pod CIDRs.
     pub manage_routes: bool,
     /// What to do about sysctls.
@@ -120,14 +132,20 @@ impl Default for Config {
             pod_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             nodeport_addresses: NodePortAddresses::default(),
-            node_port_range: (30_000, 32_767),
+            node_port_range: PortRange {
+                from: 30_000,
+                to: 32_767,
+            },
             masquerade_all: false,
             service_counters: false,
-            masquerade_bit: 14,
+            masquerade_bit: MarkBit::default(),
             detect_local: DetectLocal::default(),
             egress_masquerade: true,
             non_masquerade_cidrs: Vec::new(),
+            masquerade_cidrs: Vec::new(),
             masq_link_local: false,
+            masq_link_local_ipv6: false,
+            legacy_source_ranges: false,
             manage_routes: true,
             sysctls: Sysctls::default(),
             unallocated: Unallocated::default(),

@@ -1,32 +1,22 @@
 //! Settings that contradict themselves.
 
-use super::{Config, DetectLocal};
+use ipnet::IpNet;
+
+use super::Config;
 use crate::cluster::Family;
 use crate::problem::Problem;
 
-/// IFNAMSIZ less the NUL.
-const MAX_INTERFACE_NAME: usize = 15;
-
 impl Config {
-    /// What is wrong with the settings taken together.
+    /// What is wrong with the settings taken together: each is an error.
     #[must_use]
     pub fn validate(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut error = |field: &str, message: String| {
             problems.push(Problem::error(None, "configuration", field, message));
         };
-        if self.masquerade_bit > 31 {
-            error(
-                "masquerade-bit",
-                format!("{} is not between 0 and 31", self.masquerade_bit),
-            );
-        }
         for family in Family::ALL {
-            let of = self
-                .cluster_cidrs
-                .iter()
-                .filter(|c| Family::of(&c.addr()) == family);
-            let count = of.count();
+            let of = |net: &&IpNet| Family::of(&net.addr()) == family;
+            let count = self.cluster_cidrs.iter().filter(of).count();
             if count > 1 {
                 error(
                     "cluster-cidr",
@@ -34,23 +24,24 @@ impl Config {
                 );
             }
         }
-        let name = match &self.detect_local {
-            DetectLocal::BridgeInterface(name) => Some(("pod-bridge-interface", name)),
-            DetectLocal::InterfaceNamePrefix(name) => Some(("pod-interface-name-prefix", name)),
-            DetectLocal::ClusterCidr | DetectLocal::NodeCidr => None,
-        };
-        if let Some((field, name)) = name {
-            let legal = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '"' | '\\' | '*');
-            if name.is_empty() || name.len() > MAX_INTERFACE_NAME || !name.chars().all(legal) {
-                error(field, format!("{name:?} is not an interface name"));
+        let listed = self.nodes.iter().flat_map(|node| &node.addresses);
+        for addr in self.node_ips.iter().chain(listed) {
+            if addr.is_unspecified() || addr.is_multicast() {
+                error("node-ip", format!("{addr} is no address of a node"));
             }
         }
-        let (from, to) = self.node_port_range;
-        if from == 0 || from > to {
-            error(
-                "service-node-port-range",
-                format!("{from}-{to} is not a range of ports"),
-            );
+        for net in &self.masquerade_cidrs {
+            if self.non_masquerade_cidrs.contains(net) {
+                error(
+                    "masquerade-cidrs",
+                    format!("{net} is in non-masquerade-cidrs as well; it can only be in one"),
+                );
+            }
+        }
+        for (i, node) in self.nodes.iter().enumerate() {
+            if self.nodes[..i].iter().any(|other| other.name == node.name) {
+                error("nodes", format!("{} is listed twice", node.name));
+            }
         }
         problems
     }

@@ -8,8 +8,9 @@ use crate::apply::{MOST_ASIDE, refused_with};
 use crate::cluster::ObjectName;
 use crate::engine::Engine;
 use crate::netlink::{NetlinkError, Nfnetlink};
-use crate::observe::{Condition, printable};
+use crate::observe::Condition;
 use crate::ruleset::LiveRuleset;
+use crate::text::printable;
 
 /// Services that were set aside are tried again after this.
 pub(super) const AGAIN: Duration = Duration::from_secs(600);
@@ -41,8 +42,8 @@ pub(super) fn set_aside(
     };
     let reason = error.to_string();
     tracing::error!(
-        service = printable(&name.to_string()),
-        error = printable(&reason),
+        service = &*printable(&name.to_string()),
+        error = &*printable(&reason),
         "set aside: the kernel takes no rules with this Service; the others stay in force"
     );
     engine.set_aside(name, reason);

@@ -2,9 +2,9 @@
 
 use super::{Agent, Synced};
 use crate::cluster::ObjectName;
-use crate::observe::printable;
 use crate::observe::{Condition, News, SyncReport};
 use crate::problem::{Problem, Severity};
+use crate::text::printable;
 
 impl Agent<'_> {
     /// Tells the observers. O(services of this sync).
@@ -83,7 +83,7 @@ impl Agent<'_> {
 fn some(names: &[ObjectName]) -> String {
     const SHOWN: usize = 5;
     let first: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
-    let first = printable(&first.join(", "));
+    let first = printable(&first.join(", ")).into_owned();
     match names.len().saturating_sub(SHOWN) {
         0 => first,
         more => format!("{first} and {more} more"),

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::text::shown;
+
 /// A change that waits for so long is a fault of the agent: `/healthz` and `/livez` are 503
 /// (kube-proxy's limit, twice its sync period of 30 s).
 pub const STALE_RULES: Duration = Duration::from_secs(60);
@@ -184,7 +186,7 @@ impl Conditions {
             state.since = now;
         }
         state.failures += 1;
-        state.reason = printable(reason);
+        state.reason = shown(reason, REASON);
     }
 
     /// Takes note of how something went.
@@ -340,27 +342,6 @@ impl State {
     }
 }
 
-/// A text from elsewhere without anything that moves a cursor or turns the line round, and
-/// not too long.
-pub(crate) fn printable(text: &str) -> String {
-    let mut out = String::new();
-    for (i, c) in text.chars().enumerate() {
-        if i == REASON {
-            out.push('…');
-            break;
-        }
-        // Bidirectional and invisible format characters, line and paragraph separators.
-        let format = matches!(c, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}');
-        if c.is_control() || format {
-            out.extend(c.escape_unicode());
-        } else {
-            out.push(c);
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -504,9 +485,9 @@ mod tests {
     #[test]
     fn a_reason_from_elsewhere_is_printable_and_short() {
         assert_eq!(
-            printable("a\u{1b}[2Jb\u{202e}c\nd"),
-            r"a\u{1b}[2Jb\u{202e}c\u{a}d"
+            shown("a\u{1b}[2Jb\u{202e}c\nd", REASON),
+            r"a\u001b[2Jb\u202ec\u000ad"
         );
-        assert_eq!(printable(&"x".repeat(5000)).chars().count(), REASON + 1);
+        assert_eq!(shown(&"x".repeat(5000), REASON).chars().count(), REASON + 1);
     }
 }

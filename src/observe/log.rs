@@ -1,6 +1,7 @@
 //! The log: one line per event on standard error, as logfmt or JSON.
 
 use super::Progress;
+use crate::text::Printable;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -11,6 +12,7 @@ use tracing_subscriber::{Layer, fmt, registry};
 pub enum LogFormat {
     /// `key=value` pairs.
     #[default]
+    #[value(alias = "text")]
     Logfmt,
     /// One JSON object per line.
     Json,
@@ -37,7 +39,8 @@ pub fn init(format: LogFormat, verbosity: u8, progress: &Progress) {
         .with_target("kube_client", client)
         .with_target("svcnat", own);
     let progress = progress.clone();
-    let writer = move || progress.stderr();
+    // Both forms escape what ends a line; the rest of what is not printable is escaped here.
+    let writer = move || Printable::new(progress.stderr());
     // Only a logger that is already there makes this fail, and that one serves as well.
     let _ = match format {
         LogFormat::Logfmt => registry()

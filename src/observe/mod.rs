@@ -20,7 +20,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-pub(crate) use conditions::printable;
 pub use conditions::{Condition, Conditions, News, Row, STALE_INPUTS, STALE_RULES, Status};
 pub use connections::{Connections, Counted, Source as ConnectionSource};
 pub use log::{LogFormat, init as init_log};

@@ -18,6 +18,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{Row, Shared, Status, health_ports};
+use crate::text::printable;
 
 /// Between two attempts to bind.
 const RETRY: Duration = Duration::from_secs(5);
@@ -166,7 +167,10 @@ fn line(row: &Row) -> String {
 }
 
 async fn state(State(shared): State<Arc<Shared>>) -> Response {
-    json_reply(StatusCode::OK, shared.state().to_string())
+    json_reply(
+        StatusCode::OK,
+        printable(&shared.state().to_string()).into_owned(),
+    )
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {

@@ -3,6 +3,7 @@
 //! Pure: cluster and configuration in, plan and problems out. docs/semantics.md has the
 //! rules one by one.
 
+mod egress;
 mod endpoints;
 mod host_ports;
 mod node;
@@ -100,7 +101,7 @@ pub fn plan_node_level(
         } else {
             Vec::new()
         },
-        non_masquerade: of_family(&non_masquerade(cluster, config, node)),
+        non_masquerade: of_family(&egress::non_masquerade(cluster, config, node)),
     };
     (out, problems)
 }
@@ -171,30 +172,6 @@ fn everything(family: Family) -> IpNet {
         Family::Ip => ipnet::Ipv4Net::default().into(),
         Family::Ip6 => ipnet::Ipv6Net::default().into(),
     }
-}
-
-/// Destinations inside the cluster, and what the user adds.
-fn non_masquerade(cluster: &Cluster, config: &Config, node: &NodeContext) -> Vec<IpNet> {
-    // RFC 3927 and RFC 4291: link-local, never routed.
-    let link_local: [IpNet; 2] = [
-        ipnet::Ipv4Net::new_assert([169, 254, 0, 0].into(), 16).into(),
-        ipnet::Ipv6Net::new_assert([0xfe80, 0, 0, 0, 0, 0, 0, 0].into(), 10).into(),
-    ];
-    config
-        .cluster_cidrs
-        .iter()
-        .chain(&config.non_masquerade_cidrs)
-        .chain(&node.service_ranges)
-        .chain(&node.pod_cidrs)
-        .chain(cluster.nodes.values().flat_map(|n| &n.pod_cidrs))
-        .chain(config.nodes.iter().flat_map(|n| &n.pod_cidrs))
-        .chain(if config.masq_link_local {
-            &[][..]
-        } else {
-            &link_local
-        })
-        .copied()
-        .collect()
 }
 
 /// A route to every other node's pods by its address of the same family.

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::cluster::{Cluster, Family};
-use crate::config::Config;
+use crate::config::{Config, ConfigNode};
 use crate::problem::Problem;
+use crate::text::did_you_mean;
 
 /// This node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,19 +34,24 @@ impl NodeContext {
     ) -> (Self, Vec<Problem>) {
         let mut problems = Vec::new();
         let object = cluster.nodes.get(&config.node_name);
-        if object.is_none() && !cluster.nodes.is_empty() {
-            let known: Vec<&str> = cluster.nodes.keys().map(String::as_str).take(5).collect();
+        let named = |n: &&ConfigNode| n.name == config.node_name;
+        let nodes = cluster.nodes.keys().map(String::as_str);
+        let known: Vec<&str> = nodes.chain(config.nodes.iter().map(|n| &*n.name)).collect();
+        let near = did_you_mean(&config.node_name, known.iter().copied());
+        // Who lists the other nodes only, and says what is this one's, means no Node.
+        let meant = cluster.nodes.is_empty() && !config.pod_cidrs.is_empty();
+        let listed = config.nodes.iter().find(named);
+        if object.is_none() && listed.is_none() && !known.is_empty() && !meant {
             problems.push(Problem::warning(
                 None,
                 format!("Node {}", config.node_name),
                 "metadata.name",
                 format!(
-                    "no such Node among the inputs (there are {}); set --node-name",
-                    known.join(", ")
+                    "no such Node among the inputs (there are {}){near}; set --node-name",
+                    known[..known.len().min(5)].join(", ")
                 ),
             ));
         }
-        let listed = config.nodes.iter().find(|n| n.name == config.node_name);
         let first = |choices: [Vec<IpAddr>; 4]| {
             choices
                 .into_iter()

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::ServicePlan;
 use crate::cluster::{Balancing, Family, Name, ObjectName, Protocol};
-use crate::config::{Config, DetectLocal, Unallocated};
+use crate::config::{Config, DetectLocal, MarkBit, Unallocated};
 
 /// A port of a service in one family: the unit of load balancing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -343,7 +343,7 @@ impl FamilyPlan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Bit of the packet mark between DNAT and postrouting.
-    pub masquerade_bit: u8,
+    pub masquerade_bit: MarkBit,
     /// Masquerade all ClusterIP traffic.
     pub masquerade_all: bool,
     /// How pods are told from outsiders.

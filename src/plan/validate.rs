@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::NodeContext;
 use super::service::is_ignored;
 use crate::cluster::{Cluster, Protocol, Service};
-use crate::config::Config;
+use crate::config::{Config, PortRange};
 use crate::problem::Problem;
 
 /// All problems between objects. Services that lose a claim are removed from `cluster`, so
@@ -66,7 +66,7 @@ pub fn check(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> Vec<
                 continue;
             };
             let field = format!("{field}.nodePort");
-            let (from, to) = config.node_port_range;
+            let PortRange { from, to } = config.node_port_range;
             if !(from..=to).contains(&number.get()) {
                 problems.push(error(
                     &field,
@@ -115,13 +115,21 @@ pub fn check(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> Vec<
         if !cluster.services.contains_key(service)
             && let Some(slice) = slices.iter().next()
         {
+            let message = format!(
+                "there is no Service {service} among the inputs; its endpoints are not used"
+            );
+            // Slices made from Endpoints are named after them, with a slash.
+            let (object, field) = if slice.name.name.contains('/') {
+                (format!("Endpoints {service}"), "metadata.name")
+            } else {
+                let object = format!("EndpointSlice {}", slice.name);
+                (object, "metadata.labels[kubernetes.io/service-name]")
+            };
             problems.push(Problem::warning(
                 Some(&slice.origin),
-                format!("EndpointSlice {}", slice.name),
-                "kubernetes.io/service-name",
-                format!(
-                    "there is no Service {service} among the inputs; its endpoints are not used"
-                ),
+                object,
+                field,
+                message,
             ));
         }
     }

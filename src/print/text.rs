@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use crate::ruleset::comment;
 use crate::ruleset::{
     Action, Chain, ClassId, DataType, Element, ElementData, Family, Hook, Match, Rule, Ruleset,
     Selector, Set, SetData, SetKind, Statement, TABLE, Table, Value,
@@ -133,7 +134,8 @@ pub fn set_type(family: Family, set: &Set) -> String {
 pub fn element(out: &mut impl Write, set: &Set, key: &Value, element: &Element) -> io::Result<()> {
     write_key(out, set, key, element.end.as_deref())?;
     if let Some(comment) = &element.comment {
-        write!(out, " comment \"{comment}\"")?;
+        // Ours are clean; one read back from the kernel is whatever somebody put there.
+        write!(out, " comment \"{}\"", comment::clean(comment))?;
     }
     match &element.data {
         ElementData::None => Ok(()),
@@ -333,8 +335,9 @@ pub fn matching(family: Family, m: &Match) -> String {
             prefix,
             negated,
         } => format!(
-            "iifname {}\"{name}{}\"",
+            "iifname {}\"{}{}\"",
             not(*negated),
+            comment::clean(name),
             if *prefix { "*" } else { "" }
         ),
         Match::InSet {

@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
 use super::clients::Clients;
-use super::insert_object;
+use super::{Rules, insert_object};
 use crate::cluster::{Change, Cluster, ObjectName, Origin};
 use crate::problem::Problem;
 
@@ -108,6 +108,8 @@ pub struct Settings {
     pub node_name: String,
     /// Objects per page of a list.
     pub page_size: u32,
+    /// How objects are read.
+    pub rules: Rules,
 }
 
 /// Why the API cannot be followed at all.
@@ -407,7 +409,14 @@ impl<W: Fn()> OneKind<W> {
         };
         let mut cluster = Cluster::default();
         let mut problems = Vec::new();
-        insert_object(&mut cluster, None, value, &origin, &mut problems);
+        insert_object(
+            &mut cluster,
+            None,
+            self.settings.rules,
+            value,
+            &origin,
+            &mut problems,
+        );
         (found(self.kind, name, cluster), problems)
     }
 }

@@ -6,7 +6,7 @@
 
 /// One document of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Document<'a> {
+pub(crate) struct Document<'a> {
     /// Its text.
     pub text: &'a str,
     /// Its number in the source, from 1; documents without content are not counted.
@@ -16,7 +16,7 @@ pub(super) struct Document<'a> {
 }
 
 /// The documents of `text` that have content.
-pub(super) fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
+pub(crate) fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
     let mut chunks = Chunks {
         rest: Some(text.strip_prefix('\u{feff}').unwrap_or(text)),
         line: 1,
@@ -26,6 +26,8 @@ pub(super) fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
         let (text, line) = chunks.by_ref().find(|(text, _)| has_content(text))?;
         number += 1;
         let (text, line) = skip_blank_lines(text, line);
+        // Files that were put together bring their byte-order marks with them.
+        let text = text.trim_start_matches('\u{feff}');
         Some(Document { text, number, line })
     })
 }
@@ -67,6 +69,7 @@ impl<'a> Iterator for Chunks<'a> {
 
 /// Whether `line` is a document marker, and if so whether content follows on it.
 fn marker(line: &str) -> Option<bool> {
+    let line = line.trim_start_matches('\u{feff}');
     let after = line
         .strip_prefix("---")
         .or_else(|| line.strip_prefix("..."))?;
@@ -122,6 +125,14 @@ mod tests {
             [("a: 1\r\n", 1, 7)]
         );
         assert_eq!(cut(""), []);
+    }
+
+    #[test]
+    fn byte_order_marks_of_files_put_together_are_no_content() {
+        assert_eq!(
+            cut("\u{feff}a: 1\n\u{feff}---\nb: 1\n---\n\u{feff}c: 1\n"),
+            [("a: 1\n", 1, 1), ("b: 1\n", 2, 3), ("c: 1\n", 3, 5)]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::fields::{Checker, address};
 use super::raw;
 use crate::cluster::{EndpointSlice, Family, Hints, Name, ObjectName, SliceEndpoint, SlicePort};
+use crate::text::nearest;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const HEADLESS: &str = "service.kubernetes.io/headless";
@@ -14,20 +15,31 @@ pub fn slice(
     raw: raw::EndpointSlice,
     c: &mut Checker<'_>,
 ) -> Option<EndpointSlice> {
-    let family = match raw.address_type.as_deref() {
+    let types = ["IPv4", "IPv6", "FQDN"];
+    let family = match c.choice("addressType", raw.address_type.as_deref(), &types) {
         Some("IPv4") => Family::Ip,
         Some("IPv6") => Family::Ip6,
-        Some("FQDN") => return None,
-        other => {
-            let found = other.unwrap_or("nothing");
-            c.error(
-                "addressType",
-                format!("is {found}; expected IPv4, IPv6 or FQDN"),
-            );
+        Some(_) => return None,
+        None => {
+            if !c.failed {
+                c.error("addressType", "is absent; expected IPv4, IPv6 or FQDN");
+            }
             return None;
         }
     };
-    let service = raw.metadata.label(SERVICE_NAME).filter(|s| !s.is_empty())?;
+    let service = raw.metadata.label(SERVICE_NAME).filter(|s| !s.is_empty());
+    if service.is_none() && c.rules.manifests {
+        let labels = raw.metadata.labels.iter().flatten();
+        let near = labels
+            .map(|(key, _)| key)
+            .find(|key| nearest(key, [SERVICE_NAME]).is_some());
+        let near = near.map_or_else(String::new, |key| format!(" (but {key})"));
+        c.warning(
+            "metadata.labels",
+            format!("has no label {SERVICE_NAME}{near}, so it feeds no Service"),
+        );
+    }
+    let service = service?;
     if raw.metadata.label(HEADLESS).is_some() {
         return None;
     }
@@ -39,10 +51,18 @@ pub fn slice(
     for (i, endpoint) in raw.endpoints.unwrap_or_default().into_iter().enumerate() {
         let field = format!("endpoints[{i}].addresses[0]");
         let Some(text) = endpoint.addresses.as_ref().and_then(|a| a.first()) else {
+            if c.rules.manifests {
+                c.warning(&field, "is absent, so the endpoint is passed over");
+            }
             continue;
         };
         match address(text) {
-            Some(addr) if Family::of(&addr) == family => endpoints.push(convert(addr, endpoint)),
+            Some(addr) if Family::of(&addr) == family => {
+                if let Some(kind) = endpoint.target_ref.as_ref().and_then(|t| t.kind.as_deref()) {
+                    c.spelling(|| format!("endpoints[{i}].targetRef.kind"), kind, &["Pod"]);
+                }
+                endpoints.push(convert(addr, endpoint));
+            }
             Some(addr) => c.error(
                 &field,
                 format!(

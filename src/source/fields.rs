@@ -8,12 +8,14 @@ use ipnet::IpNet;
 
 use crate::cluster::{Origin, Protocol};
 use crate::problem::Problem;
+use crate::text::did_you_mean;
 
 /// Collects the problems of one object.
 pub struct Checker<'a> {
     pub origin: &'a Origin,
     pub object: String,
     pub problems: &'a mut Vec<Problem>,
+    pub rules: super::Rules,
     /// True once an error makes the object unusable.
     pub failed: bool,
 }
@@ -54,15 +56,41 @@ impl Checker<'_> {
         }
     }
 
+    /// The one of `known` that `value` is; `None` if it is absent or empty. Another one is an
+    /// error.
+    pub fn choice<'k>(
+        &mut self,
+        field: &str,
+        value: Option<&str>,
+        known: &[&'k str],
+    ) -> Option<&'k str> {
+        let value = value.filter(|value| !value.is_empty())?;
+        let found = known.iter().find(|name| **name == value).copied();
+        if found.is_none() {
+            let near = did_you_mean(value, known.iter().copied());
+            let all = known.join(", ");
+            self.error(field, format!("{value:?} is none of {all}{near}"));
+        }
+        found
+    }
+
+    /// For fields that may hold values of others': one of `known` in the wrong case is an error.
+    pub fn spelling(&mut self, field: impl FnOnce() -> String, value: &str, known: &[&str]) {
+        let same = |name: &&&str| name.eq_ignore_ascii_case(value);
+        if let Some(right) = known.iter().find(same).filter(|right| **right != value) {
+            let message = format!("{value:?} is not known; did you mean {right}?");
+            self.error(&field(), message);
+        }
+    }
+
     pub fn protocol(&mut self, field: &str, value: Option<&str>) -> Option<Protocol> {
-        match value {
-            None | Some("TCP" | "") => Some(Protocol::Tcp),
-            Some("UDP") => Some(Protocol::Udp),
-            Some("SCTP") => Some(Protocol::Sctp),
-            Some(other) => {
-                self.error(field, format!("{other:?} is none of TCP, UDP, SCTP"));
-                None
-            }
+        if value.is_none_or(str::is_empty) {
+            return Some(Protocol::Tcp);
+        }
+        match self.choice(field, value, &["TCP", "UDP", "SCTP"])? {
+            "UDP" => Some(Protocol::Udp),
+            "SCTP" => Some(Protocol::Sctp),
+            _ => Some(Protocol::Tcp),
         }
     }
 

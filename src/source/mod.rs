@@ -9,6 +9,11 @@ mod documents;
 mod endpoints;
 mod fields;
 mod flags;
+mod insert;
+mod kinds;
+mod known;
+mod nulls;
+pub(crate) mod parse;
 mod pod;
 mod raw;
 mod service;
@@ -18,17 +23,21 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::cluster::{Cluster, EndpointSlice, Names, ObjectName, Origin};
-use crate::problem::Problem;
-use documents::documents;
-use fields::{Checker, name_problem};
+use crate::cluster::{Cluster, EndpointSlice, Names, Origin};
+use crate::problem::{Problem, Severity};
+use crate::text::nearest;
+use insert::{name_of, shown};
+use kinds::Standing;
 
-pub use fields::{address, prefix};
+pub(crate) use documents::documents;
+pub use fields::{address, name_problem, prefix};
 pub use flags::service_ranges_from;
+pub use insert::insert_object;
+pub(crate) use known::fields_of;
+pub(crate) use nulls::drop_nulls;
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,15 +49,32 @@ pub enum Input {
     Stdin,
 }
 
+/// How objects are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// They were written by hand, perhaps: what is odd in them is said. An API server keeps
+    /// such things out, and may be newer than this program.
+    pub manifests: bool,
+    /// The annotation that `spec.loadBalancerSourceRanges` comes from is obeyed.
+    pub legacy_source_ranges: bool,
+}
+
+/// As many objects with one unknown field are named.
+const MOST_UNKNOWN: usize = 3;
+
 /// What was read.
 #[derive(Debug, Default)]
 pub struct Loaded {
+    /// The annotation that `spec.loadBalancerSourceRanges` comes from is obeyed.
+    pub legacy_source_ranges: bool,
     /// Objects.
     pub cluster: Cluster,
     /// What was wrong, skipped or odd.
     pub problems: Vec<Problem>,
     /// Names that objects share.
     names: Names,
+    /// How many objects have a field that their kind does not, by kind and field.
+    unknown: BTreeMap<String, usize>,
 }
 
 /// A source that cannot be read at all.
@@ -77,12 +103,16 @@ fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> SourceError {
     move |source| SourceError::Read { path, source }
 }
 
-/// Reads all inputs.
+/// Reads all inputs; with `legacy_source_ranges` an annotation counts as
+/// `spec.loadBalancerSourceRanges` where that is empty.
 ///
 /// # Errors
 /// If one cannot be read. What is wrong inside is in [`Loaded::problems`].
-pub fn load(inputs: &[Input]) -> Result<Loaded, SourceError> {
-    let mut loaded = Loaded::default();
+pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, SourceError> {
+    let mut loaded = Loaded {
+        legacy_source_ranges,
+        ..Loaded::default()
+    };
     for input in inputs {
         match input {
             Input::Stdin => {
@@ -102,6 +132,14 @@ pub fn load(inputs: &[Input]) -> Result<Loaded, SourceError> {
         }
     }
     prefer_slices(&mut loaded.cluster);
+    for (field, count) in &loaded.unknown {
+        if let Some(more) = count.checked_sub(MOST_UNKNOWN).filter(|more| *more > 0) {
+            let objects = if more == 1 { "object" } else { "objects" };
+            let message = format!("is no field in {more} more {objects} either");
+            let problem = Problem::warning(None, field, "", message);
+            loaded.problems.push(problem);
+        }
+    }
     if !inputs.is_empty() && loaded.cluster == Cluster::default() && loaded.problems.is_empty() {
         loaded
             .problems
@@ -145,24 +183,16 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
 }
 
 fn load_bytes(bytes: &[u8], source: &str, into: &mut Loaded) {
-    match std::str::from_utf8(bytes) {
+    match parse::text(bytes) {
         Ok(text) => load_str(text, source, into),
-        Err(e) => {
-            let line = 1 + bytes[..e.valid_up_to()]
-                .iter()
-                .filter(|b| **b == b'\n')
-                .count();
+        Err((line, message)) => {
             let origin = Origin {
                 source: source.into(),
                 document: 0,
                 line,
             };
-            into.problems.push(Problem::error(
-                Some(&origin),
-                "file",
-                "",
-                format!("is not UTF-8 text: byte {} is invalid", e.valid_up_to()),
-            ));
+            into.problems
+                .push(Problem::error(Some(&origin), "file", "", message));
         }
     }
 }
@@ -176,32 +206,72 @@ pub fn load_str(text: &str, source: &str, into: &mut Loaded) {
             document: document.number,
             line: document.line,
         };
-        if json_list(document.text, &origin, into, &mut skipped) {
-            continue;
-        }
-        match parse(document.text) {
-            Ok(Value::Null) => {}
-            Ok(value) => object(value, &origin, into, &mut skipped),
-            Err((line, message)) => {
-                let origin = Origin {
-                    line: document.line + line.saturating_sub(1),
-                    ..origin
-                };
-                into.problems
-                    .push(Problem::error(Some(&origin), "document", "", message));
-            }
-        }
+        let before = into.problems.len();
+        load_document(document.text, &origin, into, &mut skipped);
+        hint(document.text, &origin, before, &mut into.problems);
     }
     for (kind, count) in skipped {
         let origin = Origin {
             source: source.into(),
             ..Origin::default()
         };
+        let objects = if count == 1 { "object" } else { "objects" };
         into.problems.push(Problem::notice(
             Some(&origin),
             kind,
-            format!("{count} objects of this kind skipped: they play no part in service NAT"),
+            format!("{count} {objects} of this kind skipped: they play no part in service NAT"),
         ));
+    }
+}
+
+/// Says so if what is wrong with a document, from the problem `from` on, is that it is none yet.
+fn hint(text: &str, origin: &Origin, from: usize, problems: &mut Vec<Problem>) {
+    let new = problems[from..].iter();
+    let Some(first) = new.clone().position(|p| p.severity == Severity::Error) else {
+        return;
+    };
+    let Some(hint) = parse::template(text) else {
+        return;
+    };
+    let first = &mut problems[from + first];
+    if first.message.starts_with("malformed") {
+        // What the parser stumbled over is beside the point.
+        first.message = hint.to_owned();
+    } else {
+        problems.push(Problem::error(Some(origin), "document", "", hint));
+    }
+}
+
+fn load_document(
+    text: &str,
+    origin: &Origin,
+    into: &mut Loaded,
+    skipped: &mut BTreeMap<String, usize>,
+) {
+    if json_list(text, origin, into, skipped) {
+        return;
+    }
+    if let Some(list) = parse::yaml_list(text) {
+        let kind = list.kind.strip_suffix("List").unwrap_or_default();
+        let version = list.api_version.unwrap_or_default();
+        for item in list.items.unwrap_or_default().0 {
+            // What was written as JSON is JSON.
+            let item = serde_json::from_str(&item).unwrap_or_default();
+            object(typed_item(item, kind, &version), origin, into, skipped);
+        }
+        return;
+    }
+    match parse::value(text) {
+        Ok(Value::Null) => {}
+        Ok(value) => object(value, origin, into, skipped),
+        Err((line, message)) => {
+            let origin = Origin {
+                line: origin.line + line.saturating_sub(1),
+                ..origin.clone()
+            };
+            into.problems
+                .push(Problem::error(Some(&origin), "document", "", message));
+        }
     }
 }
 
@@ -251,7 +321,7 @@ fn json_list(
                 Some(origin),
                 "document",
                 "items",
-                format!("malformed JSON: {e}"),
+                parse::json_message(&e),
             )),
         }
     }
@@ -269,258 +339,124 @@ fn typed_item(mut item: Value, kind: &str, version: &str) -> Value {
     item
 }
 
-/// JSON is parsed as such: it is much faster, and all machine-made input is JSON. The error
-/// has the line in the document.
-fn parse(text: &str) -> Result<Value, (usize, String)> {
-    if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).or_else(|e| {
-            // Flow style YAML also starts with a brace.
-            parse_yaml(text).map_err(|_| (e.line(), format!("malformed JSON: {e}")))
-        });
+/// The text of a field; `None` if it is absent or null.
+fn text(key: &'static str, value: &Value) -> Result<Option<String>, (&'static str, String)> {
+    match value.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(other) => Err((key, format!("is {other}; expected text"))),
     }
-    parse_yaml(text)
-}
-
-fn parse_yaml(text: &str) -> Result<Value, (usize, String)> {
-    serde_saphyr::from_str(text).map_err(|e| {
-        let line = e
-            .location()
-            .map_or(1, |l| usize::try_from(l.line()).unwrap_or(1));
-        let message = e.to_string();
-        let first = message.lines().next().unwrap_or_default().to_owned();
-        (line, format!("malformed YAML: {first}"))
-    })
 }
 
 /// Adds one object, or the items of a List.
 fn object(value: Value, origin: &Origin, into: &mut Loaded, skipped: &mut BTreeMap<String, usize>) {
-    let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-    let Some(kind) = text("kind") else {
-        into.problems.push(Problem::error(
-            Some(origin),
-            "document",
-            "kind",
-            "is absent: not a Kubernetes object",
-        ));
-        return;
+    let (kind, version) = match (text("kind", &value), text("apiVersion", &value)) {
+        (Ok(Some(kind)), Ok(version)) => (kind, version.unwrap_or_default()),
+        (Ok(None), _) => {
+            let fields = value
+                .as_object()
+                .into_iter()
+                .flat_map(serde_json::Map::keys);
+            let near = fields
+                .map(String::as_str)
+                .find(|f| nearest(f, ["kind"]).is_some());
+            let near = near.map_or_else(String::new, |near| format!(" (but {near})"));
+            into.problems.push(Problem::error(
+                Some(origin),
+                "document",
+                "kind",
+                format!("is absent{near}: not a Kubernetes object"),
+            ));
+            return;
+        }
+        (Err((field, message)), _) | (_, Err((field, message))) => {
+            into.problems
+                .push(Problem::error(Some(origin), "document", field, message));
+            return;
+        }
     };
-    let version = text("apiVersion").unwrap_or_default();
     if let Some(item_kind) = kind.strip_suffix("List") {
         let Value::Object(mut list) = value else {
             return;
         };
-        let Some(Value::Array(items)) = list.remove("items") else {
-            if list.get("items").is_some_and(|i| !i.is_null()) {
+        let items = match list.remove("items") {
+            Some(Value::Array(items)) => items,
+            None | Some(Value::Null) => return,
+            Some(_) => {
                 into.problems.push(Problem::error(
                     Some(origin),
                     &kind,
                     "items",
                     "is not a list",
                 ));
+                return;
             }
-            return;
         };
         for item in items {
             object(typed_item(item, item_kind, &version), origin, into, skipped);
         }
         return;
     }
-    if kind == "Configuration" && version.starts_with("svcnat/") {
-        into.problems.push(Problem::error(
-            Some(origin),
-            "Configuration",
+    let mut complain = |field: &str, message: &str| {
+        into.problems
+            .push(Problem::error(Some(origin), &kind, field, message));
+    };
+    if let Some(whose) = configuration(&kind, &version) {
+        complain(
             "",
-            "is svcnat's own configuration: pass it with --config",
-        ));
+            &format!("is {whose} configuration: pass it with --config"),
+        );
         return;
     }
+    let standing = kinds::standing(&kind, &version);
+    match standing {
+        Standing::Ours | Standing::Assumed(_) => {}
+        Standing::Others => {
+            *skipped.entry(kind).or_default() += 1;
+            return;
+        }
+        Standing::Mistaken(field, message) => {
+            complain(field, &message);
+            return;
+        }
+    }
+    let shown = shown(&kind, &name_of(&value));
+    if let Standing::Assumed(message) = standing {
+        into.problems.push(Problem::warning(
+            Some(origin),
+            &shown,
+            "apiVersion",
+            message,
+        ));
+    }
+    for (field, problem) in known::check(&kind, &value, &shown, origin) {
+        let count = into.unknown.entry(format!("{kind}: {field}")).or_default();
+        *count += 1;
+        // The same in every object of a list is one mistake, or one newer version.
+        if *count <= MOST_UNKNOWN {
+            into.problems.push(problem);
+        }
+    }
+    let rules = Rules {
+        manifests: true,
+        legacy_source_ranges: into.legacy_source_ranges,
+    };
     let Loaded {
         cluster,
         problems,
         names,
+        ..
     } = into;
-    if !insert_object(cluster, Some(names), value, origin, problems) {
-        *skipped.entry(kind).or_default() += 1;
-    }
+    insert_object(cluster, Some(names), rules, value, origin, problems);
 }
 
-/// Adds one object to `cluster`; false if its kind plays no part here. With `names`, it
-/// shares its names with the objects before it.
-pub fn insert_object(
-    cluster: &mut Cluster,
-    names: Option<&mut Names>,
-    object: Value,
-    origin: &Origin,
-    problems: &mut Vec<Problem>,
-) -> bool {
-    let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
-    let kind = text("kind").to_owned();
-    let group = text("apiVersion")
-        .rsplit_once('/')
-        .map_or("", |(group, _)| group);
-    let expected = match kind.as_str() {
-        "Service" | "Endpoints" | "Pod" | "Node" | "ReplicationController" => "",
-        "EndpointSlice" => "discovery.k8s.io",
-        "ReplicaSet" | "Deployment" => "apps",
-        "ServiceCIDR" => "networking.k8s.io",
-        _ => return false,
-    };
-    if group != expected {
-        return false;
-    }
-    let meta = object.get("metadata");
-    let field = |name: &str| meta.and_then(|m| m.get(name)).and_then(Value::as_str);
-    let name = ObjectName::new(
-        field("namespace")
-            .filter(|n| !n.is_empty())
-            .unwrap_or("default"),
-        field("name").unwrap_or_default(),
-    );
-    let cluster_wide = matches!(kind.as_str(), "Node" | "ServiceCIDR");
-    let shown = if cluster_wide {
-        name.name.to_string()
-    } else {
-        name.to_string()
-    };
-    let mut c = Checker {
-        origin,
-        object: format!("{kind} {shown}"),
-        problems,
-        failed: false,
-    };
-    if let Some(problem) = name_problem(&name.name) {
-        c.error("metadata.name", problem);
-        return true;
-    }
-    if let Some(problem) = name_problem(&name.namespace) {
-        c.error("metadata.namespace", problem);
-        return true;
-    }
-    insert(cluster, names, &kind, name, object, &mut c);
-    true
-}
-
-fn insert(
-    cluster: &mut Cluster,
-    names: Option<&mut Names>,
-    kind: &str,
-    name: ObjectName,
-    object: Value,
-    c: &mut Checker<'_>,
-) {
+/// Whose configuration a document is, if it is one that `--config` reads.
+fn configuration(kind: &str, version: &str) -> Option<&'static str> {
     match kind {
-        "Service" => {
-            let mut made = typed(object, c).and_then(|raw| service::service(name, raw, c));
-            if let (Some(names), Some(service)) = (names, &mut made) {
-                names.share_service(service);
-            }
-            if let Some(made) = made {
-                let name = made.name.clone();
-                add(
-                    &mut cluster.services,
-                    name,
-                    Some(Box::new(made)),
-                    |s| &s.origin,
-                    c,
-                );
-            }
-        }
-        "EndpointSlice" => {
-            if let Some(slice) = typed(object, c).and_then(|raw| endpoints::slice(name, raw, c)) {
-                add_slice(cluster, names, slice, c);
-            }
-        }
-        "Endpoints" => {
-            if let Some(raw) = typed(object, c) {
-                for slice in endpoints::endpoints(&name, raw, c) {
-                    let slices = cluster.slices.entry(name.clone()).or_default();
-                    slices.insert(slice);
-                }
-            }
-        }
-        "Pod" => {
-            let made = typed(object, c).and_then(|raw| pod::pod(name.clone(), raw, c));
-            add(&mut cluster.pods, name, made, |p| &p.origin, c);
-        }
-        "Node" => {
-            let made = typed(object, c).and_then(|raw| pod::node(name.name.to_string(), raw, c));
-            add(
-                &mut cluster.nodes,
-                name.name.to_string(),
-                made,
-                |n| &n.origin,
-                c,
-            );
-        }
-        "ServiceCIDR" => {
-            let made = typed(object, c)
-                .and_then(|raw| service::service_cidr(name.name.to_string(), raw, c));
-            add(
-                &mut cluster.service_cidrs,
-                name.name.to_string(),
-                made,
-                |s| &s.origin,
-                c,
-            );
-        }
-        _ => {
-            let made = typed(object, c).and_then(|raw| pod::workload(kind, name, raw, c));
-            cluster.workloads.extend(made);
-        }
+        "Configuration" if version.starts_with("svcnat/") => Some("svcnat's own"),
+        "KubeProxyConfiguration" => Some("kube-proxy's"),
+        _ => None,
     }
-}
-
-/// The object with its fields typed; a field of another type is an error with its path.
-fn typed<T: DeserializeOwned>(object: Value, c: &mut Checker<'_>) -> Option<T> {
-    match serde_path_to_error::deserialize(object) {
-        Ok(raw) => Some(raw),
-        Err(e) => {
-            let path = e.path().to_string();
-            c.error(&path, e.inner().to_string());
-            None
-        }
-    }
-}
-
-/// Adds a slice to its service's; a second one of the same name is an error.
-fn add_slice(
-    cluster: &mut Cluster,
-    names: Option<&mut Names>,
-    mut slice: EndpointSlice,
-    c: &mut Checker<'_>,
-) {
-    let service = cluster.services.get_key_value(&slice.service);
-    if let Some(names) = names {
-        names.share_slice(&mut slice, service.map(|(name, _)| name));
-    }
-    let slices = cluster.slices.entry(slice.service.clone()).or_default();
-    match slices.get(&slice.name) {
-        Some(first) => taken(&first.origin.clone(), c),
-        None => slices.insert(slice),
-    }
-}
-
-fn taken(first: &Origin, c: &mut Checker<'_>) {
-    c.error(
-        "metadata.name",
-        format!("is taken: the same object is at {first}, which is kept"),
-    );
-}
-
-/// Adds an object under its name; a second one of the same name is an error.
-fn add<K: Ord, T>(
-    map: &mut BTreeMap<K, T>,
-    key: K,
-    made: Option<T>,
-    origin: impl Fn(&T) -> &Origin,
-    c: &mut Checker<'_>,
-) {
-    let Some(made) = made else { return };
-    if let Some(first) = map.get(&key) {
-        taken(origin(first), c);
-        return;
-    }
-    map.insert(key, made);
 }
 
 /// Drops what Endpoints gave wherever a service has real slices: the control plane writes

@@ -10,6 +10,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 /// The taint by which the autoscaler announces that it will delete a node.
 const AUTOSCALER: &str = "ToBeDeletedByClusterAutoscaler";
 
+const PHASES: [&str; 5] = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
+
 pub fn pod(name: ObjectName, raw: raw::Pod, c: &mut Checker<'_>) -> Option<Pod> {
     let status = raw.status;
     let texts: Vec<String> = match status.pod_ips {
@@ -21,10 +23,8 @@ pub fn pod(name: ObjectName, raw: raw::Pod, c: &mut Checker<'_>) -> Option<Pod> 
         .filter(|t| !t.is_empty())
         .filter_map(|t| c.address("status.podIPs", t))
         .collect();
-    let ready = status
-        .conditions
-        .and_then(|list| list.into_iter().find(|x| x.r#type == "Ready"))
-        .is_none_or(|ready| ready.status == "True");
+    let phase = c.choice("status.phase", status.phase.as_deref(), &PHASES);
+    let ready = ready(status.conditions.unwrap_or_default(), c);
     let ports = container_ports("spec", raw.spec.containers, raw.spec.init_containers, c);
     (!c.failed).then(|| Pod {
         name,
@@ -34,10 +34,24 @@ pub fn pod(name: ObjectName, raw: raw::Pod, c: &mut Checker<'_>) -> Option<Pod> 
         addresses,
         ports,
         ready,
-        finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        finished: matches!(phase, Some("Succeeded" | "Failed")),
         terminating: raw.metadata.deletion_timestamp.is_some(),
         host_network: raw.spec.host_network.unwrap_or(false),
     })
+}
+
+/// Condition Ready; true where nothing is said of it.
+fn ready(conditions: Vec<raw::Condition>, c: &mut Checker<'_>) -> bool {
+    let mut out = true;
+    for (i, condition) in conditions.into_iter().enumerate() {
+        let field = |name: &str| format!("status.conditions[{i}].{name}");
+        c.spelling(|| field("type"), &condition.r#type, &["Ready"]);
+        if condition.r#type == "Ready" {
+            let status = Some(&*condition.status);
+            out = c.choice(&field("status"), status, &["True", "False", "Unknown"]) == Some("True");
+        }
+    }
+    out
 }
 
 /// Ports of containers, and of init containers that keep running beside them.
@@ -47,10 +61,17 @@ fn container_ports(
     init: Option<Vec<raw::Container>>,
     c: &mut Checker<'_>,
 ) -> Vec<ContainerPort> {
-    let sidecars = init
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|i| i.restart_policy.as_deref() == Some("Always"));
+    let mut sidecars = Vec::new();
+    for (i, container) in init.unwrap_or_default().into_iter().enumerate() {
+        let policy = c.choice(
+            &format!("{path}.initContainers[{i}].restartPolicy"),
+            container.restart_policy.as_deref(),
+            &["Always", "OnFailure", "Never"],
+        );
+        if policy == Some("Always") {
+            sidecars.push(container);
+        }
+    }
     let all = containers.unwrap_or_default().into_iter().chain(sidecars);
     let mut out = Vec::new();
     for (n, container) in all.enumerate() {
@@ -87,6 +108,20 @@ fn container_ports(
 
 pub fn node(name: String, raw: raw::Node, c: &mut Checker<'_>) -> Option<Node> {
     let listed = raw.status.addresses.unwrap_or_default();
+    for (i, listed) in listed.iter().enumerate() {
+        c.spelling(
+            || format!("status.addresses[{i}].type"),
+            &listed.r#type,
+            &["InternalIP", "ExternalIP"],
+        );
+        if listed.r#type.is_empty() && c.rules.manifests {
+            let field = format!("status.addresses[{i}].type");
+            c.warning(
+                &field,
+                "is absent, so the address is passed over; expected InternalIP",
+            );
+        }
+    }
     let mut addresses = Vec::new();
     for kind in ["InternalIP", "ExternalIP"] {
         for found in listed.iter().filter(|a| a.r#type == kind) {

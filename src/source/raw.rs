@@ -57,6 +57,8 @@ pub struct ServiceSpec {
     pub selector: Option<Map>,
     #[serde(rename = "externalIPs")]
     pub external_ips: Option<Vec<String>>,
+    #[serde(rename = "loadBalancerIP")]
+    pub load_balancer_ip: Option<String>,
     pub load_balancer_source_ranges: Option<Vec<String>>,
     pub external_traffic_policy: Option<String>,
     pub internal_traffic_policy: Option<String>,

@@ -8,13 +8,17 @@ use crate::cluster::{
     Balancing, Family, Name, ObjectName, Service, ServiceCidr, ServicePort, ServiceType,
     TargetPort, TrafficPolicy,
 };
+use crate::text::did_you_mean;
 
 /// Label that hands a service to another proxy, whatever its value.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
-/// Legacy spelling of `loadBalancerSourceRanges`; read only where the field is empty.
+/// Legacy spelling of `loadBalancerSourceRanges`, for cloud providers. kube-proxy never obeyed
+/// it; here it counts on demand, where the field is empty.
 const LEGACY_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-const BALANCING: &str = "svcnat.io/balancing";
-const WEIGHTS: &str = "svcnat.io/weights";
+/// How an endpoint is chosen.
+pub const BALANCING: &str = "svcnat.io/balancing";
+/// Weights of endpoints.
+pub const WEIGHTS: &str = "svcnat.io/weights";
 /// The API's default and limit of `timeoutSeconds`.
 const DEFAULT_TIMEOUT: i64 = 10_800;
 const MAX_TIMEOUT: i64 = 86_400;
@@ -26,55 +30,50 @@ pub fn service(name: ObjectName, raw: raw::Service, c: &mut Checker<'_>) -> Opti
         spec,
         status,
     } = raw;
-    let service_type = match spec.r#type.as_deref() {
-        None | Some("ClusterIP" | "") => ServiceType::ClusterIp,
+    let types = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
+    let service_type = match c.choice("spec.type", spec.r#type.as_deref(), &types) {
         Some("NodePort") => ServiceType::NodePort,
         Some("LoadBalancer") => ServiceType::LoadBalancer,
         Some("ExternalName") => ServiceType::ExternalName,
-        Some(other) => {
-            c.error(
-                "spec.type",
-                format!("{other:?} is none of ClusterIP, NodePort, LoadBalancer, ExternalName"),
-            );
-            return None;
-        }
+        _ => ServiceType::ClusterIp,
     };
     let (cluster_ips, headless) = cluster_ips(&spec, c);
     let external_ips = addresses("spec.externalIPs", spec.external_ips.as_deref(), c);
-    let local = |policy: &Option<String>| match policy.as_deref() {
-        Some("Local") => TrafficPolicy::Local,
-        _ => TrafficPolicy::Cluster,
-    };
+    let external = policy(
+        "spec.externalTrafficPolicy",
+        spec.external_traffic_policy.as_deref(),
+        c,
+    );
+    let internal_traffic_policy = policy(
+        "spec.internalTrafficPolicy",
+        spec.internal_traffic_policy.as_deref(),
+        c,
+    );
     // A policy for outsiders means nothing without a door for them.
     let doors = service_type != ServiceType::ClusterIp || !external_ips.is_empty();
     let external_traffic_policy = if doors {
-        local(&spec.external_traffic_policy)
+        external
     } else {
         TrafficPolicy::Cluster
     };
-    let ingress = status
-        .load_balancer
-        .and_then(|lb| lb.ingress)
-        .unwrap_or_default();
-    let load_balancer_ips = ingress
-        .into_iter()
-        .filter(|i| matches!(i.ip_mode.as_deref(), None | Some("VIP")))
-        .filter_map(|i| i.ip.filter(|ip| !ip.is_empty()))
-        .filter_map(|ip| skip_bad("status.loadBalancer.ingress", &ip, c))
-        .collect();
+    let load_balancer_ips = ingress(status.load_balancer, c);
+    let load_balancer_ip = spec.load_balancer_ip.filter(|ip| !ip.is_empty());
+    let family_policy = c.choice(
+        "spec.ipFamilyPolicy",
+        spec.ip_family_policy.as_deref(),
+        &["SingleStack", "PreferDualStack", "RequireDualStack"],
+    );
     let service = Service {
         origin: c.origin.clone(),
         service_type,
         cluster_ips,
         headless,
         ip_families: families(spec.ip_families.as_deref(), c),
-        dual_stack: matches!(
-            spec.ip_family_policy.as_deref(),
-            Some("PreferDualStack" | "RequireDualStack")
-        ),
+        dual_stack: matches!(family_policy, Some("PreferDualStack" | "RequireDualStack")),
         ports: ports(spec.ports.unwrap_or_default(), c),
         selector: selector(spec.selector.unwrap_or_default()),
         external_ips,
+        load_balancer_ip: load_balancer_ip.and_then(|ip| skip_bad("spec.loadBalancerIP", &ip, c)),
         load_balancer_ips,
         source_ranges: source_ranges(
             spec.load_balancer_source_ranges.as_deref(),
@@ -82,7 +81,7 @@ pub fn service(name: ObjectName, raw: raw::Service, c: &mut Checker<'_>) -> Opti
             c,
         ),
         external_traffic_policy,
-        internal_traffic_policy: local(&spec.internal_traffic_policy),
+        internal_traffic_policy,
         affinity_timeout: affinity(
             spec.session_affinity.as_deref(),
             spec.session_affinity_config
@@ -98,7 +97,39 @@ pub fn service(name: ObjectName, raw: raw::Service, c: &mut Checker<'_>) -> Opti
         created: metadata.creation_timestamp,
         name,
     };
+    let is_proxied = !service.headless && service.service_type != ServiceType::ExternalName;
+    if service.ports.is_empty() && is_proxied && c.rules.manifests && !c.failed {
+        c.warning("spec.ports", "is empty, so nothing leads to it");
+    }
     (!c.failed).then_some(service)
+}
+
+fn policy(field: &str, value: Option<&str>, c: &mut Checker<'_>) -> TrafficPolicy {
+    match c.choice(field, value, &["Cluster", "Local"]) {
+        Some("Local") => TrafficPolicy::Local,
+        _ => TrafficPolicy::Cluster,
+    }
+}
+
+/// The addresses of a load balancer that leaves the packets' destination as it is.
+fn ingress(status: Option<raw::LoadBalancer>, c: &mut Checker<'_>) -> Vec<std::net::IpAddr> {
+    let mut out = Vec::new();
+    let list = status.and_then(|lb| lb.ingress).unwrap_or_default();
+    for (i, ingress) in list.into_iter().enumerate() {
+        let field = |name: &str| format!("status.loadBalancer.ingress[{i}].{name}");
+        let mode = c.choice(
+            &field("ipMode"),
+            ingress.ip_mode.as_deref(),
+            &["VIP", "Proxy"],
+        );
+        if let Some(ip) = ingress
+            .ip
+            .filter(|ip| !ip.is_empty() && mode != Some("Proxy"))
+        {
+            out.extend(skip_bad(&field("ip"), &ip, c));
+        }
+    }
+    out
 }
 
 fn selector(labels: BTreeMap<String, String>) -> Vec<(Name, Name)> {
@@ -114,11 +145,17 @@ fn cluster_ips(spec: &raw::ServiceSpec, c: &mut Checker<'_>) -> (Vec<std::net::I
         _ => spec.cluster_ip.iter().map(String::as_str).collect(),
     };
     let headless = spec.cluster_ip.as_deref() == Some("None") || listed.contains(&"None");
-    let ips = listed
+    let mut ips = Vec::new();
+    for ip in listed
         .into_iter()
         .filter(|ip| !ip.is_empty() && *ip != "None")
-        .filter_map(|ip| c.address("spec.clusterIP", ip))
-        .collect();
+    {
+        if ip.eq_ignore_ascii_case("None") {
+            c.spelling(|| "spec.clusterIP".to_owned(), ip, &["None"]);
+        } else {
+            ips.extend(c.address("spec.clusterIP", ip));
+        }
+    }
     (ips, headless)
 }
 
@@ -145,13 +182,10 @@ fn skip_bad(field: &str, text: &str, c: &mut Checker<'_>) -> Option<std::net::Ip
 fn families(list: Option<&[String]>, c: &mut Checker<'_>) -> Vec<Family> {
     let mut out = Vec::new();
     for name in list.into_iter().flatten() {
-        match name.as_str() {
-            "IPv4" => out.push(Family::Ip),
-            "IPv6" => out.push(Family::Ip6),
-            other => c.error(
-                "spec.ipFamilies",
-                format!("{other:?} is neither IPv4 nor IPv6"),
-            ),
+        match c.choice("spec.ipFamilies", Some(name), &["IPv4", "IPv6"]) {
+            Some("IPv4") => out.push(Family::Ip),
+            Some(_) => out.push(Family::Ip6),
+            None => {}
         }
     }
     out
@@ -205,46 +239,46 @@ fn source_ranges(
     legacy: Option<&str>,
     c: &mut Checker<'_>,
 ) -> Vec<ipnet::IpNet> {
-    let from_field = list.into_iter().flatten().map(String::as_str);
-    let from_annotation = legacy.unwrap_or_default().split(',');
-    let texts: Vec<&str> = if list.is_some_and(|l| !l.is_empty()) {
-        from_field.collect()
-    } else {
-        from_annotation.collect()
+    let annotation = format!("metadata.annotations[{LEGACY_RANGES}]");
+    let legacy = legacy.filter(|text| !text.trim().is_empty());
+    let (field, texts): (_, Vec<&str>) = match (list, legacy) {
+        (Some(list), _) if !list.is_empty() => (
+            "spec.loadBalancerSourceRanges",
+            list.iter().map(String::as_str).collect(),
+        ),
+        (_, Some(legacy)) if c.rules.legacy_source_ranges => {
+            (&*annotation, legacy.split(',').collect())
+        }
+        (_, Some(_)) => {
+            c.warning(
+                &annotation,
+                "is not obeyed, as by kube-proxy: use spec.loadBalancerSourceRanges, or \
+                 --source-ranges-annotation",
+            );
+            return Vec::new();
+        }
+        (_, None) => return Vec::new(),
     };
     let mut out = Vec::new();
     for text in texts.into_iter().map(str::trim).filter(|t| !t.is_empty()) {
         match prefix(text) {
             Some(net) => out.push(net.trunc()),
-            None => c.warning(
-                "spec.loadBalancerSourceRanges",
-                format!("{text:?} is not a prefix and is left out"),
-            ),
+            None => c.warning(field, format!("{text:?} is not a prefix and is left out")),
         }
     }
     out
 }
 
 fn affinity(kind: Option<&str>, timeout: Option<i64>, c: &mut Checker<'_>) -> Option<u32> {
-    match kind {
-        None | Some("None" | "") => None,
-        Some("ClientIP") => {
-            let seconds = timeout.unwrap_or(DEFAULT_TIMEOUT);
-            match u32::try_from(seconds) {
-                Ok(seconds) if (1..=MAX_TIMEOUT).contains(&i64::from(seconds)) => Some(seconds),
-                _ => {
-                    c.error(
-                        "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
-                        format!("{seconds} is not between 1 and {MAX_TIMEOUT}"),
-                    );
-                    None
-                }
-            }
-        }
-        Some(other) => {
+    c.choice("spec.sessionAffinity", kind, &["None", "ClientIP"])
+        .filter(|kind| *kind == "ClientIP")?;
+    let seconds = timeout.unwrap_or(DEFAULT_TIMEOUT);
+    match u32::try_from(seconds) {
+        Ok(seconds) if (1..=MAX_TIMEOUT).contains(&i64::from(seconds)) => Some(seconds),
+        _ => {
             c.error(
-                "spec.sessionAffinity",
-                format!("{other:?} is neither None nor ClientIP"),
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+                format!("{seconds} is not between 1 and {MAX_TIMEOUT}"),
             );
             None
         }
@@ -258,7 +292,10 @@ fn balancing(annotation: Option<&str>, c: &mut Checker<'_>) -> Balancing {
         Some(other) => {
             c.warning(
                 &format!("metadata.annotations[{BALANCING}]"),
-                format!("{other:?} is neither random nor source-ip; random is used"),
+                format!(
+                    "{other:?} is neither random nor source-ip; random is used{}",
+                    did_you_mean(other, ["source-ip"])
+                ),
             );
             Balancing::Random
         }

@@ -134,6 +134,36 @@ fn one_excepted_address_does_not_except_its_neighbours() {
 }
 
 #[test]
+fn an_address_inside_an_excepted_prefix_is_masqueraded_where_the_longer_prefix_says_so() {
+    let mut lab = Lab::start();
+    route_back(&lab);
+    lab.args.extend([
+        "--non-masquerade-cidrs=203.0.113.0/24,2001:db8:113::/64".to_owned(),
+        "--masquerade-cidrs=203.0.113.11/32,203.0.0.0/8,2001:db8:113::b/128".to_owned(),
+    ]);
+    lab.apply(&Cluster::with([]));
+    let inside = crate::support::outside_ip(11);
+    for addr in inside.both() {
+        lab.serve("out", Protocol::Tcp, (addr, OUTSIDE_PORT).into());
+    }
+    lab.check(&[row("around it")
+        .from("a0")
+        .to(ip_of("out"), OUTSIDE_PORT)
+        .over(ALL)
+        .answers(&["out"])
+        .kept()]);
+    for addr in inside.both() {
+        let to = (addr, OUTSIDE_PORT).into();
+        let answer = lab.from("a0").ask(Protocol::Tcp, to).answer();
+        assert!(
+            ip_of("a").has(answer.client.ip()),
+            "{to} saw {}",
+            answer.client
+        );
+    }
+}
+
+#[test]
 fn egress_masquerade_can_be_left_to_others() {
     let mut lab = Lab::start();
     route_back(&lab);

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use svcnat::cluster::{Balancing, Family, ObjectName, Protocol};
-use svcnat::config::{DetectLocal, Unallocated};
+use svcnat::config::{DetectLocal, MarkBit, Unallocated};
 use svcnat::plan::{
     Endpoint, EndpointList, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey,
     ListKey, NodePlan, ServicePortKey, Shape, Target, View,
@@ -114,7 +114,7 @@ pub fn full_plan() -> NodePlan {
     let v6 = family_plan(Family::Ip6, "fd00:254::", "fd00:17::", "fd00:50::11");
     NodePlan {
         shape: Shape {
-            masquerade_bit: 14,
+            masquerade_bit: MarkBit::default(),
             masquerade_all: false,
             counters: false,
             detect_local: DetectLocal::ClusterCidr,

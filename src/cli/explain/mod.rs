@@ -37,7 +37,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         destination,
         protocol,
         port,
-        iif: args.iif.clone(),
+        iif: args.iif.as_ref().map(ToString::to_string),
         from_node: args.from_node || (args.iif.is_none() && local.contains(&args.source)),
     };
     let ruleset = if args.live {

@@ -229,7 +229,7 @@ fn memory(trace: &Trace) -> Memory {
 fn is_pod(scene: &Scene<'_>) -> bool {
     let iif = scene.packet.iif.as_deref().unwrap_or_default();
     match &scene.inputs.config.detect_local {
-        DetectLocal::BridgeInterface(name) => iif == name,
+        DetectLocal::BridgeInterface(name) => iif == name.as_str(),
         DetectLocal::InterfaceNamePrefix(prefix) => iif.starts_with(prefix.as_str()),
         DetectLocal::ClusterCidr | DetectLocal::NodeCidr => {
             let sources = scene.inputs.plan.families.iter();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cluster::{Balancing, ObjectName};
-use crate::config::{DetectLocal, Unallocated};
+use crate::config::{DetectLocal, MarkBit, Unallocated};
 use crate::host::conntrack::Tuple;
 use crate::plan::{EndpointList, Frontend, FrontendKind, HostPort, HostPortKey, Shape};
 
@@ -34,7 +34,7 @@ fn owner(protocol: Protocol) -> ServicePortKey {
 fn empty() -> NodePlan {
     NodePlan {
         shape: Shape {
-            masquerade_bit: 14,
+            masquerade_bit: MarkBit::default(),
             masquerade_all: false,
             counters: false,
             detect_local: DetectLocal::ClusterCidr,
