@@ -19,9 +19,10 @@ use crate::host::conntrack::Conntrack;
 use crate::host::conntrack_plan::closed;
 use crate::host::{HostError, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
-use crate::observe::{Progress, printable};
+use crate::observe::Progress;
 use crate::plan::plan;
 use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::text::printable;
 
 /// What one installation did.
 pub struct Done {
@@ -80,7 +81,7 @@ fn install(kernel: &mut Nfnetlink, inputs: &Inputs, intent: Intent) -> Result<Do
     let mut failed: Vec<String> = routes.errors.iter().map(ToString::to_string).collect();
     failed.extend(aside.iter().map(|(name, why)| {
         let what = format!("Service {name} is left out, the others are in force: {why}");
-        printable(&what)
+        printable(&what).into_owned()
     }));
     let mut or_none = |done: Result<usize, String>| {
         done.unwrap_or_else(|error| {
