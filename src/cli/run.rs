@@ -41,7 +41,9 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
             kubeconfig: args.kubeconfig.clone(),
             servers: args.apiserver.clone(),
             node_name: config.node_name.clone(),
+            all_nodes: config.needs_all_nodes(),
             page_size: args.api_page_size,
+            limits: api::Limits::default(),
         };
         let wake = waker.clone();
         let follower = api::follow(&settings, move || wake.wake())

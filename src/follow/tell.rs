@@ -5,6 +5,7 @@ use crate::cluster::ObjectName;
 use crate::observe::printable;
 use crate::observe::{Condition, News, SyncReport};
 use crate::problem::{Problem, Severity};
+use crate::source::api::{Failure, Kind};
 
 impl Agent<'_> {
     /// Tells the observers. O(services of this sync).
@@ -41,6 +42,18 @@ impl Agent<'_> {
         };
         if changed {
             self.observed.set_health_ports(self.health_checks.ports());
+        }
+    }
+
+    /// A kind of the API cannot be followed. One that the node does without is worth a line,
+    /// and no more.
+    pub(super) fn source_failed(&self, kind: Kind, failure: &Failure) {
+        self.observed.source_failed(kind.name());
+        if !failure.dispensable {
+            let source = Condition::Source(kind.name());
+            self.observed.failing(source, &failure.to_string());
+        } else if !failure.repeated {
+            tracing::warn!(kind = kind.name(), %failure, "a kind of the API is done without");
         }
     }
 

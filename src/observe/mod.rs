@@ -149,6 +149,11 @@ impl Shared {
         self.inner().conditions.good(condition, Instant::now());
     }
 
+    /// It is known now, and well unless it fails.
+    pub fn known(&self, condition: Condition) {
+        self.inner().conditions.known(condition, Instant::now());
+    }
+
     /// It failed, now, for this reason. Call it each time: what is news is found out here.
     pub fn failing(&self, condition: Condition, reason: &str) {
         let now = Instant::now();

@@ -3,15 +3,20 @@
 //!
 //! What is wrong with one object is reported and that object left out; the rest is read.
 
+mod answers;
 pub mod api;
 mod clients;
 mod documents;
 mod endpoints;
+mod exchange;
 mod fields;
 mod flags;
+mod limits;
+mod list_watch;
 mod pod;
 mod raw;
 mod service;
+mod telling;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

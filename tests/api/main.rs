@@ -7,6 +7,7 @@ mod following;
 mod harness;
 mod histories;
 mod kills;
+mod misbehaviour;
 mod others;
 mod server;
 #[path = "../support/mod.rs"]
