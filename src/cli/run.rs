@@ -18,7 +18,7 @@ use crate::follow::{
 use crate::netlink::Nfnetlink;
 use crate::observe::{
     Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
-    init_log, printable, serve,
+    init_log, printable, raise_descriptor_limit, serve,
 };
 use crate::source::api;
 
@@ -29,6 +29,9 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     progress.say("starting");
     init_log(args.log_format, args.verbose, &progress);
     privileges(from_api);
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     progress.start();
     let _seat = writer::take("run", args.beside_run)?;
     let signals = signals()?;

@@ -35,6 +35,8 @@ impl Agent<'_> {
         if let Some(node) = cluster.nodes.get(&self.engine.node().name) {
             self.observed.set_node(node.deleting, node.autoscaler_taint);
         }
+        let prefixes = self.engine.node_port_addresses().copied().collect();
+        self.observed.set_health_prefixes(prefixes);
         let changed = if synced.full {
             self.health_checks.rebuild(&self.engine)
         } else {

@@ -10,6 +10,7 @@ mod kills;
 mod misbehaviour;
 mod others;
 mod server;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
