@@ -18,7 +18,7 @@ use crate::follow::{
 use crate::netlink::Nfnetlink;
 use crate::observe::{
     Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
-    init_log, serve,
+    init_log, raise_descriptor_limit, serve,
 };
 use crate::source::{Rules, api};
 use crate::text::printable;
@@ -31,6 +31,9 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     progress.say("starting");
     init_log(args.log_format, args.verbose, &progress);
     privileges(from_api);
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     progress.start();
     let signals = signals()?;
     let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
@@ -49,11 +52,13 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
             kubeconfig: args.kubeconfig.clone(),
             servers: args.apiserver.clone(),
             node_name: config.node_name.clone(),
+            all_nodes: config.needs_all_nodes(),
             page_size: args.api_page_size,
             rules: Rules {
                 manifests: false,
                 legacy_source_ranges: config.legacy_source_ranges,
             },
+            limits: api::Limits::default(),
         };
         let wake = waker.clone();
         let follower = api::follow(&settings, move || wake.wake())

@@ -153,3 +153,45 @@ impl Default for Config {
         }
     }
 }
+
+impl Config {
+    /// True if other nodes' addresses or pod CIDRs matter: for routes, or because no cluster
+    /// CIDR says what a pod's address is, in a family that the settings name.
+    #[must_use]
+    pub fn needs_all_nodes(&self) -> bool {
+        let covered = |is_ipv4| {
+            let of_family = |net: &IpNet| net.addr().is_ipv4() == is_ipv4;
+            self.cluster_cidrs.iter().any(of_family)
+        };
+        let services = self.service_cidrs.iter().map(IpNet::addr);
+        let mut named = self.node_ips.iter().copied().chain(services);
+        self.manage_routes
+            || self.cluster_cidrs.is_empty()
+            || !named.all(|address| covered(address.is_ipv4()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_nodes_matter_for_routes_and_where_no_cluster_cidr_says_what_a_pod_is() {
+        let mut config = Config {
+            manage_routes: false,
+            ..Config::default()
+        };
+        assert!(config.needs_all_nodes(), "no cluster CIDR");
+        config.cluster_cidrs = vec!["10.244.0.0/16".parse().unwrap()];
+        assert!(!config.needs_all_nodes());
+        config.service_cidrs = vec!["10.96.0.0/12".parse().unwrap()];
+        config.node_ips = vec!["192.0.2.1".parse().unwrap()];
+        assert!(!config.needs_all_nodes());
+        config.node_ips.push("2001:db8::1".parse().unwrap());
+        assert!(config.needs_all_nodes(), "no cluster CIDR of IPv6");
+        config.cluster_cidrs.push("fd00::/48".parse().unwrap());
+        assert!(!config.needs_all_nodes());
+        config.manage_routes = true;
+        assert!(config.needs_all_nodes());
+    }
+}

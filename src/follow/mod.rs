@@ -383,20 +383,17 @@ impl<'a> Agent<'a> {
         };
         for event in follower.events() {
             match &event {
-                api::Event::Failed(kind, error) => {
-                    self.observed.source_failed(kind.name());
-                    let source = Condition::Source(kind.name());
-                    self.observed.failing(source, error);
-                }
-                api::Event::Listed(_, _, problems) => report(problems),
-                api::Event::Changed(kind, _, problems) => {
-                    report(problems);
+                api::Event::Failed(kind, failure) => self.source_failed(*kind, failure),
+                api::Event::Recovered(kind) => {
                     self.observed.good(Condition::Source(kind.name()));
+                }
+                api::Event::Listed(_, _, problems) | api::Event::Changed(_, _, problems) => {
+                    report(problems);
                 }
                 api::Event::Complete(kind) => {
-                    self.observed.good(Condition::Source(kind.name()));
+                    self.observed.known(Condition::Source(kind.name()));
                 }
-                api::Event::Listing(_) => {}
+                api::Event::Listing(_) | api::Event::Heard(_) => {}
             }
             if let api::Event::Changed(kind, ..) = event {
                 self.observed.queued(

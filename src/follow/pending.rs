@@ -32,7 +32,15 @@ impl Pending {
         self.judged = false;
         match event {
             Event::Listing(kind) => {
-                self.listing.insert(kind, BTreeSet::new());
+                // What a list said that never ended is said again, and is not kept: lists
+                // without an end would fill the memory.
+                for name in self
+                    .listing
+                    .insert(kind, BTreeSet::new())
+                    .unwrap_or_default()
+                {
+                    self.changes.remove(&(kind, name));
+                }
                 false
             }
             Event::Listed(kind, change, _) => {
@@ -52,7 +60,7 @@ impl Pending {
                 self.finish(kind, known);
                 true
             }
-            Event::Failed(..) => false,
+            Event::Heard(_) | Event::Failed(..) | Event::Recovered(_) => false,
         }
     }
 

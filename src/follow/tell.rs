@@ -4,6 +4,7 @@ use super::{Agent, Synced};
 use crate::cluster::ObjectName;
 use crate::observe::{Condition, News, SyncReport};
 use crate::problem::{Problem, Severity};
+use crate::source::api::{Failure, Kind};
 use crate::text::printable;
 
 impl Agent<'_> {
@@ -34,6 +35,8 @@ impl Agent<'_> {
         if let Some(node) = cluster.nodes.get(&self.engine.node().name) {
             self.observed.set_node(node.deleting, node.autoscaler_taint);
         }
+        let prefixes = self.engine.node_port_addresses().copied().collect();
+        self.observed.set_health_prefixes(prefixes);
         let changed = if synced.full {
             self.health_checks.rebuild(&self.engine)
         } else {
@@ -41,6 +44,18 @@ impl Agent<'_> {
         };
         if changed {
             self.observed.set_health_ports(self.health_checks.ports());
+        }
+    }
+
+    /// A kind of the API cannot be followed. One that the node does without is worth a line,
+    /// and no more.
+    pub(super) fn source_failed(&self, kind: Kind, failure: &Failure) {
+        self.observed.source_failed(kind.name());
+        if !failure.dispensable {
+            let source = Condition::Source(kind.name());
+            self.observed.failing(source, &failure.to_string());
+        } else if !failure.repeated {
+            tracing::warn!(kind = kind.name(), %failure, "a kind of the API is done without");
         }
     }
 

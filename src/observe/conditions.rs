@@ -164,6 +164,13 @@ impl Conditions {
             .or_insert_with(|| State::new(Status::Unknown, now));
     }
 
+    /// It is known now. One that fails goes on failing until it is well.
+    pub fn known(&mut self, condition: Condition, now: Instant) {
+        if self.state(condition, now).status == Status::Unknown {
+            self.good(condition, now);
+        }
+    }
+
     /// It is well.
     pub fn good(&mut self, condition: Condition, now: Instant) {
         let state = self.state(condition, now);
@@ -402,6 +409,25 @@ mod tests {
         c.attempt_failed("refused", start + seconds(531));
         c.progress(start + seconds(532));
         assert!(!c.is_healthy(start + seconds(532)));
+    }
+
+    #[test]
+    fn a_list_is_not_yet_a_source_that_is_followed() {
+        let (start, source) = (Instant::now(), Condition::Source("Service"));
+        let mut conditions = Conditions::default();
+        conditions.expect(source, start);
+        conditions.known(source, start);
+        assert!(conditions.is_ready(start));
+        // Watches fail, and each time a list succeeds in between.
+        for second in 1..=STALE_INPUTS.as_secs() + 1 {
+            let now = start + Duration::from_secs(second);
+            conditions.failing(source, "ended", now);
+            conditions.known(source, now);
+        }
+        let later = start + STALE_INPUTS + Duration::from_secs(1);
+        assert!(!conditions.is_ready(later));
+        conditions.good(source, later);
+        assert!(conditions.is_ready(later));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 
 mod conditions;
 mod connections;
+mod descriptors;
 mod health_ports;
+mod http;
 mod log;
 mod metrics;
 mod privileges;
@@ -16,12 +18,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 pub use conditions::{Condition, Conditions, News, Row, STALE_INPUTS, STALE_RULES, Status};
 pub use connections::{Connections, Counted, Source as ConnectionSource};
+pub use descriptors::raise_descriptor_limit;
 pub use log::{LogFormat, init as init_log};
 use metrics::Metrics;
 pub use privileges::{Capability, drop_all_but, held as held_capabilities};
@@ -69,6 +73,7 @@ pub type HealthPorts = BTreeMap<u16, ServiceHealth>;
 pub struct Shared {
     inner: Mutex<Inner>,
     health_ports: watch::Sender<HealthPorts>,
+    health_prefixes: watch::Sender<Vec<IpNet>>,
     connections: Option<ConnectionSource>,
 }
 
@@ -114,6 +119,7 @@ impl Shared {
                 autoscaler_taint: false,
             }),
             health_ports: watch::channel(HealthPorts::new()).0,
+            health_prefixes: watch::channel(Vec::new()).0,
             connections,
         })
     }
@@ -146,6 +152,11 @@ impl Shared {
     /// It is well.
     pub fn good(&self, condition: Condition) {
         self.inner().conditions.good(condition, Instant::now());
+    }
+
+    /// It is known now, and well unless it fails.
+    pub fn known(&self, condition: Condition) {
+        self.inner().conditions.known(condition, Instant::now());
     }
 
     /// It failed, now, for this reason. Call it each time: what is news is found out here.
@@ -232,6 +243,19 @@ impl Shared {
             *old = ports;
             changed
         });
+    }
+
+    /// On which of this node's addresses they do: those of node ports. None: on all.
+    pub fn set_health_prefixes(&self, prefixes: Vec<IpNet>) {
+        self.health_prefixes.send_if_modified(|old| {
+            let changed = *old != prefixes;
+            *old = prefixes;
+            changed
+        });
+    }
+
+    pub(crate) fn health_prefixes(&self) -> watch::Receiver<Vec<IpNet>> {
+        self.health_prefixes.subscribe()
     }
 
     pub(crate) fn health_ports(&self) -> watch::Receiver<HealthPorts> {

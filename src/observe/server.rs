@@ -17,11 +17,14 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use super::http::{self, Bounds, Connections};
 use super::{Row, Shared, Status, health_ports};
 use crate::text::printable;
 
 /// Between two attempts to bind.
 const RETRY: Duration = Duration::from_secs(5);
+/// Of the two servers; those of healthCheckNodePorts have bounds of their own.
+const BOUNDS: Bounds = Bounds::new(32, 64);
 
 /// Where to listen; `None`: nowhere.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,9 +52,10 @@ pub fn serve(shared: &Arc<Shared>, binds: Binds) -> std::io::Result<()> {
                 let all = health_routes()
                     .route("/metrics", get(metrics))
                     .with_state(Arc::clone(&shared));
+                let connections = Connections::new(BOUNDS);
                 tokio::join!(
-                    listen("healthz", binds.healthz, health),
-                    listen("metrics", binds.metrics, all),
+                    listen("healthz", binds.healthz, health, &connections),
+                    listen("metrics", binds.metrics, all, &connections),
                     health_ports::run(Arc::clone(&shared)),
                 );
             });
@@ -59,20 +63,23 @@ pub fn serve(shared: &Arc<Shared>, binds: Binds) -> std::io::Result<()> {
     Ok(())
 }
 
-async fn listen(what: &str, address: Option<SocketAddr>, routes: Router) {
+async fn listen(
+    what: &str,
+    address: Option<SocketAddr>,
+    routes: Router,
+    connections: &Connections,
+) {
     let Some(address) = address else { return };
     let mut said = false;
     loop {
-        let result = match TcpListener::bind(address).await {
-            Ok(listener) => axum::serve(listener, routes.clone()).await,
-            Err(error) => Err(error),
+        let error = match TcpListener::bind(address).await {
+            Ok(listener) => http::serve(what, listener, routes.clone(), connections).await,
+            Err(error) => error,
         };
-        if let Err(error) = result {
-            if !said {
-                tracing::warn!(what, %address, %error, "cannot listen; tried again");
-            }
-            said = true;
+        if !said {
+            tracing::warn!(what, %address, %error, "cannot listen; tried again");
         }
+        said = true;
         tokio::time::sleep(RETRY).await;
     }
 }

@@ -4,10 +4,11 @@
 //! Everything else is read once; a server that no longer accepts what we show makes the files
 //! be looked at, and clients be made anew if one of them changed. So whatever is rotated is
 //! used at once.
+//!
+//! A client tries nothing again by itself: who asks decides when, and whom.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderValue};
 use kube::client::{Body, ClientBuilder};
@@ -21,10 +22,39 @@ use super::api::{ApiError, Settings, chain};
 /// What tells one content of a file from the next; `None` if there is no file.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
+/// A server to talk to.
+struct Server {
+    name: String,
+    config: Config,
+    client: Client,
+    /// Counts how often its client was made.
+    made: u64,
+}
+
+/// The server whose turn it is.
+pub(super) struct Target {
+    /// Its address.
+    pub server: String,
+    /// Its client.
+    pub client: Client,
+    /// How often all clients were made before, from newer files.
+    pub version: u64,
+    turn: usize,
+    made: u64,
+}
+
+/// The token that is to be shown cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the token in {file}: {message}")]
+pub(super) struct TokenError {
+    file: String,
+    message: String,
+}
+
 /// A client for each server.
 pub(super) struct Clients {
     settings: Settings,
-    servers: Vec<(String, Client)>,
+    servers: Vec<Server>,
     /// Files the clients were made from, and what they looked like before.
     files: Vec<(PathBuf, Stamp)>,
     /// Counts how often they were made.
@@ -43,9 +73,13 @@ impl Clients {
         let base = base(settings, &mut files).await?;
         let shown = shown(&base, settings);
         let client = |config: Config| {
-            let server = config.cluster_url.to_string();
-            let client = client(config).map_err(|e| ApiError::Client(chain(&e)))?;
-            Ok((server, client))
+            let client = client(config.clone()).map_err(|e| ApiError::Client(chain(&e)))?;
+            Ok(Server {
+                name: config.cluster_url.to_string(),
+                config,
+                client,
+                made: 0,
+            })
         };
         let servers = if settings.servers.is_empty() {
             vec![client(base)?]
@@ -67,15 +101,37 @@ impl Clients {
         })
     }
 
-    /// How many servers there are.
-    pub const fn len(&self) -> usize {
-        self.servers.len()
+    /// The server whose turn it is.
+    pub fn turn(&self, turn: usize) -> Target {
+        let server = &self.servers[turn % self.servers.len()];
+        Target {
+            server: server.name.clone(),
+            client: server.client.clone(),
+            version: self.version,
+            turn,
+            made: server.made,
+        }
     }
 
-    /// The server whose turn it is, its client, and how often clients were made before.
-    pub fn turn(&self, turn: usize) -> (String, Client, u64) {
-        let (server, client) = &self.servers[turn % self.servers.len()];
-        (server.clone(), client.clone(), self.version)
+    /// Gives up the connections to a server, those included that wait for the next request:
+    /// what one of them has met, the others may have as well.
+    pub fn reconnect(&mut self, target: &Target) {
+        if self.version != target.version {
+            return;
+        }
+        let servers = self.servers.len();
+        let server = &mut self.servers[target.turn % servers];
+        if server.made != target.made {
+            return;
+        }
+        match client(server.config.clone()) {
+            Ok(client) => {
+                server.client = client;
+                server.made += 1;
+            }
+            // The client there is can still connect anew.
+            Err(error) => tracing::debug!(error = chain(&error), "cannot make a client"),
+        }
     }
 
     /// What we show the servers, for messages.
@@ -114,10 +170,13 @@ fn client(mut config: Config) -> Result<Client, kube::Error> {
         return Ok(builder.build());
     };
     let with_token = move |mut request: http::Request<Body>| -> Result<_, BoxError> {
-        let token = std::fs::read_to_string(&file)
-            .map_err(|e| format!("cannot read the token in {file}: {e}"))?;
+        let error = |message: String| TokenError {
+            file: file.clone(),
+            message,
+        };
+        let token = std::fs::read_to_string(&file).map_err(|e| error(e.to_string()))?;
         let mut value = HeaderValue::try_from(format!("Bearer {}", token.trim()))
-            .map_err(|_| format!("{file} holds no token"))?;
+            .map_err(|_| error("it holds characters that no token has".to_owned()))?;
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
         Ok(request)
@@ -165,7 +224,10 @@ async fn base(settings: &Settings, files: &mut Vec<(PathBuf, Stamp)>) -> Result<
             (Err(e), None) => return Err(ApiError::InCluster(chain(&e))),
         },
     };
-    base.connect_timeout = Some(Duration::from_secs(5));
+    base.connect_timeout = Some(settings.limits.connect);
+    // The client would try 429, 503 and 504 fifteen times, with waits that double, and obey any
+    // Retry-After, before it says a word; another server is never asked.
+    base.default_retry = false;
     Ok(base)
 }
 

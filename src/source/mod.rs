@@ -3,20 +3,25 @@
 //!
 //! What is wrong with one object is reported and that object left out; the rest is read.
 
+mod answers;
 pub mod api;
 mod clients;
 mod documents;
 mod endpoints;
+mod exchange;
 mod fields;
 mod flags;
 mod insert;
 mod kinds;
 mod known;
+mod limits;
+mod list_watch;
 mod nulls;
 pub(crate) mod parse;
 mod pod;
 mod raw;
 mod service;
+mod telling;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

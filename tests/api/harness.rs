@@ -27,29 +27,39 @@ pub struct Agent {
     folder: PathBuf,
     child: Child,
     args: Vec<String>,
+    /// What `ulimit` is told before.
+    limit: String,
 }
 
 impl Agent {
     pub fn start(name: &str, args: &[String]) -> Self {
+        Self::start_limited(name, args, "-n")
+    }
+
+    /// The same with other limits, in the shell's words.
+    pub fn start_limited(name: &str, args: &[String], limit: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("svcnat-api-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let args = args.to_vec();
-        let child = Self::spawn(&folder, &args);
+        let child = Self::spawn(&folder, &args, limit);
         Self {
             folder,
             child,
             args,
+            limit: limit.to_owned(),
         }
     }
 
-    pub fn spawn(folder: &std::path::Path, args: &[String]) -> Child {
+    fn spawn(folder: &std::path::Path, args: &[String], limit: &str) -> Child {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(folder.join("log"))
             .unwrap();
-        Command::new(env!("CARGO_BIN_EXE_svcnat"))
-            .arg("run")
+        // `exec`: the process is the agent's, not the shell's.
+        let script = format!("ulimit {limit} >/dev/null && exec \"$0\" run \"$@\"");
+        Command::new("sh")
+            .args(["-c", &script, env!("CARGO_BIN_EXE_svcnat")])
             .args(ARGS)
             .args(args)
             .stdin(Stdio::null())
@@ -59,7 +69,7 @@ impl Agent {
     }
 
     pub fn again(&mut self) {
-        self.child = Self::spawn(&self.folder, &self.args);
+        self.child = Self::spawn(&self.folder, &self.args, &self.limit);
     }
 
     pub fn kill(&mut self) {

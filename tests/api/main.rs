@@ -7,8 +7,10 @@ mod following;
 mod harness;
 mod histories;
 mod kills;
+mod misbehaviour;
 mod others;
 mod server;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;

@@ -30,6 +30,8 @@ struct Store {
     short: BTreeMap<String, usize>,
     /// Resources that are refused.
     forbidden: Vec<String>,
+    /// Resources that are not known.
+    unknown: Vec<String>,
     /// The one bearer token that is accepted, if any is asked for.
     token: Option<String>,
     /// Requests that came with another.
@@ -38,6 +40,33 @@ struct Store {
     duplicate: bool,
     /// Counted up to end all watches in the middle of a line.
     cut: u64,
+    /// Counted up to make all watches say nothing and not end.
+    mute: u64,
+}
+
+/// How a server misbehaves altogether.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is answered any more, and watches say nothing.
+    Silent,
+    /// A byte of each answer ten times a second.
+    Drip,
+    /// Everything is refused with this code.
+    Status(u16),
+    /// The same, with `Retry-After` of an hour.
+    StatusForAnHour(u16),
+    /// Watches end as soon as they begin.
+    ShortWatches,
+    /// Watches say 410 Gone at once.
+    ExpiredWatches,
+    /// Lists have one more page for ever.
+    EndlessList,
+    /// Lists go on where they were before.
+    CircularList,
+    /// One page of a list never ends.
+    EndlessPage,
+    /// A line of each watch never ends.
+    EndlessLine,
 }
 
 /// Handle of a server; clones are the same server.
@@ -45,6 +74,7 @@ struct Store {
 pub struct Server {
     store: Arc<Mutex<Store>>,
     changed: watch::Sender<u64>,
+    fault: Arc<Mutex<Option<Fault>>>,
 }
 
 /// A running listener: gone when dropped.
@@ -68,7 +98,25 @@ impl Server {
         Self {
             store: Arc::default(),
             changed: watch::channel(0).0,
+            fault: Arc::default(),
         }
+    }
+
+    /// Another server of the same store, with faults of its own.
+    pub fn twin(&self) -> Self {
+        Self {
+            fault: Arc::default(),
+            ..self.clone()
+        }
+    }
+
+    pub fn misbehave(&self, fault: impl Into<Option<Fault>>) {
+        *self.fault.lock().unwrap() = fault.into();
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        *self.fault.lock().unwrap()
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Store) -> T) -> T {
@@ -118,9 +166,28 @@ impl Server {
         });
     }
 
+    /// Goes back to an older version, as a store that was set back to a copy.
+    pub fn set_back(&self, version: u64) {
+        self.with(|store| {
+            store.version = version;
+            store.events.clear();
+            store.compacted = 0;
+            store.cut += 1;
+        });
+    }
+
+    pub fn version(&self) -> u64 {
+        self.store.lock().unwrap().version
+    }
+
     /// Ends all watches in the middle of a line.
     pub fn cut(&self) {
         self.with(|store| store.cut += 1);
+    }
+
+    /// All watches there are say nothing any more, and do not end.
+    pub fn mute(&self) {
+        self.with(|store| store.mute += 1);
     }
 
     pub fn short_lists(&self, kind: &str, lists: usize) {
@@ -132,6 +199,15 @@ impl Server {
             store.forbidden.retain(|p| *p != plural(kind));
             if forbidden {
                 store.forbidden.push(plural(kind));
+            }
+        });
+    }
+
+    pub fn unknown(&self, kind: &str, unknown: bool) {
+        self.with(|store| {
+            store.unknown.retain(|p| *p != plural(kind));
+            if unknown {
+                store.unknown.push(plural(kind));
             }
         });
     }
@@ -246,7 +322,7 @@ async fn core(
     query: Parameters,
     headers: HeaderMap,
 ) -> Response {
-    answer(&server, plural, query.0, &headers)
+    misbehaving(&server, plural, query.0, &headers).await
 }
 
 async fn grouped(
@@ -255,7 +331,76 @@ async fn grouped(
     query: Parameters,
     headers: HeaderMap,
 ) -> Response {
-    answer(&server, plural, query.0, &headers)
+    misbehaving(&server, plural, query.0, &headers).await
+}
+
+/// The answer, if the server behaves.
+async fn misbehaving(
+    server: &Server,
+    plural: String,
+    query: BTreeMap<String, String>,
+    headers: &HeaderMap,
+) -> Response {
+    let lists = !query.contains_key("watch");
+    let refuse = |code: u16| {
+        let code = StatusCode::from_u16(code).unwrap();
+        (code, status(code.as_u16(), "no").to_string()).into_response()
+    };
+    match server.fault() {
+        Some(Fault::Silent) => {
+            server.with(|store| store.requests.push(format!("{plural} {query:?}")));
+            std::future::pending().await
+        }
+        Some(Fault::Status(code)) => {
+            server.with(|store| store.requests.push(format!("{plural} {query:?}")));
+            refuse(code)
+        }
+        Some(Fault::StatusForAnHour(code)) => {
+            let mut response = refuse(code);
+            let hour = axum::http::HeaderValue::from_static("3600");
+            response.headers_mut().insert("retry-after", hour);
+            response
+        }
+        Some(Fault::EndlessPage) if lists => endless(r#"{"kind":"List","metadata":{},"items":["#),
+        Some(Fault::Drip) => {
+            let whole = answer(server, plural, query, headers).into_body();
+            let whole = axum::body::to_bytes(whole, 1 << 20).await.unwrap();
+            let bytes = stream::unfold(0, move |n| {
+                let byte = whole.get(n..=n).map(<[u8]>::to_vec);
+                async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    Some((Ok::<_, std::io::Error>(byte?), n + 1))
+                }
+            });
+            Body::from_stream(bytes).into_response()
+        }
+        _ => answer(server, plural, query, headers),
+    }
+}
+
+/// A text that begins so and never ends.
+fn endless(begin: &str) -> Response {
+    let blanks = " ".repeat(64 << 10);
+    let begin = begin.to_owned();
+    let texts = stream::unfold(begin, move |text| {
+        let next = blanks.clone();
+        async move { Some((Ok::<_, std::io::Error>(text), next)) }
+    });
+    Body::from_stream(texts).into_response()
+}
+
+/// A page of a list without an end.
+fn endless_page(server: &Server, plural: &str, start: usize) -> Response {
+    let items: Vec<Value> = (start..start + 100)
+        .map(|n| json!({"metadata": {"name": format!("endless-{n}"), "namespace": "default"}}))
+        .collect();
+    let next = match server.fault() {
+        Some(Fault::CircularList) => 1,
+        _ => start + 100,
+    };
+    let metadata = json!({"resourceVersion": "7", "continue": next.to_string()});
+    let list = json!({"kind": format!("{plural}List"), "metadata": metadata, "items": items});
+    list.to_string().into_response()
 }
 
 fn status(code: u16, reason: &str) -> Value {
@@ -282,12 +427,28 @@ fn answer(
     if store.forbidden.contains(&plural) {
         return (StatusCode::FORBIDDEN, status(403, "Forbidden").to_string()).into_response();
     }
+    if store.unknown.contains(&plural) {
+        return (StatusCode::NOT_FOUND, status(404, "NotFound").to_string()).into_response();
+    }
     let text = |key: &str| query.get(key).map(String::as_str).unwrap_or_default();
     if text("watch") == "true" || text("watch") == "1" {
         let from: u64 = text("resourceVersion").parse().unwrap_or(0);
         let cut = store.cut;
         drop(store);
-        return watch(server, plural, from, cut);
+        if server.fault() == Some(Fault::EndlessLine) {
+            return endless(r#"{"type":"ADDED","object":{"metadata":{"name":""#);
+        }
+        let seconds = text("timeoutSeconds").parse().unwrap_or(300);
+        let end = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        return watch(server, plural, from, cut, end);
+    }
+    if matches!(
+        server.fault(),
+        Some(Fault::EndlessList | Fault::CircularList)
+    ) {
+        drop(store);
+        let start = text("continue").parse().unwrap_or(0);
+        return endless_page(server, &plural, start);
     }
     let short = store.short.get_mut(&plural).filter(|n| **n > 0);
     let empty = short.is_some_and(|n| {
@@ -316,8 +477,15 @@ fn answer(
     body.to_string().into_response()
 }
 
-/// Events after `from`, a bookmark whenever nothing happens for a while.
-fn watch(server: &Server, plural: String, from: u64, cut: u64) -> Response {
+/// Events after `from`, a bookmark whenever nothing happens for a while, until the `end`.
+fn watch(
+    server: &Server,
+    plural: String,
+    from: u64,
+    cut: u64,
+    end: tokio::time::Instant,
+) -> Response {
+    let mute = server.store.lock().unwrap().mute;
     let lines = stream::unfold(
         (
             server.clone(),
@@ -327,18 +495,27 @@ fn watch(server: &Server, plural: String, from: u64, cut: u64) -> Response {
             false,
         ),
         move |(server, mut changed, plural, from, over)| async move {
-            if over {
-                return None;
-            }
             loop {
                 changed.borrow_and_update();
-                let (line, next, over) = {
+                let fault = server.fault();
+                let mute = server.store.lock().unwrap().mute != mute;
+                if fault == Some(Fault::Silent) || mute {
+                    let _ = changed.changed().await;
+                    continue;
+                }
+                let now = tokio::time::Instant::now();
+                if over || now >= end || fault == Some(Fault::ShortWatches) {
+                    return None;
+                }
+                let (line, next, over, ahead) = {
                     let store = server.store.lock().unwrap();
+                    // As in Kubernetes, a watch from a version that is yet to come is mute.
+                    let ahead = from > store.version;
                     if store.cut != cut {
-                        (Some("{\"type\":\"ADD".to_owned()), from, true)
-                    } else if from < store.compacted {
+                        (Some("{\"type\":\"ADD".to_owned()), from, true, ahead)
+                    } else if from < store.compacted || fault == Some(Fault::ExpiredWatches) {
                         let gone = json!({"type": "ERROR", "object": status(410, "Expired")});
-                        (Some(format!("{gone}\n")), from, true)
+                        (Some(format!("{gone}\n")), from, true, ahead)
                     } else {
                         let mut text = String::new();
                         for (version, of, event) in &store.events {
@@ -348,7 +525,8 @@ fn watch(server: &Server, plural: String, from: u64, cut: u64) -> Response {
                                 }
                             }
                         }
-                        ((!text.is_empty()).then_some(text), store.version, false)
+                        let next = store.version.max(from);
+                        ((!text.is_empty()).then_some(text), next, false, ahead)
                     }
                 };
                 if let Some(line) = line {
@@ -357,7 +535,8 @@ fn watch(server: &Server, plural: String, from: u64, cut: u64) -> Response {
                 }
                 tokio::select! {
                     _ = changed.changed() => {}
-                    () = tokio::time::sleep(Duration::from_millis(300)) => {
+                    () = tokio::time::sleep_until(end) => {}
+                    () = tokio::time::sleep(Duration::from_millis(300)), if !ahead => {
                         let bookmark = json!({"type": "BOOKMARK", "object": {
                             "kind": "Bookmark", "apiVersion": "v1",
                             "metadata": {"resourceVersion": next.to_string()},
