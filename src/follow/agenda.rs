@@ -59,24 +59,41 @@ impl Retry {
     }
 }
 
-/// A log line that others could have us write as often as they like.
-#[derive(Clone, Copy, Debug, Default)]
+/// A log line that others could have us write as often as they like: a few at once, and
+/// then one a second.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Seldom {
+    /// Lines that may follow each other at once.
+    left: u32,
     last: Option<Instant>,
     held: u64,
 }
 
 impl Seldom {
-    /// How often it happened since it was last said, if it is to be said now: at most once a
-    /// second.
-    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
-        let due = |at: Instant| now.saturating_duration_since(at) >= Duration::from_secs(1);
-        self.held += 1;
-        if self.last.is_none_or(due) {
-            self.last = Some(now);
-            return Some(std::mem::take(&mut self.held));
+    const AT_ONCE: u32 = 10;
+
+    const fn new() -> Self {
+        Self {
+            left: Self::AT_ONCE,
+            last: None,
+            held: 0,
         }
-        None
+    }
+
+    /// How often it happened since it was last said, if it is to be said now.
+    pub(super) fn take(&mut self, now: Instant) -> Option<u64> {
+        let quiet = self
+            .last
+            .map_or(0, |at| now.saturating_duration_since(at).as_secs());
+        let gained = u32::try_from(quiet).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(gained).min(Self::AT_ONCE);
+        self.held += 1;
+        if self.left == 0 {
+            return None;
+        }
+        self.left -= 1;
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.held))
     }
 }
 
@@ -120,10 +137,7 @@ impl Agenda {
             last_look: now,
             last_verify: now,
             unsaved: None,
-            drift_line: Seldom {
-                last: None,
-                held: 0,
-            },
+            drift_line: Seldom::new(),
             // Services wait for it.
             commit: Retry::new(Duration::from_secs(1), Duration::from_secs(15)),
             reading: soon,
@@ -409,12 +423,17 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_twenty_times_a_second_is_said_once_a_second_with_its_number() {
-        let (mut seldom, start) = (Seldom::default(), Instant::now());
-        let said: Vec<u64> = (0..100)
+    fn what_happens_twenty_times_a_second_is_said_a_few_times_and_then_once_a_second() {
+        let (mut seldom, start) = (Seldom::new(), Instant::now());
+        let said: Vec<u64> = (0..90)
             .filter_map(|tick| seldom.take(start + Duration::from_millis(tick * 50)))
             .collect();
-        assert_eq!(said, [1, 20, 20, 20, 20]);
+        assert_eq!(said, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 20, 20, 20, 20]);
+        let later = start + seconds(100);
+        assert!(
+            (0..10).all(|_| seldom.take(later).is_some()),
+            "it was quiet"
+        );
     }
 
     #[test]
