@@ -12,13 +12,14 @@ use super::skeleton::Outline;
 use super::source_ranges;
 use super::value::{Affinity, Class, MODE_MASK, Mode, OPTIONS_MASK, frontend_value};
 use super::words::{
-    class_is, dnat, frontend_key, goto, jump, load, port_key, priority_is, rule, slot,
+    class_is, dnat, frontend_key, goto, in_set, jump, load, not_in_set, port_key, priority_is,
+    rule, slot,
 };
 use super::{ListRef, Sink, number, ranged};
 use crate::config::{DetectLocal, Unallocated};
 use crate::plan::{Frontend, FrontendKey, FrontendKind, ListKey, Target};
 use crate::ruleset::{
-    Action, Chain, Element, ElementData, Match, Protocol, Rule, Statement, Value,
+    Action, Chain, Element, ElementData, Match, Protocol, Rule, Selector, Statement, Value,
 };
 
 /// What nobody serves. Only a first packet comes here, so nothing is asked of others.
@@ -157,7 +158,7 @@ fn outsiders(outline: &Outline<'_>) -> Option<Vec<Statement>> {
 }
 
 /// `ip saddr PREFIX`, which a prefix of length 0 need not ask.
-pub fn source_in(prefix: &IpNet) -> Option<Statement> {
+fn source_in(prefix: &IpNet) -> Option<Statement> {
     (prefix.prefix_len() > 0).then(|| {
         Match::SaddrIn {
             prefix: *prefix,
@@ -187,8 +188,23 @@ fn by_interface(outline: &Outline<'_>, negated: bool) -> Option<Statement> {
 pub fn from_pods(outline: &Outline<'_>) -> Vec<Option<Statement>> {
     match by_interface(outline, false) {
         Some(interface) => vec![Some(interface)],
-        None => outline.pod_sources.iter().map(source_in).collect(),
+        None => sources_in(outline.pod_sources, SetId::PodSources),
     }
+}
+
+/// Conditions each of which says "from one of these": one for each of a few, one for all of
+/// many.
+pub fn sources_in(prefixes: &[IpNet], set: SetId) -> Vec<Option<Statement>> {
+    if is_set(prefixes) {
+        return vec![Some(in_set([Selector::Saddr], set))];
+    }
+    prefixes.iter().map(source_in).collect()
+}
+
+/// True if prefixes are elements of a set: then no rule grows with their number. A few are
+/// compared in rules, which is faster.
+pub const fn is_set(prefixes: &[IpNet]) -> bool {
+    prefixes.len() > 2
 }
 
 /// Conditions that together say "not from a pod"; `None` where that cannot be told, or is
@@ -200,6 +216,9 @@ fn from_outside(outline: &Outline<'_>) -> Option<Vec<Statement>> {
     let prefixes = outline.pod_sources;
     if prefixes.is_empty() || prefixes.iter().any(|p| p.prefix_len() == 0) {
         return None;
+    }
+    if is_set(prefixes) {
+        return Some(vec![not_in_set([Selector::Saddr], SetId::PodSources)]);
     }
     let outside = |prefix: &IpNet| {
         Match::SaddrIn {
@@ -343,6 +362,31 @@ mod tests {
             outside_of(&prefixes),
             Some(prefixes.map(str::to_owned).to_vec())
         );
+    }
+
+    #[test]
+    fn no_rule_grows_with_the_number_of_prefixes() {
+        let shape = Shape::of(&Config::default());
+        let all: Vec<IpNet> = (0..5000_u32)
+            .map(|n| {
+                let net = std::net::Ipv4Addr::from(0x0a00_0000 + (n << 9));
+                IpNet::new(net.into(), 24).expect("a prefix")
+            })
+            .collect();
+        let of = |prefixes: &[IpNet]| {
+            table(&Outline {
+                family: Family::Ip,
+                shape: &shape,
+                pod_sources: prefixes,
+                egress_sources: prefixes,
+                parts: &parts(),
+            })
+        };
+        assert_eq!(of(&all[..3]), of(&all));
+        let rules = |table: crate::ruleset::Table| -> usize {
+            table.chains.iter().map(|chain| chain.rules.len()).sum()
+        };
+        assert_eq!(rules(of(&all[..1])), rules(of(&all)));
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod words;
 use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashMapExt};
+use ipnet::IpNet;
 
 pub use egress::hairpin;
 pub use frontends::cluster_ip;
@@ -190,6 +191,23 @@ pub fn node_level(sink: &mut impl Sink, plan: &FamilyPlan, node_ports: bool) {
         frontends::prefixes(sink, SetId::NonMasquerade, &plan.non_masquerade);
     }
     frontends::prefixes(sink, SetId::ServiceCidrs, &plan.service_ranges);
+    for (set, prefixes) in [
+        (SetId::PodSources, &plan.pod_sources),
+        (SetId::EgressSources, &plan.egress_sources),
+    ] {
+        if frontends::is_set(prefixes) {
+            frontends::prefixes(sink, set, prefixes);
+        }
+    }
+}
+
+/// True if two plans without services have the same prefixes in rules: more than a few are
+/// elements.
+#[must_use]
+pub fn same_rules(one: &FamilyPlan, other: &FamilyPlan) -> bool {
+    let is_set = |prefixes: &[IpNet]| frontends::is_set(prefixes);
+    let same = |one: &[IpNet], other: &[IpNet]| one == other || (is_set(one) && is_set(other));
+    same(&one.pod_sources, &other.pod_sources) && same(&one.egress_sources, &other.egress_sources)
 }
 
 /// Numbers every list and writes its slots and its affinity. Lists that have a number in

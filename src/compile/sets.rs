@@ -39,6 +39,9 @@ pub enum SetId {
     AffinityTimeout(u32),
     /// ClusterIPs in use.
     ClusterIps,
+    /// Prefixes of this node's pods whose traffic is masqueraded on its way out, if they are
+    /// more than a few.
+    EgressSources,
     /// List number, protocol and slot → endpoint.
     Endpoints,
     /// The same for lists of a large class. A map of its own because the kernel checks every
@@ -62,6 +65,8 @@ pub enum SetId {
     NodeportIps,
     /// Destinations to which this node's pods keep their address.
     NonMasquerade,
+    /// Prefixes of pods, if they are more than a few.
+    PodSources,
     /// Service ranges.
     ServiceCidrs,
     /// Address, protocol and port → value.
@@ -83,7 +88,7 @@ pub enum Counted {
 
 impl SetId {
     /// All but those of affinity timeouts, in order.
-    pub const FIXED: [Self; 24] = [
+    pub const FIXED: [Self; 26] = [
         Self::AffinityClients,
         Self::AffinityEndpoints,
         Self::AffinityGroups,
@@ -94,6 +99,7 @@ impl SetId {
         Self::AffinityServiceIps,
         Self::AffinityServiceNodeports,
         Self::ClusterIps,
+        Self::EgressSources,
         Self::Endpoints,
         Self::EndpointsLarge,
         Self::FirewallAllowed,
@@ -105,6 +111,7 @@ impl SetId {
         Self::InternalServiceNodeports,
         Self::NodeportIps,
         Self::NonMasquerade,
+        Self::PodSources,
         Self::ServiceCidrs,
         Self::ServiceIps,
         Self::ServiceNodeports,
@@ -134,6 +141,7 @@ impl SetId {
             Self::AffinityServiceNodeports => "affinity-service-nodeports",
             Self::AffinityTimeout(_) => "affinity-timeout",
             Self::ClusterIps => "cluster-ips",
+            Self::EgressSources => "egress-sources",
             Self::Endpoints => "endpoints",
             Self::EndpointsLarge => "endpoints-large",
             Self::FirewallAllowed => "firewall-allowed",
@@ -145,6 +153,7 @@ impl SetId {
             Self::InternalServiceNodeports => "internal-service-nodeports",
             Self::NodeportIps => "nodeport-ips",
             Self::NonMasquerade => "non-masquerade",
+            Self::PodSources => "pod-sources",
             Self::ServiceCidrs => "service-cidrs",
             Self::ServiceIps => "service-ips",
             Self::ServiceNodeports => "service-nodeports",
@@ -197,7 +206,11 @@ impl SetId {
             Self::HairpinIps => set(&[addr, addr]),
             Self::FirewallIps => set(&frontend),
             Self::FirewallAllowed => set(&[addr, InetProto, InetService, addr]).interval(),
-            Self::NodeportIps | Self::NonMasquerade | Self::ServiceCidrs => set(&[addr]).interval(),
+            Self::EgressSources
+            | Self::NodeportIps
+            | Self::NonMasquerade
+            | Self::PodSources
+            | Self::ServiceCidrs => set(&[addr]).interval(),
         };
         declared.counted = counters && self.counted().is_some();
         declared

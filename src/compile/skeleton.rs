@@ -93,11 +93,14 @@ fn used_sets(outline: &Outline<'_>, chains: &[Chain]) -> Vec<SetId> {
 
 /// The two hooks that translate. The rules are in the base chains themselves: a jump costs
 /// every new connection of the machine.
-fn translation(outline: &Outline<'_>) -> Vec<Rule> {
+fn translation(outline: &Outline<'_>, hook: Hook) -> Vec<Rule> {
     let mut rules = Vec::new();
     if outline.has(SetId::ServiceIps) {
         let key = super::words::frontend_key();
         rules.push(rule([load(key, SetId::ServiceIps), goto("service")]));
+    }
+    if hook == Hook::Output {
+        rules.extend(host_ports::on_loopback(outline));
     }
     if host_ports::has_local_address(outline) {
         rules.push(rule([Match::DaddrLocal.into(), goto("local-address")]));
@@ -142,8 +145,13 @@ fn postrouting(outline: &Outline<'_>) -> Vec<Rule> {
 fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
     use Hook::{Input, Output, Postrouting, Prerouting};
     let chains = [
-        ("nat-prerouting", Prerouting, DSTNAT, translation(outline)),
-        ("nat-output", Output, DSTNAT, translation(outline)),
+        (
+            "nat-prerouting",
+            Prerouting,
+            DSTNAT,
+            translation(outline, Prerouting),
+        ),
+        ("nat-output", Output, DSTNAT, translation(outline, Output)),
         ("nat-input", Input, SRCNAT, affinity::update_rules(outline)),
         ("nat-postrouting", Postrouting, SRCNAT, postrouting(outline)),
     ];

@@ -8,7 +8,7 @@ mod others;
 mod types;
 mod validate;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -60,6 +60,24 @@ pub enum Sysctls {
     Check,
     /// Leave them alone and unread.
     Ignore,
+}
+
+/// How many slots weighted endpoint lists may take. Not a setting: tests make them small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotLimits {
+    /// One list, a power of two. Shares are then off by 0.006 % at most.
+    pub list: u32,
+    /// All of a node together.
+    pub node: u64,
+}
+
+impl Default for SlotLimits {
+    fn default() -> Self {
+        Self {
+            list: 1 << 14,
+            node: 1 << 19,
+        }
+    }
 }
 
 /// A route to another node's pods that the user lists by hand (`nodes:` in the file).
@@ -121,6 +139,10 @@ pub struct Config {
     pub unallocated: Unallocated,
     /// Nodes listed by hand.
     pub nodes: Vec<ConfigNode>,
+    /// Where the API servers that are followed answer: no Service and no Pod may take that.
+    pub protected: Vec<SocketAddr>,
+    /// How many slots weighted endpoint lists may take.
+    pub slot_limits: SlotLimits,
 }
 
 impl Default for Config {
@@ -150,6 +172,8 @@ impl Default for Config {
             sysctls: Sysctls::default(),
             unallocated: Unallocated::default(),
             nodes: Vec::new(),
+            protected: Vec::new(),
+            slot_limits: SlotLimits::default(),
         }
     }
 }
