@@ -16,7 +16,7 @@ use super::words::{
     rule, slot,
 };
 use super::{ListRef, Sink, number, ranged};
-use crate::config::{DetectLocal, Unallocated};
+use crate::config::{DetectLocal, Unallocated, UnservedExternal};
 use crate::plan::{Frontend, FrontendKey, FrontendKind, ListKey, Target};
 use crate::ruleset::{
     Action, Chain, Element, ElementData, Match, Protocol, Rule, Selector, Statement, Value,
@@ -26,7 +26,10 @@ use crate::ruleset::{
 pub fn reject_chain(outline: &Outline<'_>) -> Vec<Chain> {
     let unallocated =
         outline.shape.unallocated == Unallocated::Reject && outline.has(SetId::ServiceCidrs);
-    if !(unallocated || outline.has(SetId::ClusterIps) || outline.parts.has_class(Class::Reject)) {
+    let external = outline.shape.unserved_external == UnservedExternal::Reject
+        && outline.has(SetId::ExternalIps);
+    let unserved = outline.has(SetId::ClusterIps) || outline.parts.has_class(Class::Reject);
+    if !(unallocated || external || unserved) {
         return Vec::new();
     }
     vec![Chain::regular(
@@ -299,6 +302,30 @@ pub fn frontend<'n>(
 pub fn cluster_ip(sink: &mut impl Sink, addr: std::net::IpAddr, comment: &std::sync::Arc<str>) {
     let element = Element::new(ElementData::None).with_comment(std::sync::Arc::clone(comment));
     sink.put(SetId::ClusterIps, Value::new().addr(addr), element);
+}
+
+/// What becomes of packets from outside to ports of external addresses that nobody serves:
+/// pods' own are left alone, they do not come back.
+pub fn external_chain(outline: &Outline<'_>) -> Vec<Chain> {
+    let last = match outline.shape.unserved_external {
+        UnservedExternal::Reject => goto("reject-chain"),
+        UnservedExternal::Drop | UnservedExternal::Forward => Action::Drop.into(),
+    };
+    if !outline.has(SetId::ExternalIps) {
+        return Vec::new();
+    }
+    // An external address that this node has is the node's own at all other ports.
+    let mut rules = vec![rule([Match::DaddrLocal.into(), Action::Return.into()])];
+    let pods = from_pods(outline).into_iter();
+    rules.extend(pods.map(|pod| rule(pod.into_iter().chain([Action::Return.into()]))));
+    rules.push(rule([last]));
+    vec![Chain::regular("external-address", rules)]
+}
+
+/// An external address in use.
+pub fn external_ip(sink: &mut impl Sink, addr: std::net::IpAddr) {
+    let element = Element::new(ElementData::None);
+    sink.put(SetId::ExternalIps, Value::new().addr(addr), element);
 }
 
 /// Prefixes of a set of ranges; they must not overlap.

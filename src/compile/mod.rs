@@ -28,11 +28,12 @@ use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 
 pub use egress::hairpin;
-pub use frontends::cluster_ip;
+pub use frontends::{cluster_ip, external_ip};
 pub use numbers::{Numbers, Sets, endpoint_of, frontend_key_of, frontend_value_key};
 pub use parts::{Parts, Uses};
 pub use sets::{Counted, SetId};
 
+use crate::config::UnservedExternal;
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape, View};
 use crate::ruleset::{Datum, Element, ElementData, Family, Ruleset, Table, Value};
 use numbers::InstalledNumbers;
@@ -102,7 +103,7 @@ pub fn compile_numbered(
         let mut compiled = Compiled::default();
         let mut gathered = Gathered::default();
         services(&mut gathered, family, sets, &mut compiled.numbers);
-        addresses(&mut gathered, family);
+        addresses(&mut gathered, family, &plan.shape);
         let node_ports = gathered.0.contains_key(&SetId::ServiceNodeports);
         node_level(&mut gathered, family, node_ports);
         let elements = gathered.by_key();
@@ -168,13 +169,24 @@ pub fn services(sink: &mut impl Sink, plan: &FamilyPlan, previous: &Sets, number
 }
 
 /// The elements that several services may share: one per address.
-fn addresses(sink: &mut impl Sink, plan: &FamilyPlan) {
+fn addresses(sink: &mut impl Sink, plan: &FamilyPlan, shape: &Shape) {
     for addr in &plan.local_endpoints {
         hairpin(sink, *addr);
     }
     for (addr, comment) in &plan.cluster_ips {
         cluster_ip(sink, *addr, comment);
     }
+    if wants_external_ips(shape) {
+        for addr in plan.external_ips() {
+            external_ip(sink, addr);
+        }
+    }
+}
+
+/// True if external addresses are elements by themselves.
+#[must_use]
+pub fn wants_external_ips(shape: &Shape) -> bool {
+    shape.unserved_external != UnservedExternal::Forward
 }
 
 /// The elements that no service brings: host ports, and the prefixes of this node and of

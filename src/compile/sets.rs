@@ -47,6 +47,8 @@ pub enum SetId {
     /// The same for lists of a large class. A map of its own because the kernel checks every
     /// new element against every rule that uses its map, and redrawing takes many rules.
     EndpointsLarge,
+    /// Addresses of frontends that are not clusterIPs.
+    ExternalIps,
     /// Frontend and source that may pass.
     FirewallAllowed,
     /// Frontends with source ranges.
@@ -88,7 +90,7 @@ pub enum Counted {
 
 impl SetId {
     /// All but those of affinity timeouts, in order.
-    pub const FIXED: [Self; 26] = [
+    pub const FIXED: [Self; 27] = [
         Self::AffinityClients,
         Self::AffinityEndpoints,
         Self::AffinityGroups,
@@ -102,6 +104,7 @@ impl SetId {
         Self::EgressSources,
         Self::Endpoints,
         Self::EndpointsLarge,
+        Self::ExternalIps,
         Self::FirewallAllowed,
         Self::FirewallIps,
         Self::HairpinIps,
@@ -144,6 +147,7 @@ impl SetId {
             Self::EgressSources => "egress-sources",
             Self::Endpoints => "endpoints",
             Self::EndpointsLarge => "endpoints-large",
+            Self::ExternalIps => "external-ips",
             Self::FirewallAllowed => "firewall-allowed",
             Self::FirewallIps => "firewall-ips",
             Self::HairpinIps => "hairpin-ips",
@@ -202,7 +206,7 @@ impl SetId {
             }
             Self::HostPorts => set(&port).mapping(&endpoint),
             Self::HostPortIps => set(&frontend).mapping(&endpoint),
-            Self::ClusterIps => set(&[addr]),
+            Self::ClusterIps | Self::ExternalIps => set(&[addr]),
             Self::HairpinIps => set(&[addr, addr]),
             Self::FirewallIps => set(&frontend),
             Self::FirewallAllowed => set(&[addr, InetProto, InetService, addr]).interval(),

@@ -59,6 +59,7 @@ pub fn table(outline: &Outline<'_>) -> Table {
     // Each chain after those that its rules lead to: the kernel resolves targets as it reads.
     let chains = [
         frontends::reject_chain(outline),
+        frontends::external_chain(outline),
         frontends::retry_chain(outline),
         endpoints::chains(outline),
         affinity::lookup_chains(outline),
@@ -106,6 +107,12 @@ fn translation(outline: &Outline<'_>, hook: Hook) -> Vec<Rule> {
         rules.push(rule([Match::DaddrLocal.into(), goto("local-address")]));
     }
     let daddr = [Selector::Daddr];
+    if hook == Hook::Prerouting && outline.has(SetId::ExternalIps) {
+        rules.push(rule([
+            in_set(daddr.clone(), SetId::ExternalIps),
+            goto("external-address"),
+        ]));
+    }
     if outline.has(SetId::ClusterIps) {
         rules.push(rule([
             in_set(daddr.clone(), SetId::ClusterIps),

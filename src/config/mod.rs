@@ -50,6 +50,21 @@ pub enum Unallocated {
     Reject,
 }
 
+/// What a packet from outside gets that goes to an external address of a Service, one that
+/// this node does not have, at a port that nobody serves (`--unserved-external`). Where routers
+/// send these addresses to this node it would go back to them, and round until its hop limit
+/// ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UnservedExternal {
+    /// It is routed on: the address may be somebody else's.
+    #[default]
+    Forward,
+    /// Silence.
+    Drop,
+    /// TCP reset or ICMP port unreachable.
+    Reject,
+}
+
 /// What to do about kernel settings that service NAT depends on (`--sysctls`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Sysctls {
@@ -137,6 +152,8 @@ pub struct Config {
     pub sysctls: Sysctls,
     /// What unallocated service addresses answer.
     pub unallocated: Unallocated,
+    /// What unserved ports of external addresses answer.
+    pub unserved_external: UnservedExternal,
     /// Nodes listed by hand.
     pub nodes: Vec<ConfigNode>,
     /// Where the API servers that are followed answer: no Service and no Pod may take that.
@@ -171,6 +188,7 @@ impl Default for Config {
             manage_routes: true,
             sysctls: Sysctls::default(),
             unallocated: Unallocated::default(),
+            unserved_external: UnservedExternal::default(),
             nodes: Vec::new(),
             protected: Vec::new(),
             slot_limits: SlotLimits::default(),

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::shared::Shared;
 use super::{Engine, FamilyState};
 use crate::cluster::{Family, ObjectName};
-use crate::compile::{Numbers, Uses, compile_numbered};
+use crate::compile::{Numbers, Uses, compile_numbered, wants_external_ips};
 use crate::diff::{Delta, diff};
-use crate::plan::{Claims, NodeContext, NodePlan, decide, plan_node_level};
+use crate::plan::{Claims, NodeContext, NodePlan, Shape, decide, plan_node_level};
 use crate::problem::Problem;
 use crate::ruleset::LiveRuleset;
 
@@ -68,12 +68,13 @@ impl Engine {
     fn plan_all(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
         let (node, problems) =
             NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
+        let external = wants_external_ips(&Shape::of(&self.config));
         let mut families: Vec<FamilyState> = Family::ALL
             .into_iter()
             .map(|family| {
                 let (frame, _) = plan_node_level(&self.cluster, &self.config, &node, family);
                 FamilyState {
-                    shared: Shared::new(&frame),
+                    shared: Shared::new(&frame, external),
                     frame,
                     numbers: Numbers::default(),
                     claims: Claims::default(),

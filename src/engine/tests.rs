@@ -1,6 +1,8 @@
 //! Random histories: whatever came in whatever order, the increments add up to what a plan
 //! from scratch gives.
 
+mod aside;
+mod conflicts;
 mod parts;
 mod wide;
 
@@ -10,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
-use crate::config::SlotLimits;
+use crate::config::{SlotLimits, UnservedExternal};
 use crate::diff::Operation;
 use crate::plan::plan;
 use crate::ruleset::{
@@ -437,10 +439,14 @@ proptest! {
     fn increments_add_up_to_a_plan_from_scratch(
         actions in prop::collection::vec(action(), 1..60),
         pods_by_nodes in any::<bool>(),
+        refuse_external in any::<bool>(),
     ) {
         let mut config = config();
         if pods_by_nodes {
             config.cluster_cidrs.clear();
+        }
+        if refuse_external {
+            config.unserved_external = UnservedExternal::Reject;
         }
         let mut engine = Engine::new(config, Vec::new());
         let mut kernel = Kernel::new();
@@ -522,205 +528,4 @@ fn one_endpoint_of_one_service_is_two_elements() {
     // The new slot, and three frontends (clusterIP and load balancer) of another class.
     let counts = step.delta.counts();
     assert_eq!((counts.elements_added, counts.elements_deleted), (3, 2));
-}
-
-/// Five services of two endpoints each.
-fn five() -> Engine {
-    let mut engine = Engine::new(config(), Vec::new());
-    for n in 0..5 {
-        let plain = Action::Service {
-            n,
-            cluster_ip: n,
-            created: 0,
-            external: 0,
-            affinity: 0,
-            node_port: 0,
-            local: false,
-            ranges: false,
-            weights: false,
-            other_proxy: false,
-        };
-        engine.apply(change(&plain).unwrap());
-        engine.apply(change(&endpoints(n, 2)).unwrap());
-    }
-    engine
-}
-
-fn endpoints(n: u8, count: u8) -> Action {
-    Action::Slice {
-        n,
-        slice: 0,
-        endpoints: (0..count).map(|i| (4 * n % 8 + i, true, false)).collect(),
-    }
-}
-
-/// Whether the model kernel refuses an element of this service: it does not like its name.
-fn refuses(delta: &Delta, bad: &[&str]) -> bool {
-    let operations = delta.tables.iter().flat_map(|table| &table.operations);
-    let added = operations.filter_map(|operation| match operation {
-        Operation::AddElements(_, elements) => Some(elements),
-        _ => None,
-    });
-    let mut comments = added.flatten().filter_map(|(_, e)| e.comment.as_deref());
-    comments.any(|comment| {
-        let name = |n: &ObjectName| bad.contains(&&*n.to_string());
-        quarantine::owner(comment, name).is_some()
-    })
-}
-
-#[test]
-fn a_service_the_kernel_refuses_is_found_and_costs_only_itself() {
-    let bad = ["default/s1", "default/s3"];
-    let mut engine = five();
-    let nothing = LiveRuleset::default();
-    let (delta, ..) = engine.rebuild(&nothing);
-    assert!(refuses(&delta, &bad));
-    while {
-        let (delta, ..) = engine.rebuild(&nothing);
-        refuses(&delta, &bad)
-    } {
-        let suspects: Vec<ObjectName> = engine.cluster().services.keys().cloned().collect();
-        let found = quarantine::culprit(&suspects, |without| {
-            Ok::<_, ()>(refuses(&engine.without(without, &nothing), &bad))
-        });
-        assert!(engine.set_aside(found.unwrap().unwrap(), "refused".into()));
-    }
-    let aside: Vec<String> = engine.aside().keys().map(ToString::to_string).collect();
-    assert_eq!(aside, bad);
-    assert_eq!(engine.cluster().services.len(), 5);
-    let mut kernel = held(engine.ruleset());
-
-    // The rest goes on being updated.
-    engine.apply(change(&endpoints(2, 4)).unwrap());
-    let Next::Step(step) = engine.advance() else {
-        panic!("a step was expected");
-    };
-    assert!(!refuses(&step.delta, &bad) && step.delta.counts().elements_added > 0);
-    carry_out(&mut kernel, &step.delta);
-
-    // One that changes is tried again: this time it is taken.
-    engine.apply(change(&endpoints(1, 3)).unwrap());
-    let Next::Step(step) = engine.advance() else {
-        panic!("a step was expected");
-    };
-    carry_out(&mut kernel, &step.delta);
-    assert_eq!(engine.aside().len(), 1);
-    engine.try_again();
-    assert!(engine.aside().is_empty() && engine.is_dirty());
-    let Next::Step(step) = engine.advance() else {
-        panic!("a step was expected");
-    };
-    carry_out(&mut kernel, &step.delta);
-    let mut never_aside = five();
-    never_aside.apply(change(&endpoints(2, 4)).unwrap());
-    never_aside.apply(change(&endpoints(1, 3)).unwrap());
-    never_aside.rebuild(&live(engine.ruleset()));
-    assert_eq!(kernel, held(never_aside.ruleset()));
-}
-
-/// A Service with one clusterIP and nothing else, and the address it wants besides.
-fn plain(n: u8, cluster_ip: u8, external: u8) -> Change {
-    let made = service(&Action::Service {
-        n,
-        cluster_ip,
-        created: 0,
-        external,
-        affinity: 1,
-        node_port: 1,
-        local: false,
-        ranges: false,
-        weights: false,
-        other_proxy: false,
-    });
-    made.expect("a Service")
-}
-
-#[test]
-fn a_conflict_is_told_once_and_again_only_when_it_begins_again() {
-    let mut engine = Engine::new(config(), Vec::new());
-    engine.apply(plain(0, 0, 0));
-    let told = |engine: &mut Engine| -> Vec<String> {
-        let problems = match engine.advance() {
-            Next::Step(step) => step.problems,
-            Next::Rebuild => engine.rebuild(&LiveRuleset::default()).2,
-        };
-        engine.told();
-        problems.iter().map(ToString::to_string).collect()
-    };
-    assert_eq!(told(&mut engine), [""; 0]);
-    engine.apply(plain(1, 1, 4));
-    let found = told(&mut engine);
-    assert_eq!(found.len(), 2, "{found:?}");
-    let both = |text: &&String| text.contains("default/s0") && text.contains("default/s1");
-    assert!(found.iter().all(|text| both(&text)), "{found:?}");
-    assert_eq!(told(&mut engine), [""; 0]);
-    engine.distrust();
-    assert_eq!(told(&mut engine), [""; 0], "a rebuild is no news");
-    engine.apply(Change::Service(ObjectName::new("default", "s0"), None));
-    assert_eq!(told(&mut engine), [""; 0]);
-    engine.apply(plain(0, 0, 0));
-    assert_eq!(told(&mut engine).len(), 2);
-}
-
-#[test]
-fn what_was_found_with_a_commit_that_failed_is_told_with_the_next() {
-    let mut engine = Engine::new(config(), Vec::new());
-    engine.apply(plain(0, 0, 0));
-    engine.rebuild(&LiveRuleset::default());
-    engine.told();
-    engine.apply(plain(1, 1, 4));
-    let Next::Step(step) = engine.advance() else {
-        panic!("a step was expected");
-    };
-    assert_eq!(step.problems.len(), 2);
-    engine.distrust();
-    assert!(matches!(engine.advance(), Next::Rebuild));
-    assert_eq!(engine.rebuild(&LiveRuleset::default()).2.len(), 2);
-}
-
-#[test]
-fn weights_share_what_a_node_may_have_whatever_came_first() {
-    let weighted = |n: u8| {
-        let mut made = service(&Action::Service {
-            n,
-            cluster_ip: n,
-            created: 0,
-            external: 0,
-            affinity: 0,
-            node_port: 0,
-            local: false,
-            ranges: false,
-            weights: true,
-            other_proxy: false,
-        })
-        .expect("a Service");
-        if let Change::Service(_, Some(service)) = &mut made {
-            service.weights = [("pod/p1".to_owned(), 999)].into();
-        }
-        made
-    };
-    let slice = |n: u8| {
-        change(&Action::Slice {
-            n,
-            slice: 0,
-            endpoints: vec![(1, true, false), (2, true, false)],
-        })
-        .expect("a slice")
-    };
-    let mut engine = Engine::new(config(), Vec::new());
-    let mut kernel = Kernel::new();
-    for n in 0..5 {
-        engine.apply(weighted(n));
-        engine.apply(slice(n));
-        step(&mut engine, &mut kernel);
-        assert_eq!(engine.node.weighted_slots, if n < 3 { 16 } else { 8 });
-    }
-    for n in 1..5 {
-        engine.apply(Change::Service(
-            ObjectName::new("default", format!("s{n}")),
-            None,
-        ));
-        step(&mut engine, &mut kernel);
-    }
-    assert_eq!(engine.node.weighted_slots, 16);
 }

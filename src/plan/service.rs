@@ -67,6 +67,14 @@ impl ServicePlan {
     }
 }
 
+impl ServicePlan {
+    /// External addresses of its frontends, each once.
+    #[must_use]
+    pub fn external_ips(&self) -> BTreeSet<IpAddr> {
+        super::types::external_ips(&self.frontends)
+    }
+}
+
 /// True if this proxy has nothing to do for the service: headless, an alias, another
 /// proxy's.
 #[must_use]

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::ServicePlan;
 use crate::cluster::{Balancing, Family, Name, ObjectName, Protocol};
-use crate::config::{Config, DetectLocal, MarkBit, Unallocated};
+use crate::config::{Config, DetectLocal, MarkBit, Unallocated, UnservedExternal};
 
 /// A port of a service in one family: the unit of load balancing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -384,6 +384,12 @@ impl FamilyPlan {
         }
     }
 
+    /// External addresses of its frontends, each once.
+    #[must_use]
+    pub fn external_ips(&self) -> BTreeSet<IpAddr> {
+        external_ips(&self.frontends)
+    }
+
     /// Adds what is a service's own. O(the service's).
     pub fn add(&mut self, part: ServicePlan) {
         self.lists.extend(part.lists);
@@ -391,6 +397,18 @@ impl FamilyPlan {
         self.cluster_ips.extend(part.cluster_ips);
         self.local_endpoints.extend(part.local_endpoints);
     }
+}
+
+/// The addresses of frontends that are not clusterIPs, each once.
+pub(super) fn external_ips(frontends: &BTreeMap<FrontendKey, Frontend>) -> BTreeSet<IpAddr> {
+    let external = frontends
+        .iter()
+        .filter(|(_, frontend)| frontend.kind != FrontendKind::ClusterIp);
+    let addresses = external.filter_map(|(key, _)| match key {
+        FrontendKey::Address(addr, ..) => Some(*addr),
+        FrontendKey::NodePort(..) => None,
+    });
+    addresses.collect()
 }
 
 /// Settings that shape rules rather than elements.
@@ -404,6 +422,8 @@ pub struct Shape {
     pub detect_local: DetectLocal,
     /// What unallocated service addresses answer.
     pub unallocated: Unallocated,
+    /// What unserved ports of external addresses answer.
+    pub unserved_external: UnservedExternal,
     /// Count new connections per frontend and per endpoint.
     pub counters: bool,
 }
@@ -417,6 +437,7 @@ impl Shape {
             masquerade_all: config.masquerade_all,
             detect_local: config.detect_local.clone(),
             unallocated: config.unallocated,
+            unserved_external: config.unserved_external,
             counters: config.service_counters,
         }
     }

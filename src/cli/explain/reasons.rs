@@ -333,6 +333,10 @@ fn fate(scene: &Scene<'_>, plan: &FamilyPlan, frontend: Option<&Frontend>) -> St
                     crate::config::Unallocated::Reject => "reject",
                 }
             ),
+            None if plan.external_ips().contains(&packet.destination) => format!(
+                "an external address of a Service, but no port {}/{} of it (--unserved-external)",
+                packet.port, packet.protocol
+            ),
             None => "a rule of the installed table, see the steps".to_owned(),
         },
     }
