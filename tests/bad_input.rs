@@ -125,9 +125,9 @@ fn an_ipv4_address_in_an_ipv6_slice_is_named() {
 }
 
 #[test]
-fn a_cluster_ip_outside_the_range_is_named_with_the_range() {
+fn a_cluster_ip_outside_the_range_is_a_warning_with_the_range() {
     let input = service("a", "{clusterIP: 10.1.2.3, ports: [{port: 80}]}");
-    refused(
+    warned(
         &input,
         &["10.1.2.3 is outside the service range 10.254.0.0/16"],
     );
@@ -137,25 +137,310 @@ fn a_cluster_ip_outside_the_range_is_named_with_the_range() {
 fn two_services_with_one_cluster_ip_are_both_named() {
     let spec = "{clusterIP: 10.254.0.9, ports: [{port: 80}]}";
     let input = service("a", spec) + &service("b", spec);
-    refused(
+    warned(
         &input,
         &[
             "Service default/b",
-            "10.254.0.9 is already the clusterIP of Service default/a",
+            "10.254.0.9 is already the clusterIP of Service default/a, which keeps 80/TCP",
         ],
     );
 }
 
 #[test]
-fn node_ports_collide_by_name_and_stay_in_their_range() {
+fn node_ports_collide_by_name_and_those_outside_their_range_are_served_with_a_warning() {
     let spec = "{type: NodePort, ports: [{port: 80, nodePort: 30080}]}";
     let input = service("a", spec) + &service("b", spec);
-    refused(
+    warned(
         &input,
         &["30080/TCP is already the node port of Service default/a"],
     );
-    let input = service("a", "{type: NodePort, ports: [{port: 80, nodePort: 80}]}");
-    refused(&input, &["80 is outside the node port range 30000-32767"]);
+    let input = service("a", "{type: NodePort, ports: [{port: 80, nodePort: 8080}]}");
+    warned(&input, &["8080 is outside the node port range 30000-32767"]);
+}
+
+#[test]
+fn an_external_ip_that_is_a_cluster_ip_stays_with_the_service_that_has_it() {
+    let thief = "{clusterIP: 10.254.0.9, externalIPs: [10.254.0.7], ports: [{port: 80}, {name: b, port: 81}]}";
+    let input = service("a", thief) + &service("b", "{clusterIP: 10.254.0.7, ports: [{port: 80}]}");
+    let args = ["render", "--elements", "-f", "-", "--node-name=n1", RANGE];
+    let output = svcnat(&args, &input);
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
+    assert!(output.status.success(), "{errors}");
+    assert!(
+        text.contains("10.254.0.7 . tcp . 80 comment \"default/b\""),
+        "{text}"
+    );
+    assert!(!text.contains("10.254.0.7 . tcp . 81"), "{text}");
+    let named = errors.lines().filter(|line| {
+        line.contains("Service default/a") && line.contains("clusterIP of Service default/b")
+    });
+    assert_eq!(named.count(), 1, "{errors}");
+}
+
+#[test]
+fn addresses_that_can_be_nobodys_are_named_with_their_field_and_left_out() {
+    for odd in [
+        "127.0.0.1",
+        "0.0.0.0",
+        "169.254.1.1",
+        "224.0.0.1",
+        "255.255.255.255",
+    ] {
+        let spec = format!(
+            "{{clusterIP: 10.254.0.9, externalIPs: [{odd}, 203.0.113.7], ports: [{{port: 80}}]}}"
+        );
+        refused(
+            &service("a", &spec),
+            &["Service default/a", "spec.externalIPs", odd],
+        );
+        let args = [
+            "render",
+            "--elements",
+            "--skip-invalid",
+            "-f",
+            "-",
+            "--node-name=n1",
+            RANGE,
+        ];
+        let text = String::from_utf8(svcnat(&args, &service("a", &spec)).stdout).unwrap();
+        assert!(text.contains("203.0.113.7 . tcp . 80"), "{text}");
+        assert!(!text.contains(&format!("{odd} . tcp . 80")), "{text}");
+        let slice = format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a-1, labels: {{kubernetes.io/service-name: a}}}}\n\
+            addressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{{addresses: [{odd}]}}, {{addresses: [172.17.0.2]}}]\n"
+        );
+        let input = service("a", "{clusterIP: 10.254.0.9, ports: [{port: 80}]}") + &slice;
+        refused(
+            &input,
+            &["EndpointSlice default/a-1", "endpoints[0].addresses", odd],
+        );
+        let text = String::from_utf8(svcnat(&args, &input).stdout).unwrap();
+        assert!(text.contains(": 172.17.0.2 . 80"), "{text}");
+        assert!(!text.contains(&format!(": {odd} . 80")), "{text}");
+    }
+}
+
+#[test]
+fn nothing_may_take_the_api_servers_own_address_and_port() {
+    let api = service(
+        "kubernetes",
+        "{clusterIP: 10.254.0.1, ports: [{name: https, port: 443}]}",
+    ) + "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: kubernetes, labels: {kubernetes.io/service-name: kubernetes}}\n\
+        addressType: IPv4\nports: [{name: https, port: 6443}]\nendpoints: [{addresses: [192.168.50.10]}]\n---\n";
+    let spec = "{clusterIP: 10.254.0.9, externalIPs: [192.168.50.10], ports: [{port: 6443}, {name: b, port: 80}]}";
+    let input = api.clone() + &service("thief", spec);
+    refused(
+        &input,
+        &[
+            "Service default/thief",
+            "spec.externalIPs",
+            "192.168.50.10:6443/TCP",
+        ],
+    );
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\n\
+        spec: {nodeName: n1, containers: [{name: c, ports: [{containerPort: 80, hostPort: 6443, hostIP: 192.168.50.10}]}]}\n\
+        status: {podIP: 172.17.0.2}\n";
+    refused(&(api + pod), &["Pod default/p", "192.168.50.10:6443/TCP"]);
+    let args = [
+        "render",
+        "--elements",
+        "--skip-invalid",
+        "-f",
+        "-",
+        "--node-name=n1",
+        RANGE,
+    ];
+    let text = String::from_utf8(svcnat(&args, &input).stdout).unwrap();
+    assert!(text.contains("192.168.50.10 . tcp . 80 "), "{text}");
+    assert!(!text.contains("192.168.50.10 . tcp . 6443"), "{text}");
+}
+
+#[test]
+fn a_port_that_no_endpoint_has_is_a_warning_in_explains_words() {
+    let endpoints = |port: &str| {
+        format!(
+            "apiVersion: v1\nkind: Endpoints\nmetadata: {{name: db}}\nsubsets: [{{addresses: [{{ip: 192.168.50.77}}], ports: [{port}]}}]\n---\n"
+        )
+    };
+    let db = service(
+        "db",
+        "{clusterIP: 10.254.0.9, ports: [{name: sql, port: 3306}]}",
+    );
+    let words = "endpoint 192.168.50.77 is left out: no port \"sql\" of protocol TCP";
+    warned(
+        &(db.clone() + &endpoints("{port: 3306}")),
+        &["Service default/db", words],
+    );
+    warned(
+        &(db + &endpoints("{name: sql, port: 3306, protocol: UDP}")),
+        &["Service default/db", words],
+    );
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: x}}\n\
+        spec: {nodeName: n1, containers: [{name: c, ports: [{name: web, containerPort: 80}]}]}\nstatus: {podIP: 172.17.0.2}\n";
+    let named = service(
+        "a",
+        "{clusterIP: 10.254.0.8, selector: {app: x}, ports: [{port: 80, targetPort: http}]}",
+    );
+    warned(
+        &(named + pod),
+        &[
+            "Service default/a",
+            "172.17.0.2 is left out",
+            "targetPort \"http\"",
+        ],
+    );
+}
+
+#[test]
+fn an_endpoint_in_the_service_range_is_a_warning() {
+    let input = service("real", "{clusterIP: 10.254.7.7, ports: [{port: 80}]}")
+        + &service("alias", "{clusterIP: 10.254.7.8, ports: [{port: 80}]}")
+        + "apiVersion: v1\nkind: Endpoints\nmetadata: {name: alias}\nsubsets: [{addresses: [{ip: 10.254.7.7}], ports: [{port: 80}]}]\n";
+    warned(
+        &input,
+        &[
+            "Service default/alias",
+            "endpoint 10.254.7.7 is a service address",
+        ],
+    );
+}
+
+#[test]
+fn without_a_cluster_cidr_or_a_pod_cidr_it_is_said_what_will_not_work() {
+    let input = service("a", "{clusterIP: 10.254.0.9, ports: [{port: 80}]}");
+    warned(&input, &["no cluster CIDR is set", "get no answer"]);
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [172.17.0.0/24]}\nstatus: {addresses: [{type: InternalIP, address: 192.168.50.11}]}\n";
+    let args = ["render", "-f", "-", "--node-name=n1", RANGE];
+    let output = svcnat(&args, &(input + node));
+    assert!(
+        !stderr(&output).contains("cluster CIDR"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// What `get services` prints.
+fn services(args: &[&str], input: &str) -> String {
+    let all = [&["get", "services", "-f", "-", "--node-name=n1"], args].concat();
+    let output = svcnat(&all, input);
+    assert!(output.status.success(), "{}", stderr(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_service_that_prefers_two_families_has_those_there_are_ranges_of() {
+    let prefer = |families: &str| {
+        let spec = format!(
+            "{{ipFamilyPolicy: PreferDualStack, ipFamilies: [{families}], ports: [{{port: 80}}]}}"
+        );
+        service("a", &spec)
+    };
+    let both = "--service-cluster-ip-range=10.254.0.0/16,fd00:254::/112";
+    for families in ["IPv4, IPv6", "IPv6, IPv4", "IPv4"] {
+        let text = services(&[RANGE], &prefer(families));
+        assert!(text.contains("10.254."), "{families}: {text}");
+        // The clusterIP column has the first one; a frontend shows each.
+        let args = ["get", "endpoints", "-f", "-", "--node-name=n1", both];
+        let output = svcnat(&args, &prefer(families));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.contains("10.254.") && text.contains("[fd00:254::"),
+            "{families}: {text}"
+        );
+    }
+    refused(&prefer("IPv6"), &["no IPv6 service range"]);
+}
+
+#[test]
+fn a_service_that_requires_two_families_is_refused_alone_where_there_is_one() {
+    let require =
+        "{ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv4, IPv6], ports: [{port: 80}]}";
+    let input =
+        service("a", require) + &service("b", "{clusterIP: 10.254.0.9, ports: [{port: 80}]}");
+    refused(&input, &["Service default/a", "no IPv6 service range"]);
+    let text = services(&[RANGE, "--skip-invalid"], &input);
+    let line = |name: &str| {
+        let mut lines = text.lines().filter(|line| line.contains(name));
+        lines.next().unwrap_or_default().to_owned()
+    };
+    assert!(line(" b ").contains("10.254.0.9"), "{text}");
+    assert!(!line(" a ").contains("10.254."), "{text}");
+}
+
+#[test]
+fn without_a_cluster_a_node_port_is_allotted_and_stays_the_same() {
+    let web = "{type: NodePort, clusterIP: 10.254.7.7, ports: [{name: t, port: 80}, {name: u, port: 80, protocol: UDP}]}";
+    let port = |text: &str| -> Vec<u16> {
+        let line = text.lines().find(|line| line.contains(" web ")).unwrap();
+        let numbers = line.split(|c: char| !c.is_ascii_digit());
+        let numbers = numbers.filter_map(|n| n.parse().ok());
+        numbers.filter(|n| (30_000..=32_767).contains(n)).collect()
+    };
+    let alone = port(&services(&[RANGE], &service("web", web)));
+    assert_eq!(alone.len(), 2, "{alone:?}");
+    assert_eq!(alone[0], alone[1], "one number for both protocols");
+    let others: String = (0..50)
+        .map(|n| service(&format!("a{n}"), "{type: NodePort, ports: [{port: 80}]}"))
+        .collect();
+    assert_eq!(
+        port(&services(&[RANGE], &(others + &service("web", web)))),
+        alone
+    );
+    let stored = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: web, creationTimestamp: \"2026-01-01T00:00:00Z\"}}\nspec: {web}\n"
+    );
+    assert_eq!(
+        port(&services(&[RANGE], &stored)),
+        [0_u16; 0],
+        "a cluster's own affair"
+    );
+}
+
+#[test]
+fn without_a_cluster_the_load_balancer_address_wished_for_is_used() {
+    let spec = "{type: LoadBalancer, loadBalancerIP: 192.168.50.240, clusterIP: 10.254.7.8, ports: [{port: 80}]}";
+    let text = services(&[RANGE], &service("lb", spec));
+    assert!(text.contains("192.168.50.240"), "{text}");
+    let status = "status: {loadBalancer: {ingress: [{ip: 192.168.50.241}]}}\n";
+    let answered = service("lb", spec).replace("---\n", status);
+    let text = services(&[RANGE], &answered);
+    assert!(
+        text.contains("192.168.50.241") && !text.contains("192.168.50.240"),
+        "{text}"
+    );
+}
+
+#[test]
+fn weights_beyond_what_a_list_may_take_are_approximated_and_said() {
+    let pods: String = (2..60)
+        .map(|n| format!("{{addresses: [172.17.0.{n}], targetRef: {{kind: Pod, name: p{n}}}}},"))
+        .collect();
+    let weights: String = (2..60).map(|n| format!("pod/p{n}={},", 1000 - n)).collect();
+    let ports: String = (1..21)
+        .map(|n| format!("{{name: n{n}, port: {n}}},"))
+        .collect();
+    let input = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: a, annotations: {{svcnat.io/weights: \"{weights}\"}}}}\n\
+        spec: {{clusterIP: 10.254.0.9, ports: [{ports}]}}\n---\n\
+        apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a-1, labels: {{kubernetes.io/service-name: a}}}}\n\
+        addressType: IPv4\nports: [{ports}]\nendpoints: [{pods}]\n---\n"
+    ) + &service("b", "{clusterIP: 10.254.0.8, ports: [{port: 80}]}");
+    let args = ["render", "--elements", "-f", "-", "--node-name=n1", RANGE];
+    let output = svcnat(&args, &input);
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let slots = text.lines().filter(|line| line.contains("endpoints-large"));
+    let slots = slots.count();
+    assert!((20 * 8_192..=20 * 16_384).contains(&slots), "{slots}");
+    for part in [
+        "Service default/a",
+        "svcnat.io/weights",
+        "slots",
+        "differ by up to 0.0",
+    ] {
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+    assert!(text.contains("10.254.0.8 . tcp . 80"));
 }
 
 #[test]
@@ -194,7 +479,7 @@ fn host_ports_claimed_twice_name_both_owners() {
         )
     };
     let input = pod("a", "172.17.0.2") + &pod("b", "172.17.0.3");
-    refused(
+    warned(
         &input,
         &["Pod default/b", "80/TCP", "container web of Pod default/a"],
     );

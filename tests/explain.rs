@@ -105,6 +105,16 @@ metadata: {name: noded}
 spec: {clusterIP: 10.254.0.15, ports: [{port: 80}]}
 ---
 apiVersion: v1
+kind: Service
+metadata: {name: alias}
+spec: {clusterIP: 10.254.0.16, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Endpoints
+metadata: {name: alias}
+subsets: [{addresses: [{ip: 10.254.0.10}], ports: [{port: 80}]}]
+---
+apiVersion: v1
 kind: Pod
 metadata: {name: hosted}
 spec: {nodeName: n1, containers: [{name: main, ports: [{containerPort: 80, hostPort: 81}]}]}
@@ -318,6 +328,17 @@ fn drops_and_refusals_have_their_reasons() {
         "10.254.9.9:80/tcp",
         &["dropped: no Service has this address of the service range"],
     );
+}
+
+#[test]
+fn an_endpoint_that_is_a_service_address_is_promised_nothing() {
+    let text = explain("172.17.0.9", "10.254.0.16:80/tcp", &[]);
+    let lost = "100.00 % lost: endpoint 10.254.0.10:80 is a service address and cannot be reached";
+    assert!(text.contains(lost), "{text}");
+    assert!(!text.contains("% to 10.254.0.10:80"), "{text}");
+    let text = explain("172.17.0.9", "10.254.0.16:80/tcp", &["-o", "json"]);
+    let said: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(said["candidates"][0]["serviceAddress"], true);
 }
 
 #[test]

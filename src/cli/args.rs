@@ -442,6 +442,17 @@ pub enum UnallocatedArg {
     Reject,
 }
 
+/// `--unserved-external`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum UnservedExternalArg {
+    /// It is routed on.
+    Forward,
+    /// Silence.
+    Drop,
+    /// TCP reset or port unreachable.
+    Reject,
+}
+
 /// Inputs, the same for every verb. Flags win over the file.
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Inputs")]
@@ -521,4 +532,8 @@ pub struct InputArgs {
     /// What unallocated addresses of the service range answer
     #[arg(long, value_enum)]
     pub unallocated: Option<UnallocatedArg>,
+    /// What others get at a port that nobody serves of a load-balancer address or external IP
+    /// that this node does not have
+    #[arg(long, value_enum)]
+    pub unserved_external: Option<UnservedExternalArg>,
 }

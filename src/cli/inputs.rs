@@ -3,14 +3,14 @@
 
 use std::path::PathBuf;
 
-use super::args::{InputArgs, SysctlsArg, UnallocatedArg};
+use super::args::{InputArgs, SysctlsArg, UnallocatedArg, UnservedExternalArg};
 use super::error::CliError;
 use super::say::report;
 use crate::cluster::Cluster;
 use crate::config::file::{
     self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
 };
-use crate::config::{Config, DetectLocal, InterfaceName, Sysctls, Unallocated};
+use crate::config::{Config, DetectLocal, InterfaceName, Sysctls, Unallocated, UnservedExternal};
 use crate::observe::Progress;
 use crate::plan::{NodeContext, NodePlan, complete, plan};
 use crate::problem::{Problem, Severity};
@@ -267,6 +267,13 @@ fn settings(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
         config.unallocated = match unallocated {
             UnallocatedArg::Drop => Unallocated::Drop,
             UnallocatedArg::Reject => Unallocated::Reject,
+        };
+    }
+    if let Some(unserved) = args.unserved_external {
+        config.unserved_external = match unserved {
+            UnservedExternalArg::Forward => UnservedExternal::Forward,
+            UnservedExternalArg::Drop => UnservedExternal::Drop,
+            UnservedExternalArg::Reject => UnservedExternal::Reject,
         };
     }
     detect_local(args, config)

@@ -20,6 +20,7 @@ use crate::observe::{
     Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
     init_log, raise_descriptor_limit, serve,
 };
+use crate::plan::of_url;
 use crate::source::{Rules, api};
 use crate::text::printable;
 
@@ -48,6 +49,12 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     let start = Instant::now();
     banner(args, &config, from_api);
     let sources = if from_api {
+        config.protected = args
+            .apiserver
+            .iter()
+            .filter_map(|url| of_url(url))
+            .collect();
+        config.protected.extend(servers(args.kubeconfig.as_deref()));
         let settings = api::Settings {
             kubeconfig: args.kubeconfig.clone(),
             servers: args.apiserver.clone(),
@@ -208,6 +215,15 @@ fn without_password(url: &str) -> String {
 fn list(prefixes: &[impl std::fmt::Display]) -> String {
     let prefixes: Vec<String> = prefixes.iter().map(ToString::to_string).collect();
     prefixes.join(",")
+}
+
+/// Where the servers of a kubeconfig answer. A file that cannot be read is the follower's to
+/// complain about.
+fn servers(kubeconfig: Option<&Path>) -> Vec<SocketAddr> {
+    let read = kubeconfig.and_then(|path| kube::config::Kubeconfig::read_from(path).ok());
+    let clusters = read.into_iter().flat_map(|found| found.clusters);
+    let urls = clusters.filter_map(|named| named.cluster?.server);
+    urls.filter_map(|url| of_url(&url)).collect()
 }
 
 /// Gives up what is not needed. Files of others may only be readable to root.

@@ -105,6 +105,19 @@ pub enum TrafficPolicy {
     Local,
 }
 
+/// `spec.ipFamilyPolicy` of a Service; decides only where there is no cluster to assign
+/// clusterIPs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum FamilyPolicy {
+    /// One family.
+    #[default]
+    SingleStack,
+    /// Both families if there are ranges of both.
+    PreferDualStack,
+    /// Both families or none.
+    RequireDualStack,
+}
+
 /// `targetPort` of a Service port; used only to derive endpoints from Pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetPort {
@@ -154,8 +167,8 @@ pub struct Service {
     pub headless: bool,
     /// `spec.ipFamilies`; empty if the manifest leaves it out.
     pub ip_families: Vec<Family>,
-    /// True for `ipFamilyPolicy: PreferDualStack` or `RequireDualStack`.
-    pub dual_stack: bool,
+    /// `spec.ipFamilyPolicy`.
+    pub family_policy: FamilyPolicy,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
     /// `spec.selector` in key order; empty if it has none.
@@ -184,7 +197,7 @@ pub struct Service {
     pub balancing: Balancing,
     /// Annotation `svcnat.io/weights`: by pod name (`pod/NAME`) or zone (`zone/NAME`).
     pub weights: BTreeMap<String, u32>,
-    /// `metadata.creationTimestamp`, as the API spells it; for the AGE column only.
+    /// `metadata.creationTimestamp`, as the API spells it: of two claims the older wins.
     pub created: Option<String>,
 }
 
@@ -210,7 +223,7 @@ pub struct SliceEndpoint {
 }
 
 /// For whom an endpoint is meant.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Hints {
     /// `forZones`.
     pub for_zones: Vec<Name>,
@@ -275,7 +288,8 @@ pub struct ContainerPort {
     pub port: NonZeroU16,
     /// `hostPort`, if it has one.
     pub host_port: Option<NonZeroU16>,
-    /// `hostIP`; `None` for every address of the node.
+    /// `hostIP`; `None` for every address of the node, the unspecified address for every one
+    /// of its family.
     pub host_ip: Option<IpAddr>,
 }
 
@@ -300,6 +314,8 @@ pub struct Pod {
     pub finished: bool,
     /// Has a `deletionTimestamp`.
     pub terminating: bool,
+    /// `metadata.creationTimestamp`, as the API spells it: of two claims the older wins.
+    pub created: Option<String>,
     /// `spec.hostNetwork`: its ports are the node's own, nothing is mapped.
     pub host_network: bool,
 }

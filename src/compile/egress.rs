@@ -3,12 +3,14 @@
 
 use std::net::IpAddr;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::Sink;
-use super::frontends::{marks, source_in};
+use super::frontends::{marks, sources_in};
 use super::sets::SetId;
 use super::skeleton::Outline;
 use super::words::{in_set, not_in_set, rule};
-use crate::ruleset::{Action, Element, ElementData, Match, Rule, Selector, Value};
+use crate::ruleset::{Action, Element, ElementData, Family, Match, Rule, Selector, Value};
 
 use Selector::{Daddr, Saddr};
 
@@ -30,14 +32,36 @@ pub fn rules(outline: &Outline<'_>) -> Vec<Rule> {
             Action::Masquerade.into(),
         ]));
     }
-    rules.extend(outline.egress_sources.iter().map(|prefix| {
+    if outline.has(SetId::HostPortIps) {
+        // From a loopback address to the host port of a pod: no answer would find its way back.
+        rules.push(rule([
+            Match::SaddrIn {
+                prefix: loopback(outline.family),
+                negated: false,
+            }
+            .into(),
+            Match::DaddrLoopback { negated: true }.into(),
+            Match::CtStatusDnat.into(),
+            Action::Masquerade.into(),
+        ]));
+    }
+    let pods = sources_in(outline.egress_sources, SetId::EgressSources);
+    rules.extend(pods.into_iter().map(|pod| {
         let inside = outline
             .has(SetId::NonMasquerade)
             .then(|| not_in_set([Daddr], SetId::NonMasquerade));
         let leaving = inside.into_iter().chain([Action::Masquerade.into()]);
-        rule(source_in(prefix).into_iter().chain(leaving))
+        rule(pod.into_iter().chain(leaving))
     }));
     rules
+}
+
+/// RFC 1122 and RFC 4291.
+fn loopback(family: Family) -> IpNet {
+    match family {
+        Family::Ip => Ipv4Net::new_assert([127, 0, 0, 0].into(), 8).into(),
+        Family::Ip6 => Ipv6Net::from(std::net::Ipv6Addr::LOCALHOST).into(),
+    }
 }
 
 /// A local endpoint that may talk to itself through a frontend.

@@ -12,20 +12,24 @@ use super::skeleton::Outline;
 use super::source_ranges;
 use super::value::{Affinity, Class, MODE_MASK, Mode, OPTIONS_MASK, frontend_value};
 use super::words::{
-    class_is, dnat, frontend_key, goto, jump, load, port_key, priority_is, rule, slot,
+    class_is, dnat, frontend_key, goto, in_set, jump, load, not_in_set, port_key, priority_is,
+    rule, slot,
 };
 use super::{ListRef, Sink, number, ranged};
-use crate::config::{DetectLocal, Unallocated};
+use crate::config::{DetectLocal, Unallocated, UnservedExternal};
 use crate::plan::{Frontend, FrontendKey, FrontendKind, ListKey, Target};
 use crate::ruleset::{
-    Action, Chain, Element, ElementData, Match, Protocol, Rule, Statement, Value,
+    Action, Chain, Element, ElementData, Match, Protocol, Rule, Selector, Statement, Value,
 };
 
 /// What nobody serves. Only a first packet comes here, so nothing is asked of others.
 pub fn reject_chain(outline: &Outline<'_>) -> Vec<Chain> {
     let unallocated =
         outline.shape.unallocated == Unallocated::Reject && outline.has(SetId::ServiceCidrs);
-    if !(unallocated || outline.has(SetId::ClusterIps) || outline.parts.has_class(Class::Reject)) {
+    let external = outline.shape.unserved_external == UnservedExternal::Reject
+        && outline.has(SetId::ExternalIps);
+    let unserved = outline.has(SetId::ClusterIps) || outline.parts.has_class(Class::Reject);
+    if !(unallocated || external || unserved) {
         return Vec::new();
     }
     vec![Chain::regular(
@@ -157,7 +161,7 @@ fn outsiders(outline: &Outline<'_>) -> Option<Vec<Statement>> {
 }
 
 /// `ip saddr PREFIX`, which a prefix of length 0 need not ask.
-pub fn source_in(prefix: &IpNet) -> Option<Statement> {
+fn source_in(prefix: &IpNet) -> Option<Statement> {
     (prefix.prefix_len() > 0).then(|| {
         Match::SaddrIn {
             prefix: *prefix,
@@ -187,8 +191,23 @@ fn by_interface(outline: &Outline<'_>, negated: bool) -> Option<Statement> {
 pub fn from_pods(outline: &Outline<'_>) -> Vec<Option<Statement>> {
     match by_interface(outline, false) {
         Some(interface) => vec![Some(interface)],
-        None => outline.pod_sources.iter().map(source_in).collect(),
+        None => sources_in(outline.pod_sources, SetId::PodSources),
     }
+}
+
+/// Conditions each of which says "from one of these": one for each of a few, one for all of
+/// many.
+pub fn sources_in(prefixes: &[IpNet], set: SetId) -> Vec<Option<Statement>> {
+    if is_set(prefixes) {
+        return vec![Some(in_set([Selector::Saddr], set))];
+    }
+    prefixes.iter().map(source_in).collect()
+}
+
+/// True if prefixes are elements of a set: then no rule grows with their number. A few are
+/// compared in rules, which is faster.
+pub const fn is_set(prefixes: &[IpNet]) -> bool {
+    prefixes.len() > 2
 }
 
 /// Conditions that together say "not from a pod"; `None` where that cannot be told, or is
@@ -200,6 +219,9 @@ fn from_outside(outline: &Outline<'_>) -> Option<Vec<Statement>> {
     let prefixes = outline.pod_sources;
     if prefixes.is_empty() || prefixes.iter().any(|p| p.prefix_len() == 0) {
         return None;
+    }
+    if is_set(prefixes) {
+        return Some(vec![not_in_set([Selector::Saddr], SetId::PodSources)]);
     }
     let outside = |prefix: &IpNet| {
         Match::SaddrIn {
@@ -282,6 +304,30 @@ pub fn cluster_ip(sink: &mut impl Sink, addr: std::net::IpAddr, comment: &std::s
     sink.put(SetId::ClusterIps, Value::new().addr(addr), element);
 }
 
+/// What becomes of packets from outside to ports of external addresses that nobody serves:
+/// pods' own are left alone, they do not come back.
+pub fn external_chain(outline: &Outline<'_>) -> Vec<Chain> {
+    let last = match outline.shape.unserved_external {
+        UnservedExternal::Reject => goto("reject-chain"),
+        UnservedExternal::Drop | UnservedExternal::Forward => Action::Drop.into(),
+    };
+    if !outline.has(SetId::ExternalIps) {
+        return Vec::new();
+    }
+    // An external address that this node has is the node's own at all other ports.
+    let mut rules = vec![rule([Match::DaddrLocal.into(), Action::Return.into()])];
+    let pods = from_pods(outline).into_iter();
+    rules.extend(pods.map(|pod| rule(pod.into_iter().chain([Action::Return.into()]))));
+    rules.push(rule([last]));
+    vec![Chain::regular("external-address", rules)]
+}
+
+/// An external address in use.
+pub fn external_ip(sink: &mut impl Sink, addr: std::net::IpAddr) {
+    let element = Element::new(ElementData::None);
+    sink.put(SetId::ExternalIps, Value::new().addr(addr), element);
+}
+
 /// Prefixes of a set of ranges; they must not overlap.
 pub fn prefixes(sink: &mut impl Sink, set: SetId, prefixes: &[IpNet]) {
     for prefix in prefixes {
@@ -343,6 +389,31 @@ mod tests {
             outside_of(&prefixes),
             Some(prefixes.map(str::to_owned).to_vec())
         );
+    }
+
+    #[test]
+    fn no_rule_grows_with_the_number_of_prefixes() {
+        let shape = Shape::of(&Config::default());
+        let all: Vec<IpNet> = (0..5000_u32)
+            .map(|n| {
+                let net = std::net::Ipv4Addr::from(0x0a00_0000 + (n << 9));
+                IpNet::new(net.into(), 24).expect("a prefix")
+            })
+            .collect();
+        let of = |prefixes: &[IpNet]| {
+            table(&Outline {
+                family: Family::Ip,
+                shape: &shape,
+                pod_sources: prefixes,
+                egress_sources: prefixes,
+                parts: &parts(),
+            })
+        };
+        assert_eq!(of(&all[..3]), of(&all));
+        let rules = |table: crate::ruleset::Table| -> usize {
+            table.chains.iter().map(|chain| chain.rules.len()).sum()
+        };
+        assert_eq!(rules(of(&all[..1])), rules(of(&all)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::skeleton::Outline;
 use super::words::{dnat, frontend_key, goto, in_set, load, port_key, rule};
 use super::{Sink, address_and_port};
 use crate::plan::{HostPort, HostPortKey};
-use crate::ruleset::{Action, Chain, Element, Match, Selector, Value};
+use crate::ruleset::{Action, Chain, Element, Match, Rule, Selector, Value};
 
 /// True if anything answers at this node's own addresses.
 pub fn has_local_address(outline: &Outline<'_>) -> bool {
@@ -17,6 +17,15 @@ pub fn has_local_address(outline: &Outline<'_>) -> bool {
 
 fn has_node_ports(outline: &Outline<'_>) -> bool {
     outline.has(SetId::ServiceNodeports) && outline.has(SetId::NodeportIps)
+}
+
+/// Host ports at loopback addresses: for this node's own processes alone.
+pub fn on_loopback(outline: &Outline<'_>) -> Option<Rule> {
+    let own = [
+        Match::DaddrLoopback { negated: false }.into(),
+        dnat(frontend_key(), SetId::HostPortIps),
+    ];
+    outline.has(SetId::HostPortIps).then(|| rule(own))
 }
 
 /// What a packet to an address of this node meets: node ports come first.

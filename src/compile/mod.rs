@@ -25,13 +25,15 @@ mod words;
 use std::collections::BTreeMap;
 
 use foldhash::{HashMap, HashMapExt};
+use ipnet::IpNet;
 
 pub use egress::hairpin;
-pub use frontends::cluster_ip;
+pub use frontends::{cluster_ip, external_ip};
 pub use numbers::{Numbers, Sets, endpoint_of, frontend_key_of, frontend_value_key};
 pub use parts::{Parts, Uses};
 pub use sets::{Counted, SetId};
 
+use crate::config::UnservedExternal;
 use crate::plan::{Endpoint, FamilyPlan, ListKey, NodePlan, Shape, View};
 use crate::ruleset::{Datum, Element, ElementData, Family, Ruleset, Table, Value};
 use numbers::InstalledNumbers;
@@ -101,7 +103,7 @@ pub fn compile_numbered(
         let mut compiled = Compiled::default();
         let mut gathered = Gathered::default();
         services(&mut gathered, family, sets, &mut compiled.numbers);
-        addresses(&mut gathered, family);
+        addresses(&mut gathered, family, &plan.shape);
         let node_ports = gathered.0.contains_key(&SetId::ServiceNodeports);
         node_level(&mut gathered, family, node_ports);
         let elements = gathered.by_key();
@@ -167,13 +169,24 @@ pub fn services(sink: &mut impl Sink, plan: &FamilyPlan, previous: &Sets, number
 }
 
 /// The elements that several services may share: one per address.
-fn addresses(sink: &mut impl Sink, plan: &FamilyPlan) {
+fn addresses(sink: &mut impl Sink, plan: &FamilyPlan, shape: &Shape) {
     for addr in &plan.local_endpoints {
         hairpin(sink, *addr);
     }
     for (addr, comment) in &plan.cluster_ips {
         cluster_ip(sink, *addr, comment);
     }
+    if wants_external_ips(shape) {
+        for addr in plan.external_ips() {
+            external_ip(sink, addr);
+        }
+    }
+}
+
+/// True if external addresses are elements by themselves.
+#[must_use]
+pub fn wants_external_ips(shape: &Shape) -> bool {
+    shape.unserved_external != UnservedExternal::Forward
 }
 
 /// The elements that no service brings: host ports, and the prefixes of this node and of
@@ -190,6 +203,23 @@ pub fn node_level(sink: &mut impl Sink, plan: &FamilyPlan, node_ports: bool) {
         frontends::prefixes(sink, SetId::NonMasquerade, &plan.non_masquerade);
     }
     frontends::prefixes(sink, SetId::ServiceCidrs, &plan.service_ranges);
+    for (set, prefixes) in [
+        (SetId::PodSources, &plan.pod_sources),
+        (SetId::EgressSources, &plan.egress_sources),
+    ] {
+        if frontends::is_set(prefixes) {
+            frontends::prefixes(sink, set, prefixes);
+        }
+    }
+}
+
+/// True if two plans without services have the same prefixes in rules: more than a few are
+/// elements.
+#[must_use]
+pub fn same_rules(one: &FamilyPlan, other: &FamilyPlan) -> bool {
+    let is_set = |prefixes: &[IpNet]| frontends::is_set(prefixes);
+    let same = |one: &[IpNet], other: &[IpNet]| one == other || (is_set(one) && is_set(other));
+    same(&one.pod_sources, &other.pod_sources) && same(&one.egress_sources, &other.egress_sources)
 }
 
 /// Numbers every list and writes its slots and its affinity. Lists that have a number in

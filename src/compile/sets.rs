@@ -39,11 +39,16 @@ pub enum SetId {
     AffinityTimeout(u32),
     /// ClusterIPs in use.
     ClusterIps,
+    /// Prefixes of this node's pods whose traffic is masqueraded on its way out, if they are
+    /// more than a few.
+    EgressSources,
     /// List number, protocol and slot → endpoint.
     Endpoints,
     /// The same for lists of a large class. A map of its own because the kernel checks every
     /// new element against every rule that uses its map, and redrawing takes many rules.
     EndpointsLarge,
+    /// Addresses of frontends that are not clusterIPs.
+    ExternalIps,
     /// Frontend and source that may pass.
     FirewallAllowed,
     /// Frontends with source ranges.
@@ -62,6 +67,8 @@ pub enum SetId {
     NodeportIps,
     /// Destinations to which this node's pods keep their address.
     NonMasquerade,
+    /// Prefixes of pods, if they are more than a few.
+    PodSources,
     /// Service ranges.
     ServiceCidrs,
     /// Address, protocol and port → value.
@@ -83,7 +90,7 @@ pub enum Counted {
 
 impl SetId {
     /// All but those of affinity timeouts, in order.
-    pub const FIXED: [Self; 24] = [
+    pub const FIXED: [Self; 27] = [
         Self::AffinityClients,
         Self::AffinityEndpoints,
         Self::AffinityGroups,
@@ -94,8 +101,10 @@ impl SetId {
         Self::AffinityServiceIps,
         Self::AffinityServiceNodeports,
         Self::ClusterIps,
+        Self::EgressSources,
         Self::Endpoints,
         Self::EndpointsLarge,
+        Self::ExternalIps,
         Self::FirewallAllowed,
         Self::FirewallIps,
         Self::HairpinIps,
@@ -105,6 +114,7 @@ impl SetId {
         Self::InternalServiceNodeports,
         Self::NodeportIps,
         Self::NonMasquerade,
+        Self::PodSources,
         Self::ServiceCidrs,
         Self::ServiceIps,
         Self::ServiceNodeports,
@@ -134,8 +144,10 @@ impl SetId {
             Self::AffinityServiceNodeports => "affinity-service-nodeports",
             Self::AffinityTimeout(_) => "affinity-timeout",
             Self::ClusterIps => "cluster-ips",
+            Self::EgressSources => "egress-sources",
             Self::Endpoints => "endpoints",
             Self::EndpointsLarge => "endpoints-large",
+            Self::ExternalIps => "external-ips",
             Self::FirewallAllowed => "firewall-allowed",
             Self::FirewallIps => "firewall-ips",
             Self::HairpinIps => "hairpin-ips",
@@ -145,6 +157,7 @@ impl SetId {
             Self::InternalServiceNodeports => "internal-service-nodeports",
             Self::NodeportIps => "nodeport-ips",
             Self::NonMasquerade => "non-masquerade",
+            Self::PodSources => "pod-sources",
             Self::ServiceCidrs => "service-cidrs",
             Self::ServiceIps => "service-ips",
             Self::ServiceNodeports => "service-nodeports",
@@ -193,11 +206,15 @@ impl SetId {
             }
             Self::HostPorts => set(&port).mapping(&endpoint),
             Self::HostPortIps => set(&frontend).mapping(&endpoint),
-            Self::ClusterIps => set(&[addr]),
+            Self::ClusterIps | Self::ExternalIps => set(&[addr]),
             Self::HairpinIps => set(&[addr, addr]),
             Self::FirewallIps => set(&frontend),
             Self::FirewallAllowed => set(&[addr, InetProto, InetService, addr]).interval(),
-            Self::NodeportIps | Self::NonMasquerade | Self::ServiceCidrs => set(&[addr]).interval(),
+            Self::EgressSources
+            | Self::NodeportIps
+            | Self::NonMasquerade
+            | Self::PodSources
+            | Self::ServiceCidrs => set(&[addr]).interval(),
         };
         declared.counted = counters && self.counted().is_some();
         declared

@@ -59,6 +59,7 @@ pub fn table(outline: &Outline<'_>) -> Table {
     // Each chain after those that its rules lead to: the kernel resolves targets as it reads.
     let chains = [
         frontends::reject_chain(outline),
+        frontends::external_chain(outline),
         frontends::retry_chain(outline),
         endpoints::chains(outline),
         affinity::lookup_chains(outline),
@@ -93,16 +94,25 @@ fn used_sets(outline: &Outline<'_>, chains: &[Chain]) -> Vec<SetId> {
 
 /// The two hooks that translate. The rules are in the base chains themselves: a jump costs
 /// every new connection of the machine.
-fn translation(outline: &Outline<'_>) -> Vec<Rule> {
+fn translation(outline: &Outline<'_>, hook: Hook) -> Vec<Rule> {
     let mut rules = Vec::new();
     if outline.has(SetId::ServiceIps) {
         let key = super::words::frontend_key();
         rules.push(rule([load(key, SetId::ServiceIps), goto("service")]));
     }
+    if hook == Hook::Output {
+        rules.extend(host_ports::on_loopback(outline));
+    }
     if host_ports::has_local_address(outline) {
         rules.push(rule([Match::DaddrLocal.into(), goto("local-address")]));
     }
     let daddr = [Selector::Daddr];
+    if hook == Hook::Prerouting && outline.has(SetId::ExternalIps) {
+        rules.push(rule([
+            in_set(daddr.clone(), SetId::ExternalIps),
+            goto("external-address"),
+        ]));
+    }
     if outline.has(SetId::ClusterIps) {
         rules.push(rule([
             in_set(daddr.clone(), SetId::ClusterIps),
@@ -142,8 +152,13 @@ fn postrouting(outline: &Outline<'_>) -> Vec<Rule> {
 fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
     use Hook::{Input, Output, Postrouting, Prerouting};
     let chains = [
-        ("nat-prerouting", Prerouting, DSTNAT, translation(outline)),
-        ("nat-output", Output, DSTNAT, translation(outline)),
+        (
+            "nat-prerouting",
+            Prerouting,
+            DSTNAT,
+            translation(outline, Prerouting),
+        ),
+        ("nat-output", Output, DSTNAT, translation(outline, Output)),
         ("nat-input", Input, SRCNAT, affinity::update_rules(outline)),
         ("nat-postrouting", Postrouting, SRCNAT, postrouting(outline)),
     ];

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Config, ConfigNode, DetectLocal, InterfaceName, NodePortAddresses, Sysctls, Unallocated, others,
+    Config, ConfigNode, DetectLocal, InterfaceName, NodePortAddresses, Sysctls, Unallocated,
+    UnservedExternal, others,
 };
 use crate::problem::Problem;
 use crate::source::{address, documents, drop_nulls, fields_of, name_problem, parse, prefix};
@@ -110,6 +111,7 @@ struct Raw {
     manage_routes: Option<bool>,
     sysctls: Option<String>,
     unallocated: Option<String>,
+    unserved_external: Option<String>,
     nodes: Option<Vec<RawNode>>,
 }
 
@@ -322,6 +324,12 @@ fn own(raw: Raw, config: &mut Config) -> Result<(), String> {
     config.unallocated = match choice("unallocated", raw.unallocated, &["drop", "reject"])? {
         "reject" => Unallocated::Reject,
         _ => Unallocated::Drop,
+    };
+    let known = ["forward", "drop", "reject"];
+    config.unserved_external = match choice("unservedExternal", raw.unserved_external, &known)? {
+        "drop" => UnservedExternal::Drop,
+        "reject" => UnservedExternal::Reject,
+        _ => UnservedExternal::Forward,
     };
     for node in raw.nodes.unwrap_or_default() {
         let name = parse_node_name(&node.name).map_err(|e| format!("nodes[].name: {e}"))?;

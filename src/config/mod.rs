@@ -8,7 +8,7 @@ mod others;
 mod types;
 mod validate;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -50,6 +50,21 @@ pub enum Unallocated {
     Reject,
 }
 
+/// What a packet from outside gets that goes to an external address of a Service, one that
+/// this node does not have, at a port that nobody serves (`--unserved-external`). Where routers
+/// send these addresses to this node it would go back to them, and round until its hop limit
+/// ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UnservedExternal {
+    /// It is routed on: the address may be somebody else's.
+    #[default]
+    Forward,
+    /// Silence.
+    Drop,
+    /// TCP reset or ICMP port unreachable.
+    Reject,
+}
+
 /// What to do about kernel settings that service NAT depends on (`--sysctls`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Sysctls {
@@ -60,6 +75,24 @@ pub enum Sysctls {
     Check,
     /// Leave them alone and unread.
     Ignore,
+}
+
+/// How many slots weighted endpoint lists may take. Not a setting: tests make them small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotLimits {
+    /// One list, a power of two. Shares are then off by 0.006 % at most.
+    pub list: u32,
+    /// All of a node together.
+    pub node: u64,
+}
+
+impl Default for SlotLimits {
+    fn default() -> Self {
+        Self {
+            list: 1 << 14,
+            node: 1 << 19,
+        }
+    }
 }
 
 /// A route to another node's pods that the user lists by hand (`nodes:` in the file).
@@ -119,8 +152,14 @@ pub struct Config {
     pub sysctls: Sysctls,
     /// What unallocated service addresses answer.
     pub unallocated: Unallocated,
+    /// What unserved ports of external addresses answer.
+    pub unserved_external: UnservedExternal,
     /// Nodes listed by hand.
     pub nodes: Vec<ConfigNode>,
+    /// Where the API servers that are followed answer: no Service and no Pod may take that.
+    pub protected: Vec<SocketAddr>,
+    /// How many slots weighted endpoint lists may take.
+    pub slot_limits: SlotLimits,
 }
 
 impl Default for Config {
@@ -149,7 +188,10 @@ impl Default for Config {
             manage_routes: true,
             sysctls: Sysctls::default(),
             unallocated: Unallocated::default(),
+            unserved_external: UnservedExternal::default(),
             nodes: Vec::new(),
+            protected: Vec::new(),
+            slot_limits: SlotLimits::default(),
         }
     }
 }

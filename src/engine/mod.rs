@@ -9,31 +9,34 @@
 //! Pure: objects in, [`Step`] out. Who commits a step to the kernel and fails calls
 //! [`Engine::distrust`]; the next step then starts from what the kernel really holds.
 
-mod claims;
 mod installed;
+mod known;
 pub mod quarantine;
 mod rebuild;
 mod same;
 mod shared;
+mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{Change, Cluster, EndpointSlice, Family, Names, ObjectName, Slices};
 use crate::compile::skeleton;
-use crate::compile::{Numbers, SetId, Sets, Uses, node_level, services};
+use crate::compile::{Numbers, SetId, Sets, Uses, node_level, same_rules, services};
 use crate::config::Config;
 use crate::diff::{Changes, Delta};
 use crate::plan::{
-    FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, plan_node_level,
-    plan_routes, plan_service, serving_of,
+    Claims, FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, SlotDemand,
+    api_service, beaten_host_ports, plan_node_level, plan_routes, plan_service, serving_of,
+    unknown_pods,
 };
 use crate::problem::Problem;
 use crate::ruleset::Ruleset;
-use claims::Claims;
 use installed::Elements;
+use known::Known;
 use quarantine::Quarantine;
 use same::{same_service, same_slice, same_slices};
 use shared::Shared;
+use units::{Before, Parts, Unit};
 
 /// What a step leads to besides the ruleset, for who cleans up after it.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ pub struct Step {
     pub touched: Vec<ObjectName>,
     /// Endpoints that served `services` before; flows may still lead to them.
     pub served: Serving,
-    /// What was found wrong.
+    /// What was found wrong, and was not before.
     pub problems: Vec<Problem>,
 }
 
@@ -61,17 +64,6 @@ pub enum Next {
     Step(Box<Step>),
     /// Start over from the kernel's state: [`Engine::rebuild`].
     Rebuild,
-}
-
-/// Both families' share of one service.
-type Parts = Vec<ServicePlan>;
-
-/// A service before it changed.
-#[derive(Debug)]
-struct Before {
-    parts: Parts,
-    /// Its UDP and SCTP endpoints that served.
-    serving: Serving,
 }
 
 /// Cluster, plan and ruleset of this node, and what changed since the last step.
@@ -89,6 +81,10 @@ pub struct Engine {
     routes: BTreeSet<Route>,
     ruleset: Ruleset,
     changed: BTreeMap<ObjectName, Before>,
+    /// What weighted lists ask for.
+    demand: SlotDemand,
+    /// What is wrong with the objects.
+    known: Known,
     node_level_changed: bool,
     rebuild: bool,
     quarantine: Quarantine,
@@ -134,6 +130,8 @@ impl Engine {
             routes: BTreeSet::new(),
             ruleset: Ruleset::default(),
             changed: BTreeMap::new(),
+            demand: SlotDemand::default(),
+            known: Known::default(),
             node_level_changed: false,
             rebuild: true,
             quarantine: Quarantine::default(),
@@ -331,6 +329,8 @@ impl Engine {
 
     /// Remembers how a service was before it changes.
     fn touch(&mut self, name: &ObjectName) {
+        // Its endpoints are the API servers, which no Service may take.
+        self.node_level_changed |= *name == api_service();
         if !self.rebuild && !self.changed.contains_key(name) {
             let before = Before {
                 parts: self.parts(name),
@@ -364,8 +364,10 @@ impl Engine {
         let mut frames = None;
         let mut problems = Vec::new();
         if self.node_level_changed {
-            let (node, _) =
+            let (mut node, found) =
                 NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
+            node.weighted_slots = self.node.weighted_slots;
+            problems.extend(found);
             if node != self.node {
                 self.rebuild = true;
                 return Next::Rebuild;
@@ -382,9 +384,23 @@ impl Engine {
             self.routes = routes;
             frames = Some(made);
         }
-        self.node_level_changed = false;
+        let node_level = std::mem::take(&mut self.node_level_changed);
         let touched = self.changed.keys().cloned().collect();
-        let (units, served) = self.units();
+        let (asked, mut served) = self.asked();
+        for (before, after) in asked.values() {
+            for (before, after) in before.iter().zip(after) {
+                self.demand.remove(&before.weighted);
+                self.demand.add(&after.weighted);
+            }
+        }
+        if self.demand.limit(self.config.slot_limits) != self.node.weighted_slots {
+            self.rebuild = true;
+            return Next::Rebuild;
+        }
+        let units = self.units(asked, &mut served);
+        if node_level {
+            self.known.node(problems);
+        }
         let mut step = Step {
             delta: Delta::default(),
             before: self.empty_plan(),
@@ -392,7 +408,7 @@ impl Engine {
             services: units.keys().cloned().collect(),
             touched,
             served,
-            problems,
+            problems: Vec::new(),
         };
         for (i, family) in Family::ALL.into_iter().enumerate() {
             let frame = frames
@@ -403,7 +419,26 @@ impl Engine {
                 return Next::Rebuild;
             }
         }
+        if node_level || !units.is_empty() {
+            self.look_at_host_ports_and_pods();
+        }
+        step.problems = self.known.untold();
         Next::Step(Box::new(step))
+    }
+
+    /// What of this node's is beaten by a claim, or matters only because there is one.
+    /// O(host ports).
+    fn look_at_host_ports_and_pods(&mut self) {
+        let (families, node) = (&self.families, &self.node);
+        let beaten = families
+            .iter()
+            .flat_map(|state| beaten_host_ports(&state.frame.host_ports, &state.claims, node));
+        self.known.host_ports(beaten);
+        let unknown = families
+            .iter()
+            .filter(|state| state.frame.pod_sources.is_empty() && !state.claims.is_empty());
+        let unknown = unknown.map(|state| state.frame.family);
+        self.known.pods(unknown_pods(&self.config, unknown));
     }
 
     fn empty_plan(&self) -> NodePlan {
@@ -414,44 +449,12 @@ impl Engine {
         }
     }
 
-    /// Changed services, as they were and as they are, and those that lay claim to a
-    /// frontend of theirs. With the endpoints that served them.
-    fn units(&mut self) -> (BTreeMap<ObjectName, (Parts, Parts)>, Serving) {
-        let mut units = BTreeMap::new();
-        let mut served = Serving::new();
-        for (name, mut before) in std::mem::take(&mut self.changed) {
-            let after = self.parts(&name);
-            // An endpoint may leave the lists long before it stops serving.
-            if before.parts != after || before.serving != serving_of(&self.cluster, [&name]) {
-                served.append(&mut before.serving);
-                units.insert(name, (before.parts, after));
-            }
-        }
-        let mut rivals = BTreeSet::new();
-        for (name, (before, after)) in &units {
-            for (state, (before, after)) in self.families.iter().zip(before.iter().zip(after)) {
-                for key in before.frontends.keys().chain(after.frontends.keys()) {
-                    rivals.extend(state.claims.others(key, name).cloned());
-                }
-            }
-        }
-        for name in rivals {
-            if units.contains_key(&name) {
-                continue;
-            }
-            let parts = self.parts(&name);
-            served.append(&mut serving_of(&self.cluster, [&name]));
-            units.insert(name, (parts.clone(), parts));
-        }
-        (units, served)
-    }
-
     /// One family's share of a step; false if only a rebuild will do.
     fn family_step(
         &mut self,
         i: usize,
         family: Family,
-        units: &BTreeMap<ObjectName, (Parts, Parts)>,
+        units: &BTreeMap<ObjectName, Unit>,
         frame: Option<FamilyPlan>,
         step: &mut Step,
     ) -> bool {
@@ -463,15 +466,8 @@ impl Engine {
             .node_port_addresses
             .clone_from(&state.frame.node_port_addresses);
         let mut afters = befores.clone();
-        for (before, _) in units.values() {
+        for Unit { before, after } in units.values() {
             befores.add(before[i].clone());
-        }
-        for (name, (before, after)) in units {
-            state
-                .claims
-                .change(name, &before[i].frontends, &after[i].frontends);
-        }
-        for (_, after) in units.values() {
             afters.add(after[i].clone());
         }
         let (mut old, mut new) = (Elements::default(), Elements::default());
@@ -482,16 +478,14 @@ impl Engine {
         services(&mut old, &befores, sets, &mut released);
         state.numbers.release(&released);
         services(&mut new, &afters, sets, &mut state.numbers);
-        for (before, after) in units.values() {
+        for Unit { before, after } in units.values() {
             state.shared.change(&before[i], &after[i]);
         }
         let mut other_rules = false;
         let before_frame = frame.map(|frame| std::mem::replace(&mut state.frame, frame));
         if let Some(before) = &before_frame {
             let frame = &state.frame;
-            // Prefixes of pods are in rules.
-            other_rules |= before.pod_sources != frame.pod_sources
-                || before.egress_sources != frame.egress_sources;
+            other_rules |= !same_rules(before, frame);
             state.shared.change_hosts(before, frame);
             befores.host_ports.clone_from(&before.host_ports);
             afters.host_ports.clone_from(&frame.host_ports);
@@ -524,6 +518,12 @@ impl Engine {
         step.before.families.push(befores);
         step.after.families.push(afters);
         true
+    }
+
+    /// What the last step or rebuild found wrong was told to somebody: only what begins from
+    /// now on is handed out again.
+    pub fn told(&mut self) {
+        self.known.told();
     }
 }
 

@@ -3,13 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::claims::Claims;
 use super::shared::Shared;
 use super::{Engine, FamilyState};
 use crate::cluster::{Family, ObjectName};
-use crate::compile::{Numbers, Uses, compile_numbered};
+use crate::compile::{Numbers, Uses, compile_numbered, wants_external_ips};
 use crate::diff::{Delta, diff};
-use crate::plan::{NodeContext, NodePlan, plan_each, plan_node_level};
+use crate::plan::{Claims, NodeContext, NodePlan, Shape, decide, plan_node_level};
 use crate::problem::Problem;
 use crate::ruleset::LiveRuleset;
 
@@ -57,22 +56,25 @@ impl Engine {
         let aside: Vec<_> = aside
             .filter_map(|name| services.remove_entry(name))
             .collect();
+        // What is wrong with those that are left out for a trial is still wrong.
+        let known = self.known.clone();
         let (delta, ..) = self.plan_all(live);
+        self.known = known;
         self.cluster.services.extend(aside);
         self.rebuild = true;
         delta
     }
 
     fn plan_all(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
-        let (node, mut problems) =
+        let (node, problems) =
             NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
-        self.node = node;
+        let external = wants_external_ips(&Shape::of(&self.config));
         let mut families: Vec<FamilyState> = Family::ALL
             .into_iter()
             .map(|family| {
-                let (frame, _) = plan_node_level(&self.cluster, &self.config, &self.node, family);
+                let (frame, _) = plan_node_level(&self.cluster, &self.config, &node, family);
                 FamilyState {
-                    shared: Shared::new(&frame),
+                    shared: Shared::new(&frame, external),
                     frame,
                     numbers: Numbers::default(),
                     claims: Claims::default(),
@@ -80,16 +82,21 @@ impl Engine {
                 }
             })
             .collect();
-        let nothing = BTreeMap::new();
-        let (plan, found) = plan_each(&self.cluster, &self.config, &self.node, |service, part| {
+        let decided = decide(&self.cluster, &self.config, &node, |part| {
             let family = |state: &&mut FamilyState| state.frame.family == part.family;
             if let Some(state) = families.iter_mut().find(family) {
-                let claims = &mut state.claims;
-                claims.change(service, &nothing, &part.frontends);
                 state.shared.count(part);
             }
         });
-        problems.extend(found);
+        for (state, claims) in families.iter_mut().zip(decided.claims) {
+            state.claims = claims;
+        }
+        let plan = decided.plan;
+        self.node = decided.node;
+        self.demand = decided.demand;
+        let mut found = decided.found;
+        found.node.extend(problems);
+        self.known.all(found);
         let (ruleset, mut compiled) = compile_numbered(&plan, &live.sets());
         for state in &mut families {
             let of_family = compiled.remove(&state.frame.family).unwrap_or_default();
@@ -102,6 +109,6 @@ impl Engine {
         self.changed.clear();
         self.node_level_changed = false;
         self.rebuild = false;
-        (diff(&self.ruleset, live), plan, problems)
+        (diff(&self.ruleset, live), plan, self.known.untold())
     }
 }

@@ -8,22 +8,28 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::Elements;
-use crate::compile::{cluster_ip, hairpin};
+use crate::compile::{cluster_ip, external_ip, hairpin};
 use crate::plan::{FamilyPlan, ServicePlan};
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     hairpins: HashMap<IpAddr, u32>,
+    /// External addresses, if they are elements by themselves.
+    external: Option<HashMap<IpAddr, u32>>,
     cluster_ips: HashMap<IpAddr, (u32, Arc<str>)>,
     /// What the running step touched, with what it was before.
     touched_hairpins: BTreeMap<IpAddr, bool>,
     touched_ips: BTreeMap<IpAddr, Option<Arc<str>>>,
+    touched_external: BTreeMap<IpAddr, bool>,
 }
 
 impl Shared {
     /// With the host ports' pods of a node-level plan.
-    pub(super) fn new(frame: &FamilyPlan) -> Self {
-        let mut shared = Self::default();
+    pub(super) fn new(frame: &FamilyPlan, external: bool) -> Self {
+        let mut shared = Self {
+            external: external.then(HashMap::default),
+            ..Self::default()
+        };
         for addr in &frame.local_endpoints {
             *shared.hairpins.entry(*addr).or_default() += 1;
         }
@@ -41,6 +47,11 @@ impl Shared {
             *count += 1;
             *text = Arc::clone(comment);
         }
+        if let Some(external) = &mut self.external {
+            for addr in part.external_ips() {
+                *external.entry(addr).or_default() += 1;
+            }
+        }
     }
 
     /// A service is not what it was.
@@ -51,6 +62,7 @@ impl Shared {
         for addr in &before.local_endpoints {
             self.drop_hairpin(*addr);
         }
+        self.change_external(before, after);
         for (addr, comment) in &after.cluster_ips {
             let was = self.cluster_ips.get(addr).map(|(_, text)| Arc::clone(text));
             self.touched_ips.entry(*addr).or_insert(was);
@@ -82,6 +94,26 @@ impl Shared {
         }
     }
 
+    fn change_external(&mut self, before: &ServicePlan, after: &ServicePlan) {
+        let Some(external) = &mut self.external else {
+            return;
+        };
+        for addr in after.external_ips() {
+            let count = external.entry(addr).or_default();
+            self.touched_external.entry(addr).or_insert(*count > 0);
+            *count += 1;
+        }
+        for addr in before.external_ips() {
+            if let Some(count) = external.get_mut(&addr) {
+                self.touched_external.entry(addr).or_insert(*count > 0);
+                *count -= 1;
+                if *count == 0 {
+                    external.remove(&addr);
+                }
+            }
+        }
+    }
+
     fn add_hairpin(&mut self, addr: IpAddr) {
         let count = self.hairpins.entry(addr).or_default();
         self.touched_hairpins.entry(addr).or_insert(*count > 0);
@@ -106,6 +138,15 @@ impl Shared {
             }
             if self.hairpins.contains_key(&addr) {
                 hairpin(new, addr);
+            }
+        }
+        for (addr, was) in std::mem::take(&mut self.touched_external) {
+            if was {
+                external_ip(old, addr);
+            }
+            let known = self.external.as_ref();
+            if known.is_some_and(|known| known.contains_key(&addr)) {
+                external_ip(new, addr);
             }
         }
         for (addr, was) in std::mem::take(&mut self.touched_ips) {

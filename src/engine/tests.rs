@@ -1,6 +1,8 @@
 //! Random histories: whatever came in whatever order, the increments add up to what a plan
 //! from scratch gives.
 
+mod aside;
+mod conflicts;
 mod parts;
 mod wide;
 
@@ -10,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
+use crate::config::{SlotLimits, UnservedExternal};
 use crate::diff::Operation;
 use crate::plan::plan;
 use crate::ruleset::{
@@ -26,6 +29,7 @@ fn config() -> Config {
         ],
         cluster_cidrs: vec!["172.17.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.254.0.0/16".parse().unwrap()],
+        slot_limits: SlotLimits { list: 16, node: 48 },
         ..Config::default()
     }
 }
@@ -35,12 +39,18 @@ fn config() -> Config {
 enum Action {
     Service {
         n: u8,
+        /// Last octet of its clusterIP, which others may want too.
+        cluster_ip: u8,
+        /// Its age, if known.
+        created: u8,
         external: u8,
         affinity: u8,
+        /// 0 for none; others may want the same.
+        node_port: u8,
         local: bool,
-        node_port: bool,
         ranges: bool,
         weights: bool,
+        other_proxy: bool,
     },
     NoService(u8),
     Slice {
@@ -52,24 +62,44 @@ enum Action {
     Pod(u8, u8),
     NoPod(u8),
     Node(u8),
+    NoNode(u8),
+    /// Endpoints of the Service `default/kubernetes`.
+    ApiServers(Vec<u8>),
     Step,
 }
 
 fn action() -> impl Strategy<Value = Action> {
     let n = 0..5_u8;
     prop_oneof![
-        3 => (n.clone(), 0..4_u8, 0..4_u8, any::<[bool; 4]>()).prop_map(
-            |(n, external, affinity, [local, node_port, ranges, weights])| Action::Service {
-                n, external, affinity, local, node_port, ranges, weights
-            }
-        ),
+        3 => (
+            (n.clone(), 0..8_u8, 0..3_u8, 0..8_u8, 0..4_u8, 0..4_u8),
+            any::<[bool; 3]>(),
+            0..8_u8,
+        )
+            .prop_map(|(numbers, [local, ranges, weights], other)| {
+                let (n, cluster_ip, created, external, affinity, node_port) = numbers;
+                Action::Service {
+                    n,
+                    cluster_ip: if cluster_ip < 3 { cluster_ip } else { n },
+                    created,
+                    external,
+                    affinity,
+                    node_port,
+                    local,
+                    ranges,
+                    weights,
+                    other_proxy: other == 0,
+                }
+            }),
         1 => n.clone().prop_map(Action::NoService),
         5 => (n.clone(), 0..2_u8, prop::collection::vec((0..12_u8, any::<bool>(), any::<bool>()), 0..40))
             .prop_map(|(n, slice, endpoints)| Action::Slice { n, slice, endpoints }),
         1 => (n.clone(), 0..2_u8).prop_map(|(n, s)| Action::NoSlice(n, s)),
-        1 => (0..3_u8, 0..3_u8).prop_map(|(a, b)| Action::Pod(a, b)),
+        1 => (0..3_u8, 0..5_u8).prop_map(|(a, b)| Action::Pod(a, b)),
+        1 => prop::collection::vec(0..4_u8, 0..3).prop_map(Action::ApiServers),
         1 => (0..3_u8).prop_map(Action::NoPod),
-        1 => (0..3_u8).prop_map(Action::Node),
+        2 => (0..6_u8).prop_map(Action::Node),
+        1 => (0..6_u8).prop_map(Action::NoNode),
         3 => Just(Action::Step),
     ]
 }
@@ -84,19 +114,26 @@ fn read(text: &str) -> Cluster {
 fn service(action: &Action) -> Option<Change> {
     let Action::Service {
         n,
+        cluster_ip,
+        created,
         external,
         affinity,
-        local,
         node_port,
+        local,
         ranges,
         weights,
+        other_proxy,
     } = action
     else {
         return None;
     };
     let externals = match external {
         0 => String::new(),
-        x => format!(", \"externalIPs\": [\"203.0.113.{x}\"]"),
+        x @ 1..4 => format!(", \"externalIPs\": [\"203.0.113.{x}\", \"192.168.50.11\"]"),
+        x => format!(
+            ", \"externalIPs\": [\"10.254.0.{}\", \"203.0.113.1\"]",
+            x - 2
+        ),
     };
     let affinity = match affinity {
         0 => String::new(),
@@ -106,10 +143,9 @@ fn service(action: &Action) -> Option<Change> {
         ),
     };
     let policy = if *local { "Local" } else { "Cluster" };
-    let node_port = if *node_port {
-        format!(", \"nodePort\": {}", 30000 + u16::from(*n))
-    } else {
-        String::new()
+    let node_port = match node_port {
+        0 => String::new(),
+        x => format!(", \"nodePort\": {}", 30000 + u16::from(*x)),
     };
     let ranges = if *ranges {
         ", \"loadBalancerSourceRanges\": [\"198.51.100.0/24\"]"
@@ -117,16 +153,25 @@ fn service(action: &Action) -> Option<Change> {
         ""
     };
     let weights = if *weights {
-        ", \"annotations\": {\"svcnat.io/weights\": \"pod/p1=3\"}"
+        ", \"annotations\": {\"svcnat.io/weights\": \"pod/p1=3,pod/p2=17\"}"
+    } else {
+        ""
+    };
+    let created = match created {
+        0 => String::new(),
+        x => format!(", \"creationTimestamp\": \"202{x}-01-01T00:00:00Z\""),
+    };
+    let proxy = if *other_proxy {
+        ", \"labels\": {\"service.kubernetes.io/service-proxy-name\": \"another\"}"
     } else {
         ""
     };
     let text = format!(
-        r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"s{n}"{weights}}},
+        r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"s{n}"{weights}{created}{proxy}}},
         "spec":{{"type":"LoadBalancer","clusterIP":"10.254.0.{}","externalTrafficPolicy":"{policy}","internalTrafficPolicy":"{policy}"
         {externals}{affinity}{ranges},"ports":[{{"port":80{node_port}}}]}},
         "status":{{"loadBalancer":{{"ingress":[{{"ip":"203.0.113.5{n}"}}]}}}}}}"#,
-        n + 2
+        cluster_ip + 2
     );
     let (name, service) = read(&text).services.pop_first()?;
     Some(Change::Service(name, Some(service)))
@@ -175,7 +220,7 @@ fn change(action: &Action) -> Option<Change> {
                 r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"p{n}"}},
                 "spec":{{"nodeName":"n1","containers":[{{"name":"c","ports":[{{"containerPort":80,"hostPort":{}}}]}}]}},
                 "status":{{"podIP":"172.17.0.{}"}}}}"#,
-                8000 + u16::from(*port),
+                if *port < 3 { 8000 } else { 30_000 - 2 } + u16::from(*port),
                 n + 2
             );
             let (name, pod) = read(&text).pods.pop_first()?;
@@ -185,13 +230,33 @@ fn change(action: &Action) -> Option<Change> {
         Action::Node(n) => {
             let text = format!(
                 r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"n{}"}},
-                "spec":{{"podCIDRs":["172.18.{n}.0/24"]}},
+                "spec":{{"podCIDRs":["172.18.{}.0/24"]}},
                 "status":{{"addresses":[{{"type":"InternalIP","address":"192.168.50.{}"}}]}}}}"#,
                 n + 2,
+                n * 2,
                 n + 12
             );
             let (name, node) = read(&text).nodes.pop_first()?;
             Change::Node(name, Some(Box::new(node)))
+        }
+        Action::NoNode(n) => Change::Node(format!("n{}", n + 2), None),
+        Action::ApiServers(at) => {
+            let endpoints: Vec<String> = at
+                .iter()
+                .map(|n| match n {
+                    0 => r#"{"addresses":["192.168.50.11"]}"#.to_owned(),
+                    n => format!(r#"{{"addresses":["203.0.113.{n}"]}}"#),
+                })
+                .collect();
+            let text = format!(
+                r#"{{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice",
+                "metadata":{{"name":"kubernetes","labels":{{"kubernetes.io/service-name":"kubernetes"}}}},
+                "addressType":"IPv4","ports":[{{"port":80}}],"endpoints":[{}]}}"#,
+                endpoints.join(",")
+            );
+            let (_, slices) = read(&text).slices.pop_first()?;
+            let slice = slices.into_iter().next()?;
+            Change::Slice(slice.name.clone(), Some(Box::new(slice)))
         }
         Action::Step => return None,
     })
@@ -325,7 +390,10 @@ fn live(ruleset: &Ruleset) -> LiveRuleset {
 /// Commits all changes so far; the kernel that hears only of them must end up the same.
 fn step(engine: &mut Engine, kernel: &mut Kernel) {
     match engine.advance() {
-        Next::Step(step) => carry_out(kernel, &step.delta),
+        Next::Step(step) => {
+            carry_out(kernel, &step.delta);
+            engine.told();
+        }
         Next::Rebuild => {
             let found = live(engine.ruleset());
             engine.rebuild(&found);
@@ -336,7 +404,15 @@ fn step(engine: &mut Engine, kernel: &mut Kernel) {
         *kernel == held(engine.ruleset()),
         "the deltas do not lead to what the engine believes"
     );
-    let (from_scratch, _) = plan(&engine.cluster, &engine.config, &engine.node);
+    let addresses = &engine.interface_addresses;
+    let (node, here) = NodeContext::resolve(&engine.cluster, &engine.config, addresses);
+    let (from_scratch, problems) = plan(&engine.cluster, &engine.config, &node);
+    let problems = problems.into_iter().chain(here);
+    let nowhere = problems.map(|problem| Problem {
+        origin: None,
+        ..problem
+    });
+    assert_eq!(engine.known.standing(), nowhere.collect());
     let sets = live(engine.ruleset());
     let compiled = crate::compile::compile(&from_scratch, &sets.sets());
     for (family, table) in &compiled.tables {
@@ -360,8 +436,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn increments_add_up_to_a_plan_from_scratch(actions in prop::collection::vec(action(), 1..60)) {
-        let mut engine = Engine::new(config(), Vec::new());
+    fn increments_add_up_to_a_plan_from_scratch(
+        actions in prop::collection::vec(action(), 1..60),
+        pods_by_nodes in any::<bool>(),
+        refuse_external in any::<bool>(),
+    ) {
+        let mut config = config();
+        if pods_by_nodes {
+            config.cluster_cidrs.clear();
+        }
+        if refuse_external {
+            config.unserved_external = UnservedExternal::Reject;
+        }
+        let mut engine = Engine::new(config, Vec::new());
         let mut kernel = Kernel::new();
         step(&mut engine, &mut kernel);
         for action in &actions {
@@ -410,12 +497,15 @@ fn one_endpoint_of_one_service_is_two_elements() {
     for n in 0..5 {
         let plain = Action::Service {
             n,
+            cluster_ip: n,
+            created: 0,
             external: 0,
             affinity: 0,
+            node_port: 0,
             local: false,
-            node_port: false,
             ranges: false,
             weights: false,
+            other_proxy: false,
         };
         engine.apply(change(&plain).unwrap());
         let slice = Action::Slice {
@@ -438,95 +528,4 @@ fn one_endpoint_of_one_service_is_two_elements() {
     // The new slot, and three frontends (clusterIP and load balancer) of another class.
     let counts = step.delta.counts();
     assert_eq!((counts.elements_added, counts.elements_deleted), (3, 2));
-}
-
-/// Five services of two endpoints each.
-fn five() -> Engine {
-    let mut engine = Engine::new(config(), Vec::new());
-    for n in 0..5 {
-        let plain = Action::Service {
-            n,
-            external: 0,
-            affinity: 0,
-            local: false,
-            node_port: false,
-            ranges: false,
-            weights: false,
-        };
-        engine.apply(change(&plain).unwrap());
-        engine.apply(change(&endpoints(n, 2)).unwrap());
-    }
-    engine
-}
-
-fn endpoints(n: u8, count: u8) -> Action {
-    Action::Slice {
-        n,
-        slice: 0,
-        endpoints: (0..count).map(|i| (4 * n % 8 + i, true, false)).collect(),
-    }
-}
-
-/// Whether the model kernel refuses an element of this service: it does not like its name.
-fn refuses(delta: &Delta, bad: &[&str]) -> bool {
-    let operations = delta.tables.iter().flat_map(|table| &table.operations);
-    let added = operations.filter_map(|operation| match operation {
-        Operation::AddElements(_, elements) => Some(elements),
-        _ => None,
-    });
-    let mut comments = added.flatten().filter_map(|(_, e)| e.comment.as_deref());
-    comments.any(|comment| {
-        let name = |n: &ObjectName| bad.contains(&&*n.to_string());
-        quarantine::owner(comment, name).is_some()
-    })
-}
-
-#[test]
-fn a_service_the_kernel_refuses_is_found_and_costs_only_itself() {
-    let bad = ["default/s1", "default/s3"];
-    let mut engine = five();
-    let nothing = LiveRuleset::default();
-    let (delta, ..) = engine.rebuild(&nothing);
-    assert!(refuses(&delta, &bad));
-    while {
-        let (delta, ..) = engine.rebuild(&nothing);
-        refuses(&delta, &bad)
-    } {
-        let suspects: Vec<ObjectName> = engine.cluster().services.keys().cloned().collect();
-        let found = quarantine::culprit(&suspects, |without| {
-            Ok::<_, ()>(refuses(&engine.without(without, &nothing), &bad))
-        });
-        assert!(engine.set_aside(found.unwrap().unwrap(), "refused".into()));
-    }
-    let aside: Vec<String> = engine.aside().keys().map(ToString::to_string).collect();
-    assert_eq!(aside, bad);
-    assert_eq!(engine.cluster().services.len(), 5);
-    let mut kernel = held(engine.ruleset());
-
-    // The rest goes on being updated.
-    engine.apply(change(&endpoints(2, 4)).unwrap());
-    let Next::Step(step) = engine.advance() else {
-        panic!("a step was expected");
-    };
-    assert!(!refuses(&step.delta, &bad) && step.delta.counts().elements_added > 0);
-    carry_out(&mut kernel, &step.delta);
-
-    // One that changes is tried again: this time it is taken.
-    engine.apply(change(&endpoints(1, 3)).unwrap());
-    let Next::Step(step) = engine.advance() else {
-        panic!("a step was expected");
-    };
-    carry_out(&mut kernel, &step.delta);
-    assert_eq!(engine.aside().len(), 1);
-    engine.try_again();
-    assert!(engine.aside().is_empty() && engine.is_dirty());
-    let Next::Step(step) = engine.advance() else {
-        panic!("a step was expected");
-    };
-    carry_out(&mut kernel, &step.delta);
-    let mut never_aside = five();
-    never_aside.apply(change(&endpoints(2, 4)).unwrap());
-    never_aside.apply(change(&endpoints(1, 3)).unwrap());
-    never_aside.rebuild(&live(engine.ruleset()));
-    assert_eq!(kernel, held(never_aside.ruleset()));
 }

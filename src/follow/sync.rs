@@ -199,6 +199,7 @@ impl Sync {
                 return Err(error);
             }
         };
+        engine.told();
         if synced.full || self.routes != *engine.routes() {
             synced.routes = self.routes(engine);
         }

@@ -4,8 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::addresses::is_usable;
 use super::types::{Endpoint, View};
-use crate::cluster::{EndpointSlice, Family, Name, ServicePort, SliceEndpoint};
+use crate::cluster::{EndpointSlice, Family, Name, Protocol, ServicePort, SliceEndpoint};
+
+/// What is said of endpoints in the service range.
+pub const SERVICE_ADDRESS: &str =
+    "is a service address and cannot be reached: nothing is translated twice";
+
+/// What is said of endpoints whose slices do not have a port.
+#[must_use]
+pub fn no_port(name: &str, protocol: Protocol) -> String {
+    format!("no port {name:?} of protocol {protocol} in its EndpointSlice")
+}
 
 /// What node an endpoint is seen from.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +44,15 @@ pub struct Selection<'a> {
     pub local: Vec<Known<'a>>,
     /// True if any node has a usable endpoint: decides refuse against drop.
     pub any: bool,
+    /// True if there are endpoints, and none of them has the port.
+    pub without_port: bool,
 }
 
 /// An endpoint and what its slice says of it.
 pub type Known<'a> = (Endpoint, &'a SliceEndpoint);
 
 /// All endpoints of one service port in order: slices add up, one entry per address and
-/// port. Of two entries for one address the one that is not terminating counts.
+/// port. Of several entries for one the best counts, in whatever slices they are.
 fn merge<'a>(slices: &[&'a EndpointSlice], family: Family, port: &ServicePort) -> Vec<Known<'a>> {
     let mut all: Vec<Known<'a>> = Vec::new();
     for slice in slices.iter().filter(|slice| slice.family == family) {
@@ -48,25 +61,48 @@ fn merge<'a>(slices: &[&'a EndpointSlice], family: Family, port: &ServicePort) -
             .iter()
             .filter(|p| p.name == port.name && p.protocol == port.protocol);
         for slice_port in ports {
-            all.extend(slice.endpoints.iter().map(|endpoint| {
-                let key = Endpoint {
-                    addr: endpoint.address,
-                    port: slice_port.port,
-                };
-                (key, endpoint)
-            }));
+            let usable = slice.endpoints.iter();
+            all.extend(
+                usable
+                    .filter(|e| is_usable(e.address, family))
+                    .map(|endpoint| {
+                        let key = Endpoint {
+                            addr: endpoint.address,
+                            port: slice_port.port,
+                        };
+                        (key, endpoint)
+                    }),
+            );
         }
     }
-    // Stable: of equal keys, the one that came last is last.
     all.sort_by_key(|(key, _)| *key);
     all.dedup_by(|later, known| {
         let same = later.0 == known.0;
-        if same && (known.1.terminating || !later.1.terminating) {
+        if same && merit(later.1) > merit(known.1) {
             known.1 = later.1;
         }
         same
     });
     all
+}
+
+/// What makes one entry for an address better than another: ready, living, serving; then
+/// that it says more; then anything that does not depend on the order of slices.
+fn merit(endpoint: &SliceEndpoint) -> impl Ord + '_ {
+    let SliceEndpoint {
+        address: _,
+        ready,
+        serving,
+        terminating,
+        node_name,
+        zone,
+        pod,
+        hints,
+    } = endpoint;
+    (
+        (*ready, !terminating, *serving),
+        (node_name, zone, hints, pod),
+    )
 }
 
 /// Chooses the endpoints of a service port. O(its own endpoints · log).
@@ -78,6 +114,10 @@ pub fn select<'a>(
     from: Viewpoint<'_>,
 ) -> Selection<'a> {
     let all = merge(slices, family, port);
+    let without_port = all.is_empty()
+        && slices.iter().any(|slice| {
+            slice.family == family && slice.endpoints.iter().any(|e| is_usable(e.address, family))
+        });
     let pick = |wanted: &dyn Fn(&SliceEndpoint) -> bool| -> Vec<Known<'a>> {
         let found = all.iter().filter(|(_, e)| wanted(e));
         found.copied().collect()
@@ -98,6 +138,7 @@ pub fn select<'a>(
         cluster,
         local,
         any,
+        without_port,
     }
 }
 
@@ -116,6 +157,8 @@ pub enum Standing {
     OtherNode,
     /// Its hints name other zones.
     OtherZone,
+    /// Its address is none that a connection can go to.
+    NoAddress,
 }
 
 impl std::fmt::Display for Standing {
@@ -127,6 +170,7 @@ impl std::fmt::Display for Standing {
             Self::NotOnThisNode => "policy Local, and it is not on this node",
             Self::OtherNode => "its hints are for other nodes",
             Self::OtherZone => "its hints are for other zones",
+            Self::NoAddress => "no connection can go to its address",
         })
     }
 }
@@ -157,9 +201,19 @@ pub fn standings(
             _ => Standing::OtherZone,
         }
     };
+    let unusable = slices.iter().filter(|slice| slice.family == family);
+    let unusable = unusable.flat_map(|slice| {
+        let ports = slice.ports.iter();
+        let ports = ports.filter(|p| p.name == port.name && p.protocol == port.protocol);
+        ports.flat_map(|p| slice.endpoints.iter().map(|e| (e.address, p.port)))
+    });
+    let unusable = unusable
+        .filter(|(addr, _)| !is_usable(*addr, family))
+        .map(|(addr, port)| (Endpoint { addr, port }, Standing::NoAddress));
     merge(slices, family, port)
         .into_iter()
         .map(|(key, e)| (key, standing(&key, e)))
+        .chain(unusable)
         .collect()
 }
 
@@ -180,7 +234,7 @@ pub fn without_port(
         .filter(|slice| slice.family == family)
         .flat_map(|slice| &slice.endpoints)
         .map(|endpoint| endpoint.address)
-        .filter(|addr| !known.contains(addr))
+        .filter(|addr| is_usable(*addr, family) && !known.contains(addr))
         .collect()
 }
 
@@ -415,6 +469,118 @@ mod tests {
         let near = zoned_for(1, "z1", "n1");
         let far = zoned_for(2, "z1", "n2");
         assert_eq!(chosen(vec![near, far]).0, [1]);
+    }
+
+    #[test]
+    fn of_two_entries_for_one_address_the_ready_one_counts_whatever_their_order() {
+        let elsewhere = || SliceEndpoint {
+            node_name: Some("n2".into()),
+            serving: false,
+            ..unready(1, "n2")
+        };
+        assert_eq!(chosen(vec![endpoint(1, "n1"), elsewhere()]).0, [1]);
+        assert_eq!(chosen(vec![elsewhere(), endpoint(1, "n1")]).0, [1]);
+        assert_eq!(chosen(vec![elsewhere(), endpoint(1, "n1")]).1, [1]);
+    }
+
+    #[test]
+    fn addresses_that_no_connection_can_go_to_are_no_endpoints() {
+        let at = |text: &str| SliceEndpoint {
+            address: text.parse().expect("an address"),
+            ..endpoint(1, "n1")
+        };
+        let odd = [
+            "127.0.0.1",
+            "0.0.0.0",
+            "169.254.0.5",
+            "224.0.0.9",
+            "255.255.255.255",
+            "fd00::1",
+        ];
+        for text in odd {
+            assert_eq!(
+                chosen(vec![at(text), endpoint(2, "n2")]),
+                (vec![2], vec![], true),
+                "{text}"
+            );
+        }
+    }
+
+    mod order {
+        use super::*;
+        use proptest::prelude::*;
+
+        fn entry() -> impl Strategy<Value = (usize, SliceEndpoint)> {
+            let flags = any::<[bool; 3]>();
+            (0..4_usize, 1..5_u8, flags, 0..3_u8, 0..4_u8).prop_map(
+                |(slice, n, [ready, serving, terminating], node, zone)| {
+                    let named = |kind: &str, n: u8| (n > 0).then(|| format!("{kind}{n}").into());
+                    let made = SliceEndpoint {
+                        ready,
+                        serving,
+                        terminating,
+                        node_name: named("n", node),
+                        zone: named("z", zone),
+                        hints: (zone == 1).then(|| {
+                            Box::new(Hints {
+                                for_zones: vec!["z1".into()],
+                                for_nodes: Vec::new(),
+                            })
+                        }),
+                        ..endpoint(n, "n1")
+                    };
+                    (slice, made)
+                },
+            )
+        }
+
+        proptest! {
+            #[test]
+            fn of_slices_and_of_their_entries_changes_nothing(
+                entries in prop::collection::vec(entry(), 0..12),
+                turn in 0..12_usize,
+            ) {
+                let port = ServicePort {
+                    name: "".into(),
+                    protocol: Protocol::Tcp,
+                    port: NonZeroU16::MIN,
+                    target_port: TargetPort::Number(NonZeroU16::MIN),
+                    node_port: None,
+                };
+                let slices = |entries: &[(usize, SliceEndpoint)]| -> Vec<EndpointSlice> {
+                    (0..4)
+                        .map(|n| EndpointSlice {
+                            name: ObjectName::new("default", format!("s{n}")),
+                            origin: Origin::default(),
+                            service: ObjectName::new("default", "s"),
+                            family: Family::Ip,
+                            endpoints: entries
+                                .iter()
+                                .filter(|(slice, _)| *slice == n)
+                                .map(|(_, e)| e.clone())
+                                .collect(),
+                            ports: vec![SlicePort {
+                                name: "".into(),
+                                protocol: Protocol::Tcp,
+                                port: NonZeroU16::MIN,
+                            }],
+                            trigger_time: None,
+                        })
+                        .collect()
+                };
+                let mut turned: Vec<_> = entries.iter().rev().cloned().collect();
+                let turn = turn.min(turned.len());
+                turned.rotate_left(turn);
+                for (slice, _) in &mut turned {
+                    *slice = 3 - *slice;
+                }
+                let (one, other) = (slices(&entries), slices(&turned));
+                let one: Vec<&EndpointSlice> = one.iter().collect();
+                let other: Vec<&EndpointSlice> = other.iter().collect();
+                let one = select(&one, Family::Ip, &port, HERE);
+                prop_assert_eq!(one, select(&other, Family::Ip, &port, HERE));
+            }
+        }
     }
 
     #[test]

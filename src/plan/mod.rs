@@ -3,12 +3,17 @@
 //! Pure: cluster and configuration in, plan and problems out. docs/semantics.md has the
 //! rules one by one.
 
+mod addresses;
+mod claims;
+mod complaints;
 mod egress;
 mod endpoints;
 mod host_ports;
 mod node;
+mod pods;
 mod service;
 mod serving;
+mod slots;
 mod standalone;
 mod types;
 mod validate;
@@ -17,23 +22,29 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, Family, ObjectName};
-use crate::config::{Config, DetectLocal, NodePortAddresses};
+use crate::cluster::{Cluster, Family};
+use crate::config::{Config, NodePortAddresses};
 use crate::problem::Problem;
 
-pub use endpoints::{Standing, Viewpoint, standings, without_port};
-pub use node::NodeContext;
+pub use addresses::of_url;
+pub use claims::{Claimant, Claims};
+pub use endpoints::{SERVICE_ADDRESS, Standing, Viewpoint, no_port, standings, without_port};
+pub use host_ports::beaten as beaten_host_ports;
+pub use node::{NodeContext, api_service};
+pub use pods::unknown as unknown_pods;
 pub use service::{ServicePlan, plan_service};
 pub use serving::{Serving, is_kept, serving, serving_of};
+pub use slots::SlotDemand;
 pub use types::{
     Endpoint, EndpointList, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey,
     ListKey, NodePlan, Route, ServicePortKey, Shape, Target, View, WeightedEndpoints,
 };
 
-/// Fills in what a cluster would have: clusterIPs and endpoints of Services that have none.
-/// Removes Services that lose a claim to another. Returns all problems between objects.
+/// Fills in what a cluster would have: clusterIPs, node ports and endpoints of Services that
+/// have none. Returns all problems between objects that no plan tells of.
 pub fn complete(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> Vec<Problem> {
     let mut problems = standalone::allocate(cluster, &node.service_ranges);
+    problems.extend(standalone::open_doors(cluster, config.node_port_range));
     problems.extend(standalone::slices_from_pods(cluster));
     problems.extend(validate::check(cluster, config, node));
     problems
@@ -42,30 +53,110 @@ pub fn complete(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> V
 /// The desired state of this node. `cluster` should be [`complete`]d. O(cluster).
 #[must_use]
 pub fn plan(cluster: &Cluster, config: &Config, node: &NodeContext) -> (NodePlan, Vec<Problem>) {
-    plan_each(cluster, config, node, |_, _| {})
+    let decided = decide(cluster, config, node, |_| {});
+    (decided.plan, decided.found.once())
 }
 
-/// The same; shows `seen` what each Service brings to each family, before it is merged.
+/// What a plan found wrong.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// With Services and their endpoints; once for each family that has it.
+    pub services: Vec<Problem>,
+    /// With this node, its pods and other nodes.
+    pub node: Vec<Problem>,
+    /// Host ports that frontends come before.
+    pub host_ports: Vec<Problem>,
+    /// Pods that cannot be told from others.
+    pub pods: Vec<Problem>,
+}
+
+impl Found {
+    /// Everything, each thing once.
+    #[must_use]
+    pub fn once(self) -> Vec<Problem> {
+        let mut all = [self.services, self.node, self.host_ports, self.pods].concat();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// A plan, and what it takes to go on from it with one changed object.
+#[derive(Debug)]
+pub struct Decided {
+    /// The plan.
+    pub plan: NodePlan,
+    /// Who claims what, one for each family.
+    pub claims: Vec<Claims>,
+    /// What weighted lists ask for.
+    pub demand: SlotDemand,
+    /// This node, with the slots that leaves each of them.
+    pub node: NodeContext,
+    /// What was found wrong.
+    pub found: Found,
+}
+
+/// Plans; shows `seen` what is each Service's own in each family, before it is merged.
 #[must_use]
-pub fn plan_each(
+pub fn decide(
     cluster: &Cluster,
     config: &Config,
     node: &NodeContext,
-    mut seen: impl FnMut(&ObjectName, &ServicePlan),
-) -> (NodePlan, Vec<Problem>) {
-    let mut problems = Vec::new();
-    let families = Family::ALL
-        .iter()
-        .map(|family| plan_family(cluster, config, node, *family, &mut problems, &mut seen))
-        .collect();
-    let (routes, found) = plan_routes(cluster, config, node);
-    problems.extend(found);
+    mut seen: impl FnMut(&ServicePlan),
+) -> Decided {
+    let mut node = node.clone();
+    node.weighted_slots = config.slot_limits.list;
+    let mut demand = SlotDemand::default();
+    let weighted = |service: &crate::cluster::Service| !service.weights.is_empty();
+    for family in Family::ALL {
+        let services = cluster
+            .services
+            .values()
+            .filter(|service| weighted(service));
+        for service in services {
+            let slices = cluster.slices_of(&service.name);
+            demand.add(&plan_service(service, &slices, family, &node).weighted);
+        }
+    }
+    node.weighted_slots = demand.limit(config.slot_limits);
+    let mut found = Found::default();
+    let mut families = Vec::new();
+    let mut claims = Vec::new();
+    for family in Family::ALL {
+        let known = claims_of(cluster, family, &node);
+        let plan = plan_family(
+            cluster, config, &node, family, &known, &mut found, &mut seen,
+        );
+        if plan.pod_sources.is_empty() && !known.is_empty() {
+            found.pods.extend(unknown_pods(config, [family]));
+        }
+        families.push(plan);
+        claims.push(known);
+    }
+    let (routes, problems) = plan_routes(cluster, config, &node);
+    found.node.extend(problems);
     let plan = NodePlan {
         shape: Shape::of(config),
         families,
         routes,
     };
-    (plan, problems)
+    Decided {
+        plan,
+        claims,
+        demand,
+        node,
+        found,
+    }
+}
+
+/// All claims of one family. Endpoints have no say in them.
+fn claims_of(cluster: &Cluster, family: Family, node: &NodeContext) -> Claims {
+    let mut claims = Claims::default();
+    let nothing = ServicePlan::empty(family);
+    for service in cluster.services.values() {
+        claims.change(&nothing, &plan_service(service, &[], family, node));
+    }
+    claims
 }
 
 /// What no Service brings to one family: host ports, and the prefixes of this node and of
@@ -81,11 +172,7 @@ pub fn plan_node_level(
     let (host_ports, found) = host_ports::plan(cluster, node, family);
     problems.extend(found);
     let of_family = |prefixes: &[IpNet]| NodeContext::of_family(prefixes, family);
-    let pod_sources = match config.detect_local {
-        DetectLocal::ClusterCidr => of_family(&config.cluster_cidrs),
-        DetectLocal::NodeCidr => of_family(&node.pod_cidrs),
-        DetectLocal::BridgeInterface(_) | DetectLocal::InterfaceNamePrefix(_) => Vec::new(),
-    };
+    let pod_sources = of_family(&pods::sources(cluster, config, node, family));
     let out = FamilyPlan {
         family,
         lists: BTreeMap::new(),
@@ -111,37 +198,22 @@ fn plan_family(
     config: &Config,
     node: &NodeContext,
     family: Family,
-    problems: &mut Vec<Problem>,
-    seen: &mut impl FnMut(&ObjectName, &ServicePlan),
+    claims: &Claims,
+    found: &mut Found,
+    seen: &mut impl FnMut(&ServicePlan),
 ) -> FamilyPlan {
-    let (mut out, found) = plan_node_level(cluster, config, node, family);
-    problems.extend(found);
+    let (mut out, problems) = plan_node_level(cluster, config, node, family);
+    found.node.extend(problems);
     for (service, slices) in cluster.services_with_slices() {
-        if !service
-            .cluster_ips
-            .iter()
-            .any(|ip| Family::of(ip) == family)
-        {
-            continue;
-        }
-        let part = plan_service(service, &slices, family, node);
-        seen(&service.name, &part);
+        let mut part = plan_service(service, &slices, family, node);
+        found.services.append(&mut part.problems);
+        let (part, lost) = claims.award(part);
+        found.services.extend(lost);
+        seen(&part);
         out.add(part);
     }
-    for (key, port) in &out.host_ports {
-        let node_port = FrontendKey::NodePort(key.protocol, key.port);
-        if let Some(frontend) = out.frontends.get(&node_port) {
-            problems.push(Problem::warning(
-                None,
-                format!("Pod {}", port.owner),
-                "hostPort",
-                format!(
-                    "{}/{} is also the node port of Service {}, which comes first",
-                    key.port, key.protocol, frontend.owner.service
-                ),
-            ));
-        }
-    }
+    let beaten = beaten_host_ports(&out.host_ports, claims, node);
+    found.host_ports.extend(beaten);
     out
 }
 

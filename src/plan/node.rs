@@ -1,10 +1,12 @@
 //! This node, resolved from the configuration, its Node object and its interfaces.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, Family};
+use crate::cluster::{Cluster, Family, ObjectName};
 use crate::config::{Config, ConfigNode};
 use crate::problem::Problem;
 use crate::text::did_you_mean;
@@ -22,6 +24,11 @@ pub struct NodeContext {
     pub zone: Option<String>,
     /// Service ranges: configured ones and those of ServiceCIDR objects.
     pub service_ranges: Vec<IpNet>,
+    /// Where API servers answer: those that are followed, and the endpoints of the Service
+    /// `default/kubernetes`.
+    pub protected: BTreeSet<SocketAddr>,
+    /// Slots that a weighted list may take.
+    pub weighted_slots: u32,
 }
 
 impl NodeContext {
@@ -83,8 +90,22 @@ impl NodeContext {
             pod_cidrs,
             zone: object.and_then(|n| n.zone.clone()),
             service_ranges,
+            protected: protected(cluster, config),
+            weighted_slots: config.slot_limits.list,
         };
         (context, problems)
+    }
+
+    /// The API server that answers at an address and a TCP port, or at that port of this node
+    /// (`None`).
+    #[must_use]
+    pub fn protected_at(&self, addr: Option<IpAddr>, port: NonZeroU16) -> Option<SocketAddr> {
+        let here = |at: &&SocketAddr| match addr {
+            Some(addr) => at.ip() == addr,
+            None => self.addresses.contains(&at.ip()),
+        };
+        let mut at = self.protected.iter().filter(|at| at.port() == port.get());
+        at.find(here).copied()
     }
 
     /// Prefixes of one family in a list.
@@ -99,4 +120,22 @@ impl NodeContext {
         out.sort();
         out
     }
+}
+
+/// The Service by which Pods find the API servers; the API servers keep its endpoints.
+#[must_use]
+pub fn api_service() -> ObjectName {
+    ObjectName::new("default", "kubernetes")
+}
+
+fn protected(cluster: &Cluster, config: &Config) -> BTreeSet<SocketAddr> {
+    let slices = cluster.slices_of(&api_service());
+    let endpoints = slices.into_iter().flat_map(|slice| {
+        let ports = slice.ports.iter();
+        ports.flat_map(|port| {
+            let endpoints = slice.endpoints.iter();
+            endpoints.map(|e| SocketAddr::new(e.address, port.port.get()))
+        })
+    });
+    endpoints.chain(config.protected.iter().copied()).collect()
 }

@@ -7,21 +7,33 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::NodeContext;
+use super::addresses::special;
+use super::claims::Claimant;
+use super::complaints;
 use super::endpoints::{Selection, Viewpoint, select};
 use super::types::{
     Endpoint, EndpointList, Frontend, FrontendKey, FrontendKind, ListKey, ServicePortKey, Target,
     View, WeightedEndpoints,
 };
 use crate::cluster::{
-    EndpointSlice, Family, Name, Service, ServicePort, ServiceType, SliceEndpoint, TrafficPolicy,
+    Balancing, EndpointSlice, Family, Name, Origin, Protocol, Service, ServicePort, ServiceType,
+    SliceEndpoint, TrafficPolicy,
 };
+use crate::problem::Problem;
 use crate::ruleset::comment;
 
-/// What one service brings to one family's plan.
+/// What one service asks for in one family, or what of it is its own once
+/// [`super::Claims::award`] has decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePlan {
     /// Family.
     pub family: Family,
+    /// Who asks; `None` if nothing is asked for.
+    pub claimant: Option<Arc<Claimant>>,
+    /// Where it was read.
+    pub origin: Option<Origin>,
+    /// A clusterIP that another proxy serves: nobody's external address here.
+    pub reserved: Option<IpAddr>,
     /// Endpoint lists that some frontend leads to.
     pub lists: BTreeMap<ListKey, EndpointList>,
     /// Frontends.
@@ -30,6 +42,10 @@ pub struct ServicePlan {
     pub cluster_ips: BTreeMap<IpAddr, Arc<str>>,
     /// Addresses of its endpoints on this node.
     pub local_endpoints: BTreeSet<IpAddr>,
+    /// Slots that its weighted lists would take if there were no limit to them.
+    pub weighted: Vec<u64>,
+    /// What of it cannot be served, or not as it says.
+    pub problems: Vec<Problem>,
 }
 
 impl ServicePlan {
@@ -38,11 +54,24 @@ impl ServicePlan {
     pub const fn empty(family: Family) -> Self {
         Self {
             family,
+            claimant: None,
+            origin: None,
+            reserved: None,
             lists: BTreeMap::new(),
             frontends: BTreeMap::new(),
             cluster_ips: BTreeMap::new(),
             local_endpoints: BTreeSet::new(),
+            weighted: Vec::new(),
+            problems: Vec::new(),
         }
+    }
+}
+
+impl ServicePlan {
+    /// External addresses of its frontends, each once.
+    #[must_use]
+    pub fn external_ips(&self) -> BTreeSet<IpAddr> {
+        super::types::external_ips(&self.frontends)
     }
 }
 
@@ -66,23 +95,42 @@ pub fn plan_service(
     let Some(cluster_ip) = service.cluster_ips.iter().find(of_family) else {
         return plan;
     };
-    if is_ignored(service) {
+    if special(*cluster_ip).is_some() {
+        plan.problems
+            .extend(complaints::address(service, "spec.clusterIP", *cluster_ip));
         return plan;
     }
+    if is_ignored(service) {
+        if service.other_proxy {
+            plan.claimant = Some(claimant(service));
+            plan.reserved = Some(*cluster_ip);
+        }
+        return plan;
+    }
+    plan.claimant = Some(claimant(service));
+    plan.origin = Some(service.origin.clone());
     let own = comment::clean(&service.name.to_string());
     plan.cluster_ips.insert(*cluster_ip, Arc::clone(&own));
     let from = Viewpoint {
         node: &node.name,
         zone: node.zone.as_deref(),
     };
+    let external = external(&mut plan, service);
+    plan.problems
+        .extend(complaints::endpoints(service, slices, family, node));
     for port in &service.ports {
         let chosen = select(slices, family, port, from);
+        if chosen.without_port {
+            let found = complaints::without_port(service, slices, family, port);
+            plan.problems.extend(found);
+        }
         Port {
             service,
             port,
             family,
             node,
             chosen: &chosen,
+            external: &external,
             key: Arc::new(ServicePortKey {
                 service: service.name.clone(),
                 port_name: port.name.clone(),
@@ -98,12 +146,40 @@ pub fn plan_service(
     plan
 }
 
+fn claimant(service: &Service) -> Arc<Claimant> {
+    Arc::new(Claimant::new(&service.name, service.created.as_deref()))
+}
+
+/// External addresses of the family, less those that cannot be any.
+fn external(plan: &mut ServicePlan, service: &Service) -> Vec<(FrontendKind, IpAddr)> {
+    let ips = service.external_ips.iter();
+    let vips = service.load_balancer_ips.iter();
+    let all = ips
+        .map(|ip| (FrontendKind::ExternalIp, "spec.externalIPs", *ip))
+        .chain(vips.map(|ip| {
+            (
+                FrontendKind::LoadBalancer,
+                "status.loadBalancer.ingress",
+                *ip,
+            )
+        }));
+    let mut out = Vec::new();
+    for (kind, field, ip) in all.filter(|(.., ip)| Family::of(ip) == plan.family) {
+        match complaints::address(service, field, ip) {
+            Some(problem) => plan.problems.push(problem),
+            None => out.push((kind, ip)),
+        }
+    }
+    out
+}
+
 struct Port<'a> {
     service: &'a Service,
     port: &'a ServicePort,
     family: Family,
     node: &'a NodeContext,
     chosen: &'a Selection<'a>,
+    external: &'a [(FrontendKind, IpAddr)],
     key: Arc<ServicePortKey>,
     comment: Arc<str>,
 }
@@ -121,19 +197,28 @@ impl Port<'_> {
         }
         let internal = self.internal(plan);
         self.frontend(plan, FrontendKind::ClusterIp, Some(cluster_ip), internal);
-        let of_family = |addr: &&IpAddr| Family::of(addr) == self.family;
-        let external: Vec<(FrontendKind, Option<IpAddr>)> = {
-            let ips = self.service.external_ips.iter().filter(of_family);
-            let vips = self.service.load_balancer_ips.iter().filter(of_family);
-            let ips = ips.map(|ip| (FrontendKind::ExternalIp, Some(*ip)));
-            let vips = vips.map(|ip| (FrontendKind::LoadBalancer, Some(*ip)));
-            let node_port = self.port.node_port.map(|_| (FrontendKind::NodePort, None));
-            ips.chain(vips).chain(node_port).collect()
-        };
-        for (kind, addr) in external {
+        let addresses = self.external.iter().map(|(kind, ip)| (*kind, Some(*ip)));
+        let node_port = self.port.node_port.map(|_| (FrontendKind::NodePort, None));
+        for (kind, addr) in addresses.chain(node_port) {
+            if let Some(problem) = self.protected(kind, addr) {
+                plan.problems.push(problem);
+                continue;
+            }
             let target = self.external(plan);
             self.frontend(plan, kind, addr, target);
         }
+    }
+
+    /// Where the API server itself answers, no Service may: the node would lose its cluster.
+    fn protected(&self, kind: FrontendKind, addr: Option<IpAddr>) -> Option<Problem> {
+        if self.port.protocol != Protocol::Tcp {
+            return None;
+        }
+        let at = match addr {
+            Some(addr) => self.node.protected_at(Some(addr), self.port.port),
+            None => self.node.protected_at(None, self.port.node_port?),
+        }?;
+        Some(complaints::protected(self.service, kind, at))
     }
 
     fn frontend(
@@ -234,19 +319,25 @@ impl Port<'_> {
             port: Arc::clone(&self.key),
             view,
         };
-        plan.lists
-            .entry(key.clone())
-            .or_insert_with(|| EndpointList {
-                endpoints: self.weighted(chosen),
+        if !plan.lists.contains_key(&key) {
+            let list = EndpointList {
+                endpoints: self.weighted(plan, chosen),
                 balancing: self.service.balancing,
                 affinity_timeout: self.service.affinity_timeout,
                 comment: Arc::clone(&self.comment),
-            });
+            };
+            plan.lists.insert(key.clone(), list);
+        }
         Some(key)
     }
 
-    /// Endpoints with their weights, brought to lowest terms.
-    fn weighted(&self, chosen: &[(Endpoint, &SliceEndpoint)]) -> WeightedEndpoints {
+    /// Endpoints with their weights, brought to lowest terms, and to as many slots as a list
+    /// may have.
+    fn weighted(
+        &self,
+        plan: &mut ServicePlan,
+        chosen: &[(Endpoint, &SliceEndpoint)],
+    ) -> WeightedEndpoints {
         let weights = &self.service.weights;
         if weights.is_empty() {
             return chosen.iter().map(|(endpoint, _)| (*endpoint, 1)).collect();
@@ -262,6 +353,28 @@ impl Port<'_> {
                 (*key, weight.unwrap_or(1).max(1))
             })
             .collect();
-        out.in_lowest_terms()
+        let out = out.in_lowest_terms();
+        if self.service.balancing == Balancing::SourceIp {
+            // Its table has as many slots as any other.
+            return out;
+        }
+        let wanted = out.slots();
+        if wanted == out.len() as u64 {
+            return out;
+        }
+        plan.weighted.push(wanted);
+        let limit = u64::from(self.node.weighted_slots).max(out.len() as u64);
+        if wanted <= limit {
+            return out;
+        }
+        let near = out.within(limit);
+        plan.problems.push(complaints::weights(
+            self.service,
+            self.port,
+            wanted,
+            near.slots(),
+            out.difference(&near),
+        ));
+        near
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
 use super::service::is_ignored;
 use crate::cluster::{
-    Cluster, EndpointSlice, Family, Name, ObjectName, Pod, Service, SliceEndpoint, SlicePort,
-    TargetPort,
+    Cluster, EndpointSlice, Family, FamilyPolicy, Name, ObjectName, Pod, Protocol, Service,
+    ServiceType, SliceEndpoint, SlicePort, TargetPort,
 };
+use crate::config::PortRange;
 use crate::problem::Problem;
 
 /// FNV-1a: the same address for the same name everywhere.
@@ -34,49 +36,138 @@ pub fn allocate(cluster: &mut Cluster, ranges: &[IpNet]) -> Vec<Problem> {
         if is_ignored(service) || !service.cluster_ips.is_empty() {
             continue;
         }
-        for family in wanted(service, ranges) {
-            let range = ranges.iter().find(|r| Family::of(&r.addr()) == family);
-            match range.and_then(|range| free(range, &service.name.to_string(), &taken)) {
-                Some(addr) => {
-                    taken.insert(addr);
-                    service.cluster_ips.push(addr);
+        let wanted = wanted(service, ranges);
+        let range_of = |family: Family| ranges.iter().find(|r| Family::of(&r.addr()) == family);
+        let problem = |message: String| {
+            Problem::error(
+                Some(&service.origin),
+                format!("Service {}", service.name),
+                "spec.clusterIP",
+                message,
+            )
+        };
+        if let Some(family) = wanted.iter().find(|family| range_of(**family).is_none()) {
+            problems.push(problem(format!(
+                "is absent, and there is no {family} service range to take one from \
+                 (--service-cluster-ip-range)"
+            )));
+            continue;
+        }
+        let mut made = Vec::new();
+        for family in wanted {
+            let Some(range) = range_of(family) else {
+                continue;
+            };
+            match free(range, &service.name.to_string(), &taken) {
+                Some(addr) => made.push(addr),
+                None => {
+                    problems.push(problem(format!(
+                        "no address is free in the service range {range}"
+                    )));
+                }
+            }
+        }
+        taken.extend(&made);
+        service.cluster_ips = made;
+    }
+    problems
+}
+
+/// Families of a Service: those it names, else all ranges'. Under `PreferDualStack` all that
+/// there are ranges of, unless there is none of those it names.
+fn wanted(service: &Service, ranges: &[IpNet]) -> Vec<Family> {
+    let of = |r: &IpNet| Family::of(&r.addr());
+    let mut known: Vec<Family> = Vec::new();
+    for family in ranges.iter().map(of) {
+        if !known.contains(&family) {
+            known.push(family);
+        }
+    }
+    let mut families = service.ip_families.clone();
+    let named = families.len();
+    if families.is_empty() {
+        families.clone_from(&known);
+    }
+    let both = |families: &mut Vec<Family>, of: &[Family]| {
+        let missing: Vec<Family> = of
+            .iter()
+            .filter(|f| !families.contains(f))
+            .copied()
+            .collect();
+        families.extend(missing);
+    };
+    match service.family_policy {
+        FamilyPolicy::RequireDualStack => both(&mut families, &Family::ALL),
+        FamilyPolicy::PreferDualStack => {
+            if families.iter().any(|f| known.contains(f)) {
+                both(&mut families, &known);
+                families.retain(|f| known.contains(f));
+            }
+        }
+        FamilyPolicy::SingleStack if named == 0 => families.truncate(1),
+        FamilyPolicy::SingleStack => {}
+    }
+    if families.is_empty() {
+        families.push(Family::Ip);
+    }
+    families
+}
+
+/// Where no cluster does it: a node port for each port of a Service of type `NodePort` that
+/// has none, and the load-balancer address that a Service wishes for. Objects that were in a
+/// cluster (they say when they were made) are left as they are. A node port is a hash of the
+/// name and the port, so it stays when others come and go. O(ports · log).
+pub fn open_doors(cluster: &mut Cluster, range: PortRange) -> Vec<Problem> {
+    let ports = cluster.services.values().flat_map(|s| &s.ports);
+    let mut taken: BTreeSet<(Protocol, u16)> = ports
+        .filter_map(|port| Some((port.protocol, port.node_port?.get())))
+        .collect();
+    let mut problems = Vec::new();
+    let services = cluster.services.values_mut();
+    for service in services.filter(|s| s.created.is_none() && !is_ignored(s)) {
+        if service.service_type == ServiceType::LoadBalancer && service.load_balancer_ips.is_empty()
+        {
+            let wish = service.load_balancer_ip;
+            service.load_balancer_ips.extend(wish);
+        }
+        if service.service_type != ServiceType::NodePort {
+            continue;
+        }
+        // One number for all protocols of a port, as a cluster does.
+        let mut given: BTreeMap<NonZeroU16, NonZeroU16> = BTreeMap::new();
+        for port in &mut service.ports {
+            if let Some(number) = port.node_port {
+                given.entry(port.port).or_insert(number);
+                continue;
+            }
+            let free = |number: &u16| !taken.contains(&(port.protocol, *number));
+            let same = given.get(&port.port).filter(|n| free(&n.get())).copied();
+            let name = format!("{}:{}", service.name, port.port);
+            let number = same.or_else(|| {
+                let size = u64::from(range.to.saturating_sub(range.from)) + 1;
+                let start = hash(&name) % size;
+                let tries = (0..size).map(|i| u64::from(range.from) + (start + i) % size);
+                tries
+                    .filter_map(|number| u16::try_from(number).ok())
+                    .find(free)
+                    .and_then(NonZeroU16::new)
+            });
+            match number {
+                Some(number) => {
+                    taken.insert((port.protocol, number.get()));
+                    given.entry(port.port).or_insert(number);
+                    port.node_port = Some(number);
                 }
                 None => problems.push(Problem::error(
                     Some(&service.origin),
                     format!("Service {}", service.name),
-                    "spec.clusterIP",
-                    match range {
-                        Some(range) => format!("no address is free in the service range {range}"),
-                        None => format!(
-                            "is absent, and there is no {family} service range to take one from \
-                             (--service-cluster-ip-range)"
-                        ),
-                    },
+                    "spec.ports[].nodePort",
+                    format!("no port is free between {} and {}", range.from, range.to),
                 )),
             }
         }
     }
     problems
-}
-
-fn wanted(service: &Service, ranges: &[IpNet]) -> Vec<Family> {
-    if !service.ip_families.is_empty() {
-        return service.ip_families.clone();
-    }
-    let of = |r: &IpNet| Family::of(&r.addr());
-    let mut families: Vec<Family> = Vec::new();
-    for family in ranges.iter().map(of) {
-        if !families.contains(&family) {
-            families.push(family);
-        }
-    }
-    if families.is_empty() {
-        families.push(Family::Ip);
-    }
-    if !service.dual_stack {
-        families.truncate(1);
-    }
-    families
 }
 
 /// The first free address of `range` from the name's own position on. The first two

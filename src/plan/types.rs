@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 use super::ServicePlan;
 use crate::cluster::{Balancing, Family, Name, ObjectName, Protocol};
-use crate::config::{Config, DetectLocal, MarkBit, Unallocated};
+use crate::config::{Config, DetectLocal, MarkBit, Unallocated, UnservedExternal};
 
 /// A port of a service in one family: the unit of load balancing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +90,63 @@ impl WeightedEndpoints {
         self.0.binary_search_by_key(endpoint, |(e, _)| *e).ok()
     }
 
+    /// Slots that all weights take together.
+    #[must_use]
+    pub fn slots(&self) -> u64 {
+        self.values().map(|weight| u64::from(*weight)).sum()
+    }
+
+    /// The same endpoints with weights that take `slots` slots, as near to these shares as
+    /// that allows; every endpoint keeps one at least. O(endpoints · log).
+    #[must_use]
+    pub fn within(&self, slots: u64) -> Self {
+        let mut out = self.clone();
+        let mut order: Vec<usize> = (0..self.len()).collect();
+        order.sort_by_key(|i| self.0[*i].1);
+        // Shares below one slot are one; the others share what that leaves.
+        let (mut weights, mut left) = (self.slots(), slots.max(self.len() as u64));
+        let small = order.iter().take_while(|i| {
+            let weight = u64::from(self.0[**i].1);
+            let below = weight * left < weights;
+            if below {
+                weights -= weight;
+                left -= 1;
+            }
+            below
+        });
+        let small = small.count();
+        for i in &order[..small] {
+            out.0[*i].1 = 1;
+        }
+        // Rounded down, then up where most is missing.
+        let mut missing = Vec::with_capacity(order.len() - small);
+        let mut rest = left;
+        for i in &order[small..] {
+            let wanted = u64::from(self.0[*i].1) * left;
+            let share = wanted / weights.max(1);
+            rest -= share;
+            missing.push((std::cmp::Reverse(wanted % weights.max(1)), *i));
+            out.0[*i].1 = u32::try_from(share).unwrap_or(u32::MAX);
+        }
+        missing.sort_unstable();
+        for (_, i) in missing.into_iter().take(usize::try_from(rest).unwrap_or(0)) {
+            out.0[i].1 += 1;
+        }
+        out.in_lowest_terms()
+    }
+
+    /// The largest difference between an endpoint's shares here and there, 0 to 1.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "slots are far below 2^52")]
+        let all = |list: &Self| list.slots().max(1) as f64;
+        let (here, there) = (all(self), all(other));
+        let pairs = self.values().zip(other.values());
+        pairs
+            .map(|(a, b)| (f64::from(*a) / here - f64::from(*b) / there).abs())
+            .fold(0.0, f64::max)
+    }
+
     /// Divides all weights by what they have in common.
     #[must_use]
     pub fn in_lowest_terms(mut self) -> Self {
@@ -164,6 +221,12 @@ impl std::fmt::Display for Endpoint {
 }
 
 impl FrontendKey {
+    /// The first key of an address, in order.
+    #[must_use]
+    pub const fn first_of(addr: IpAddr) -> Self {
+        Self::Address(addr, Protocol::Tcp, NonZeroU16::MIN)
+    }
+
     /// Protocol.
     #[must_use]
     pub const fn protocol(&self) -> Protocol {
@@ -321,22 +384,31 @@ impl FamilyPlan {
         }
     }
 
-    /// Adds what a service brings. A frontend that is taken stays whose it is; a list that
-    /// no frontend leads to is not kept: nothing would find it. O(the service's).
+    /// External addresses of its frontends, each once.
+    #[must_use]
+    pub fn external_ips(&self) -> BTreeSet<IpAddr> {
+        external_ips(&self.frontends)
+    }
+
+    /// Adds what is a service's own. O(the service's).
     pub fn add(&mut self, part: ServicePlan) {
-        let mut lists = part.lists;
-        let mut mine = part.frontends;
-        let before = mine.len();
-        mine.retain(|key, _| !self.frontends.contains_key(key));
-        if mine.len() < before {
-            let used: BTreeSet<&ListKey> = mine.values().flat_map(|f| f.target.lists()).collect();
-            lists.retain(|key, _| used.contains(key));
-        }
-        self.lists.extend(lists);
-        self.frontends.extend(mine);
+        self.lists.extend(part.lists);
+        self.frontends.extend(part.frontends);
         self.cluster_ips.extend(part.cluster_ips);
         self.local_endpoints.extend(part.local_endpoints);
     }
+}
+
+/// The addresses of frontends that are not clusterIPs, each once.
+pub(super) fn external_ips(frontends: &BTreeMap<FrontendKey, Frontend>) -> BTreeSet<IpAddr> {
+    let external = frontends
+        .iter()
+        .filter(|(_, frontend)| frontend.kind != FrontendKind::ClusterIp);
+    let addresses = external.filter_map(|(key, _)| match key {
+        FrontendKey::Address(addr, ..) => Some(*addr),
+        FrontendKey::NodePort(..) => None,
+    });
+    addresses.collect()
 }
 
 /// Settings that shape rules rather than elements.
@@ -350,6 +422,8 @@ pub struct Shape {
     pub detect_local: DetectLocal,
     /// What unallocated service addresses answer.
     pub unallocated: Unallocated,
+    /// What unserved ports of external addresses answer.
+    pub unserved_external: UnservedExternal,
     /// Count new connections per frontend and per endpoint.
     pub counters: bool,
 }
@@ -363,6 +437,7 @@ impl Shape {
             masquerade_all: config.masquerade_all,
             detect_local: config.detect_local.clone(),
             unallocated: config.unallocated,
+            unserved_external: config.unserved_external,
             counters: config.service_counters,
         }
     }
@@ -388,4 +463,44 @@ pub struct NodePlan {
     pub families: Vec<FamilyPlan>,
     /// Routes to other nodes; empty if routes are not ours to manage.
     pub routes: BTreeSet<Route>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn weighted(weights: &[u32]) -> WeightedEndpoints {
+        let endpoints = weights.iter().zip(0_u32..).map(|(weight, n)| {
+            let endpoint = Endpoint {
+                addr: std::net::Ipv4Addr::from(0x0a00_0000 + n).into(),
+                port: NonZeroU16::MIN,
+            };
+            (endpoint, *weight)
+        });
+        endpoints.collect()
+    }
+
+    proptest! {
+        #[test]
+        fn weights_within_a_limit_stay_near_their_shares(
+            weights in prop::collection::vec(1..1001_u32, 1..60),
+            limit in 1..4096_u64,
+        ) {
+            let exact = weighted(&weights);
+            let near = exact.within(limit);
+            let most = limit.max(weights.len() as u64);
+            prop_assert!(near.slots() <= most, "{} slots of {most}", near.slots());
+            prop_assert!(near.values().all(|weight| *weight > 0));
+            // An endpoint that deserves less than a slot has one, at the others' expense.
+            let off = exact.difference(&near);
+            prop_assert!(off <= weights.len() as f64 / most as f64, "{off}");
+        }
+    }
+
+    #[test]
+    fn shares_that_fit_a_limit_are_exact() {
+        let near = weighted(&[500, 250, 250]).within(8);
+        assert_eq!(near.values().copied().collect::<Vec<_>>(), [2, 1, 1]);
+    }
 }

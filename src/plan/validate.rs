@@ -1,116 +1,25 @@
 //! What does not fit together: addresses, ports and ranges that several objects claim.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::NodeContext;
+use super::endpoints::SERVICE_ADDRESS;
 use super::service::is_ignored;
-use crate::cluster::{Cluster, Protocol, Service};
+use crate::cluster::{Cluster, Service};
 use crate::config::{Config, PortRange};
 use crate::problem::Problem;
 
-/// All problems between objects. Services that lose a claim are removed from `cluster`, so
-/// that what is planned is what was reported.
-pub fn check(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> Vec<Problem> {
+/// Problems of objects that a plan does not tell of: what is typed or read from files.
+pub fn check(cluster: &Cluster, config: &Config, node: &NodeContext) -> Vec<Problem> {
     let mut problems = ranges(cluster, config, node);
-    let mut losers = Vec::new();
-    let mut ips: BTreeMap<IpAddr, &Service> = BTreeMap::new();
-    let mut node_ports: BTreeMap<(Protocol, u16), &Service> = BTreeMap::new();
-    let mut external: BTreeMap<(IpAddr, Protocol, u16), &Service> = BTreeMap::new();
     let services = cluster.services.values().map(|service| &**service);
     for service in services.filter(|s| !is_ignored(s)) {
-        let before = problems.len();
-        let object = format!("Service {}", service.name);
-        let error = |field: &str, message: String| {
-            Problem::error(Some(&service.origin), &object, field, message)
-        };
-        for ip in &service.cluster_ips {
-            let same_family = |r: &&IpNet| r.addr().is_ipv4() == ip.is_ipv4();
-            let mut known = node.service_ranges.iter().filter(same_family).peekable();
-            if known.peek().is_some() && !known.any(|r| r.contains(ip)) {
-                let listed: Vec<String> = node
-                    .service_ranges
-                    .iter()
-                    .filter(same_family)
-                    .map(ToString::to_string)
-                    .collect();
-                problems.push(error(
-                    "spec.clusterIP",
-                    format!("{ip} is outside the service range {}", listed.join(", ")),
-                ));
-            }
-            if let Some(other) = ips.get(ip) {
-                problems.push(error(
-                    "spec.clusterIP",
-                    format!(
-                        "{ip} is already the clusterIP of Service {} ({})",
-                        other.name, other.origin
-                    ),
-                ));
-            }
-        }
-        for (i, port) in service.ports.iter().enumerate() {
-            let field = format!("spec.ports[{i}]");
-            if service.ports[..i]
-                .iter()
-                .any(|p| p.port == port.port && p.protocol == port.protocol)
-            {
-                problems.push(error(
-                    &field,
-                    format!("{}/{} is listed twice", port.port, port.protocol),
-                ));
-            }
-            let Some(number) = port.node_port else {
-                continue;
-            };
-            let field = format!("{field}.nodePort");
-            let PortRange { from, to } = config.node_port_range;
-            if !(from..=to).contains(&number.get()) {
-                problems.push(error(
-                    &field,
-                    format!("{number} is outside the node port range {from}-{to}"),
-                ));
-            }
-            if let Some(other) = node_ports.get(&(port.protocol, number.get())) {
-                problems.push(error(
-                    &field,
-                    format!(
-                        "{number}/{} is already the node port of Service {} ({})",
-                        port.protocol, other.name, other.origin
-                    ),
-                ));
-            }
-        }
-        if problems.len() > before {
-            losers.push(service.name.clone());
-            continue;
-        }
-        ips.extend(service.cluster_ips.iter().map(|ip| (*ip, service)));
-        for port in &service.ports {
-            node_ports.extend(port.node_port.map(|n| ((port.protocol, n.get()), service)));
-            for ip in service
-                .external_ips
-                .iter()
-                .chain(&service.load_balancer_ips)
-            {
-                let key = (*ip, port.protocol, port.port.get());
-                match external.get(&key) {
-                    Some(other) if other.name != service.name => problems.push(Problem::warning(
-                        Some(&service.origin),
-                        &object,
-                        "spec.externalIPs",
-                        format!(
-                            "{ip} port {}/{} already leads to Service {}, which keeps it",
-                            port.port, port.protocol, other.name
-                        ),
-                    )),
-                    _ => drop(external.insert(key, service)),
-                }
-            }
-        }
+        of_service(service, config, node, &mut problems);
     }
+    service_endpoints(cluster, node, &mut problems);
     for (service, slices) in &cluster.slices {
         if !cluster.services.contains_key(service)
             && let Some(slice) = slices.iter().next()
@@ -134,10 +43,93 @@ pub fn check(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> Vec<
         }
     }
     problems.extend(templates(cluster));
-    for name in losers {
-        cluster.services.remove(&name);
-    }
     problems
+}
+
+/// Endpoints that are clusterIPs outside of any known range; a plan tells of those inside.
+fn service_endpoints(cluster: &Cluster, node: &NodeContext, problems: &mut Vec<Problem>) {
+    let ips = cluster.services.values().flat_map(|s| &s.cluster_ips);
+    let outside = |ip: &&IpAddr| !node.service_ranges.iter().any(|range| range.contains(*ip));
+    let ips: BTreeSet<IpAddr> = ips.filter(outside).copied().collect();
+    if ips.is_empty() {
+        return;
+    }
+    for (service, slices) in cluster.services_with_slices() {
+        let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+        let mut found = endpoints.filter(|endpoint| ips.contains(&endpoint.address));
+        if let Some(endpoint) = found.next() {
+            problems.push(Problem::warning(
+                Some(&service.origin),
+                format!("Service {}", service.name),
+                "endpoints",
+                format!("endpoint {} {SERVICE_ADDRESS}", endpoint.address),
+            ));
+        }
+    }
+}
+
+/// What one Service has that its cluster would not give it. It is served all the same: where
+/// it was assigned the ranges may be others.
+fn of_service(service: &Service, config: &Config, node: &NodeContext, problems: &mut Vec<Problem>) {
+    let object = format!("Service {}", service.name);
+    let mut warning = |field: &str, message: String| {
+        problems.push(Problem::warning(
+            Some(&service.origin),
+            &object,
+            field,
+            message,
+        ));
+    };
+    for ip in &service.cluster_ips {
+        let same_family = |r: &&IpNet| r.addr().is_ipv4() == ip.is_ipv4();
+        let mut known = node.service_ranges.iter().filter(same_family).peekable();
+        if known.peek().is_some() && !known.any(|r| r.contains(ip)) {
+            let listed: Vec<String> = node
+                .service_ranges
+                .iter()
+                .filter(same_family)
+                .map(ToString::to_string)
+                .collect();
+            warning(
+                "spec.clusterIP",
+                format!("{ip} is outside the service range {}", listed.join(", ")),
+            );
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let mut node_ports = BTreeSet::new();
+    for (i, port) in service.ports.iter().enumerate() {
+        let field = format!("spec.ports[{i}]");
+        if !seen.insert((port.port, port.protocol)) {
+            warning(
+                &field,
+                format!(
+                    "{}/{} is listed twice; the first entry counts",
+                    port.port, port.protocol
+                ),
+            );
+        }
+        let Some(number) = port.node_port else {
+            continue;
+        };
+        let field = format!("{field}.nodePort");
+        let PortRange { from, to } = config.node_port_range;
+        if !(from..=to).contains(&number.get()) {
+            warning(
+                &field,
+                format!("{number} is outside the node port range {from}-{to}"),
+            );
+        }
+        if !node_ports.insert((number, port.protocol)) {
+            warning(
+                &field,
+                format!(
+                    "{number}/{} is listed twice; the first entry counts",
+                    port.protocol
+                ),
+            );
+        }
+    }
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {

@@ -36,6 +36,7 @@ pub fn pod(name: ObjectName, raw: raw::Pod, c: &mut Checker<'_>) -> Option<Pod> 
         ready,
         finished: matches!(phase, Some("Succeeded" | "Failed")),
         terminating: raw.metadata.deletion_timestamp.is_some(),
+        created: raw.metadata.creation_timestamp,
         host_network: raw.spec.host_network.unwrap_or(false),
     })
 }
@@ -88,7 +89,7 @@ fn container_ports(
             };
             let host_port = c.optional_port(&field("hostPort"), raw.host_port);
             let host_ip = match raw.host_ip.as_deref() {
-                None | Some("" | "0.0.0.0" | "::") => None,
+                None | Some("") => None,
                 Some(text) => c.address(&field("hostIP"), text),
             };
             if let (Some(protocol), Some(port)) = (protocol, port) {

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::fields::{Checker, address, prefix};
 use super::raw::{self, IntOrString};
 use crate::cluster::{
-    Balancing, Family, Name, ObjectName, Service, ServiceCidr, ServicePort, ServiceType,
-    TargetPort, TrafficPolicy,
+    Balancing, Family, FamilyPolicy, Name, ObjectName, Service, ServiceCidr, ServicePort,
+    ServiceType, TargetPort, TrafficPolicy,
 };
 use crate::text::did_you_mean;
 
@@ -69,7 +69,11 @@ pub fn service(name: ObjectName, raw: raw::Service, c: &mut Checker<'_>) -> Opti
         cluster_ips,
         headless,
         ip_families: families(spec.ip_families.as_deref(), c),
-        dual_stack: matches!(family_policy, Some("PreferDualStack" | "RequireDualStack")),
+        family_policy: match family_policy {
+            Some("PreferDualStack") => FamilyPolicy::PreferDualStack,
+            Some("RequireDualStack") => FamilyPolicy::RequireDualStack,
+            _ => FamilyPolicy::SingleStack,
+        },
         ports: ports(spec.ports.unwrap_or_default(), c),
         selector: selector(spec.selector.unwrap_or_default()),
         external_ips,

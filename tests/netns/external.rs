@@ -1,11 +1,15 @@
 //! External IPs and load-balancer addresses, and who may use them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use svcnat::cluster::{Family, Protocol};
 
-use crate::support::{Cluster, Lab, Row, Service, cluster_ip, ip_of, outside_ip, routed_ip, row};
+use crate::support::{
+    Cluster, Dual, Lab, Row, SILENCE, Service, cluster_ip, ip_of, outside_ip, routed_ip, row,
+};
 
 fn web() -> Service {
     Service::new("web", cluster_ip(10))
@@ -288,4 +292,103 @@ fn services_may_share_an_address_on_ports_of_their_own() {
             .to(routed_ip(7), 81)
             .answers(&["b0"]),
     ]);
+}
+
+/// How many packets a node's physical interface has received.
+fn received(lab: &Lab, node: &str) -> u64 {
+    let text = lab.at(node).must("cat", &["/proc/net/dev"], "");
+    let line = text
+        .lines()
+        .find(|line| line.trim_start().starts_with("eth0:"));
+    let mut fields = line.expect("an interface").split_whitespace().skip(2);
+    let count = fields.next().expect("received packets");
+    count.parse().expect("a number")
+}
+
+/// Sends one echo request and does not wait for the answer. Each has an identifier of its own:
+/// by that it is a new flow.
+fn ping(lab: &Lab, to: IpAddr) {
+    static PINGS: AtomicU16 = AtomicU16::new(1);
+    let id = PINGS.fetch_add(1, Ordering::Relaxed);
+    // RFC 792 and RFC 4443; of ICMPv6 the kernel fills in the checksum.
+    let (domain, protocol, [kind, checksum]) = match to {
+        IpAddr::V4(_) => (Domain::IPV4, 1, [8 << 8, !(0x0800 + id)]),
+        IpAddr::V6(_) => (Domain::IPV6, 58, [128 << 8, 0]),
+    };
+    let request = [kind, checksum, id, 0].map(u16::to_be_bytes).concat();
+    lab.at("out").enter(|| {
+        let raw = Type::from(nix::libc::SOCK_RAW);
+        let socket = Socket::new(domain, raw, Some(protocol.into())).expect("a raw socket");
+        let to = SocketAddr::new(to, 0);
+        socket
+            .send_to(&request, &to.into())
+            .expect("an echo request");
+    });
+}
+
+/// One datagram to a port, and one echo request, to a VIP: how many packets came to node `a`.
+fn passes(lab: &Lab, to: IpAddr) -> (u64, u64) {
+    let before = received(lab, "a");
+    let caller = lab.from("out").patience(SILENCE);
+    let caller = caller.unwalked("what becomes of it on its way round");
+    caller.ask(Protocol::Udp, (to, 81).into());
+    let between = received(lab, "a");
+    ping(lab, to);
+    std::thread::sleep(SILENCE);
+    (between - before, received(lab, "a") - between)
+}
+
+#[test]
+fn a_packet_to_an_unserved_port_of_an_external_address_does_not_go_round() {
+    let services = || {
+        let balanced = balanced(vips(routed_ip(5).both()))
+            .set(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+        let own = [ip_of("a").both(), routed_ip(6).both()].concat();
+        let external = Service::new("external", cluster_ip(11))
+            .port(80, 8080)
+            .endpoints(&["a0"])
+            .set(json!({"spec": {"externalIPs": own}}));
+        Cluster::with([balanced, external])
+    };
+    let mut lab = Lab::running(&services());
+    // The router sends these addresses to node a, whose way to them is the router.
+    for addr in routed_ip(5).both() {
+        let (datagram, ping) = passes(&lab, addr);
+        assert!(
+            datagram > 5 && ping > 5,
+            "by default it is routed on: {datagram}, {ping}"
+        );
+    }
+    for (answer, refused) in [("drop", false), ("reject", true)] {
+        lab.args = vec![format!("--unserved-external={answer}")];
+        lab.apply(&services());
+        for addr in [routed_ip(5), routed_ip(6)]
+            .into_iter()
+            .flat_map(Dual::both)
+        {
+            let (datagram, ping) = passes(&lab, addr);
+            assert!(
+                datagram <= 2 && ping <= 2,
+                "{answer} {addr}: {datagram}, {ping}"
+            );
+        }
+        let at = |why, from, to, port| row(why).from(from).to(to, port);
+        let unserved = at("another port", "out", routed_ip(5), 81);
+        lab.check(&[
+            if refused {
+                unserved.refused()
+            } else {
+                unserved.silence()
+            },
+            at("the served port", "out", routed_ip(6), 80).answers(&["a0"]),
+            at(
+                "the node's own server at an external address of its own",
+                "out",
+                ip_of("a"),
+                7070,
+            )
+            .answers(&["a"])
+            .kept(),
+        ]);
+    }
 }

@@ -6,6 +6,7 @@ mod support;
 
 mod absent;
 mod affinity;
+mod claims;
 mod cluster_ips;
 mod counters;
 mod egress;
@@ -17,6 +18,7 @@ mod host_ports;
 mod lifecycle;
 mod node_ports;
 mod policies;
+mod prefixes;
 mod sequences;
 mod spread;
 mod standalone;

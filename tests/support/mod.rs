@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use svcnat::cluster::{Balancing, Family, ObjectName, Protocol};
-use svcnat::config::{DetectLocal, MarkBit, Unallocated};
+use svcnat::config::{DetectLocal, MarkBit, Unallocated, UnservedExternal};
 use svcnat::plan::{
     Endpoint, EndpointList, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey,
     ListKey, NodePlan, ServicePortKey, Shape, Target, View,
@@ -119,6 +119,7 @@ pub fn full_plan() -> NodePlan {
             counters: false,
             detect_local: DetectLocal::ClusterCidr,
             unallocated: Unallocated::Drop,
+            unserved_external: UnservedExternal::Forward,
         },
         families: vec![v4, v6],
         routes: BTreeSet::new(),

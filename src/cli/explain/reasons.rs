@@ -176,6 +176,17 @@ impl<'a> Reasons<'a> {
         }
     }
 
+    /// True if an endpoint is itself a service address, so that what is sent there is lost:
+    /// a packet is translated once.
+    pub fn is_service_address(&self, scene: &Scene<'_>, candidate: &Candidate) -> bool {
+        let addr = candidate.endpoint.addr;
+        let families = scene.inputs.plan.families.iter();
+        self.host_port.is_none()
+            && families.into_iter().any(|plan| {
+                within(&plan.service_ranges, addr) || plan.cluster_ips.contains_key(&addr)
+            })
+    }
+
     /// Why an endpoint sees the client's address, or this node's.
     pub fn masquerade(&self, scene: &Scene<'_>, candidate: &Candidate) -> &'static str {
         let Some(frontend) = self.frontend else {
@@ -321,6 +332,10 @@ fn fate(scene: &Scene<'_>, plan: &FamilyPlan, frontend: Option<&Frontend>) -> St
                     crate::config::Unallocated::Drop => "drop",
                     crate::config::Unallocated::Reject => "reject",
                 }
+            ),
+            None if plan.external_ips().contains(&packet.destination) => format!(
+                "an external address of a Service, but no port {}/{} of it (--unserved-external)",
+                packet.port, packet.protocol
             ),
             None => "a rule of the installed table, see the steps".to_owned(),
         },

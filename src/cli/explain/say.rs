@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::reasons::{Memory, Reasons, Scene};
-use crate::plan::{Endpoint, Frontend, FrontendKind, Standing};
+use crate::plan::{Endpoint, Frontend, FrontendKind, SERVICE_ADDRESS, Standing, no_port};
 use crate::walk::{Candidate, Fate};
 
 /// In words.
@@ -53,6 +53,10 @@ pub fn text(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> s
             writeln!(out, "goes on untranslated{how}: {}", reasons.fate)
         }
         Fate::Accepted => trace.candidates.iter().try_for_each(|c| {
+            if reasons.is_service_address(scene, c) {
+                let (share, to) = (c.probability * 100.0, socket(&c.endpoint));
+                return writeln!(out, "{share:6.2} % lost: endpoint {to} {SERVICE_ADDRESS}");
+            }
             let seen = if c.masqueraded {
                 "this node's address"
             } else {
@@ -86,11 +90,8 @@ fn behind(
         }
     }
     for addr in &reasons.without_port {
-        let (name, protocol) = (&frontend.owner.port_name, frontend.owner.protocol);
-        writeln!(
-            out,
-            "  endpoint {addr} is left out: no port {name:?} of protocol {protocol} in its EndpointSlice"
-        )?;
+        let why = no_port(&frontend.owner.port_name, frontend.owner.protocol);
+        writeln!(out, "  endpoint {addr} is left out: {why}")?;
     }
     if reasons.by_source {
         write!(out, "  chosen by the client's address, on every node alike")?;
@@ -143,6 +144,7 @@ pub fn json(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> s
             "port": c.endpoint.port.get(),
             "probability": c.probability,
             "masqueraded": c.masqueraded,
+            "serviceAddress": reasons.is_service_address(scene, c),
             "reason": reasons.masquerade(scene, c),
         })
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::cluster::{Balancing, ObjectName};
-use crate::config::{DetectLocal, MarkBit, Unallocated};
+use crate::config::{DetectLocal, MarkBit, Unallocated, UnservedExternal};
 use crate::host::conntrack::Tuple;
 use crate::plan::{EndpointList, Frontend, FrontendKind, HostPort, HostPortKey, Shape};
 
@@ -39,6 +39,7 @@ fn empty() -> NodePlan {
             counters: false,
             detect_local: DetectLocal::ClusterCidr,
             unallocated: Unallocated::Drop,
+            unserved_external: UnservedExternal::Forward,
         },
         families: vec![FamilyPlan {
             family: Family::Ip,

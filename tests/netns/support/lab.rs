@@ -49,6 +49,8 @@ pub struct Plan {
     pub routes: bool,
     /// Forward packets, and show bridged ones to the IP hooks.
     pub forward: bool,
+    /// `--cluster-cidr` of every node; empty for none.
+    pub cluster_cidr: &'static str,
 }
 
 impl Default for Plan {
@@ -58,6 +60,7 @@ impl Default for Plan {
             link: PodLink::Bridge,
             routes: false,
             forward: true,
+            cluster_cidr: addr::CLUSTER_CIDR,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::addr::{CLUSTER_CIDR, SERVICE_RANGE};
+use super::addr::SERVICE_RANGE;
 use super::lab::Lab;
 use super::manifest::Cluster;
 use super::netns::Netns;
@@ -49,7 +49,9 @@ impl Lab {
     /// the objects on standard input.
     pub fn svcnat(&self, node: &str, verb: &[&str], cluster: &Cluster) -> Run {
         let mut args = vec!["-f", "-", "--node-name", node];
-        args.extend(["--cluster-cidr", CLUSTER_CIDR]);
+        if !self.plan.cluster_cidr.is_empty() {
+            args.extend(["--cluster-cidr", self.plan.cluster_cidr]);
+        }
         args.extend(["--service-cluster-ip-range", SERVICE_RANGE]);
         args.extend(self.args.iter().map(String::as_str));
         if verb == ["apply"] {
