@@ -446,7 +446,7 @@ fn null_is_taken_for_any_field() {
          apiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\nsubsets: null\n---\n\
          apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: s}\nspec: null\n---\n\
          apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n\
-         addressType: IPv4\nports: null\nendpoints: [{addresses: [172.17.0.2], conditions: null, hints: {forZones: null}, targetRef: null}]\n",
+         addressType: IPv4\nports: [{port: 80, name: null, protocol: null, appProtocol: null}]\nendpoints: [{addresses: [172.17.0.2], conditions: null, hints: {forZones: null}, targetRef: null}]\n",
     );
 }
 

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use crate::cluster::{Cluster, Family, Protocol};
 use crate::compile::SetId;
 use crate::counters;
-use crate::diff::{Delta, Operation, TableDelta, diff};
+use crate::diff::{Delta, Operation, TableDelta, diff, take_ahead};
 use crate::host::HostError;
 use crate::host::conntrack::{Conntrack, Flow};
 use crate::host::conntrack_plan::{self, DoorKey};
@@ -139,6 +139,7 @@ pub fn carry_out(
 ) -> Result<Outcome, NetlinkError> {
     let mut found = first;
     let mut unconfirmed = None;
+    let mut first = Delta::default();
     for races in 0..TRIES {
         let Comparison {
             before,
@@ -150,6 +151,16 @@ pub fn carry_out(
             delta = unconfirmed.take().unwrap_or(delta);
             (!delta.is_empty()).then(Committed::default)
         } else {
+            let sets = take_ahead(&mut delta);
+            if !sets.is_empty() {
+                match kernel.commit(&sets, bound_to(before.generation, races)) {
+                    Ok(_) => first = sets,
+                    Err(NetlinkError::Raced) => {}
+                    Err(error) => return Err(error),
+                }
+                found = compare(kernel, &mut desired)?;
+                continue;
+            }
             kernel.carry_counters(&mut delta)?;
             match kernel.commit(&delta, bound_to(before.generation, races)) {
                 Err(NetlinkError::Raced) => {
@@ -170,6 +181,7 @@ pub fn carry_out(
             Some(done) if done.bytes > 0 => before.generation.checked_add(1).unwrap_or(1),
             _ => before.generation,
         };
+        delta.after(first);
         return Ok(Outcome {
             generation,
             delta,

@@ -4,7 +4,8 @@
 //! A transaction takes effect at one moment, but interval sets seem to come last: on Linux
 //! 6.18, with sets and rules in one commit, some 5 of 60 take-overs under traffic refused
 //! connections to node ports, whose rule looks into one; with the sets committed ahead, none
-//! did (`tests/netns/takeover.rs`).
+//! did (`tests/netns/takeover.rs`). The same goes for a table of ours whose rules come to use
+//! such a set: an older layout, or the first of a kind.
 
 use super::{Delta, Operation, TableDelta};
 use crate::ruleset::SetKind;
@@ -16,6 +17,24 @@ pub fn ahead(delta: &Delta) -> Delta {
     Delta {
         tables: delta.tables.iter().filter_map(of_table).collect(),
     }
+}
+
+/// Takes out of `delta` what [`ahead`] would commit first, of tables that are in force: the
+/// rules that come to use these sets replace others that packets are meeting.
+#[must_use]
+pub fn take_ahead(delta: &mut Delta) -> Delta {
+    let mut first = Delta::default();
+    for table in &mut delta.tables {
+        let is_new = |o: &Operation| matches!(o, Operation::AddTable | Operation::OwnTable);
+        if table.operations.iter().any(is_new) {
+            continue;
+        }
+        if let Some(part) = of_table(table) {
+            table.operations.retain(|o| !part.operations.contains(o));
+            first.tables.push(part);
+        }
+    }
+    first
 }
 
 fn of_table(table: &TableDelta) -> Option<TableDelta> {
@@ -78,12 +97,22 @@ mod tests {
             first.tables[0].operations,
             [
                 Operation::AddTable,
-                Operation::AddSet(ranges),
+                Operation::AddSet(ranges.clone()),
                 add("ranges")
             ]
         );
-        let anew = [vec![Operation::DeleteTable], whole].concat();
+        let anew = [vec![Operation::DeleteTable], whole.clone()].concat();
         assert_eq!(ahead(&delta(anew)), Delta::default());
+        assert_eq!(take_ahead(&mut delta(whole.clone())), Delta::default());
+        let mut change = delta(whole[1..].to_vec());
+        let first = take_ahead(&mut change);
+        assert_eq!(
+            first.tables[0].operations,
+            [Operation::AddSet(ranges), add("ranges")]
+        );
+        let left = &change.tables[0].operations;
+        assert_eq!(left.len(), whole.len() - 3);
+        assert!(take_ahead(&mut change).is_empty());
         assert_eq!(ahead(&delta(vec![add("ranges")])), Delta::default());
     }
 }

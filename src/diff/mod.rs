@@ -8,7 +8,7 @@ mod render;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-pub use ahead::ahead;
+pub use ahead::{ahead, take_ahead};
 pub use outline::{resembles, rules_only};
 pub use render::write;
 
@@ -117,6 +117,19 @@ impl Delta {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()
+    }
+
+    /// Says what was done before as well.
+    pub fn after(&mut self, first: Self) {
+        for done in first.tables {
+            match self.tables.iter_mut().find(|t| t.family == done.family) {
+                Some(table) => {
+                    table.operations.splice(0..0, done.operations);
+                    table.sets.extend(done.sets);
+                }
+                None => self.tables.push(done),
+            }
+        }
     }
 
     /// How much it changes.

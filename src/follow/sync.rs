@@ -13,6 +13,7 @@ use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{
     Counts, Delta, Operation, TableDelta, ahead, diff, own, own_added, resembles, rules_only,
+    take_ahead,
 };
 use crate::engine::{Engine, Next, Step};
 use crate::host::interfaces::{self, local_addresses};
@@ -232,6 +233,10 @@ impl Sync {
         if self.own {
             own_added(delta);
         }
+        let first = take_ahead(delta);
+        if !first.is_empty() {
+            self.commit_ahead(&first, 0)?;
+        }
         self.carry_counters(delta);
         let kernel = &mut self.kernel;
         let committed = self
@@ -239,6 +244,15 @@ impl Sync {
             .while_committing(delta, || kernel.commit(delta, 0))?;
         self.generation = next(self.generation);
         Ok(Some(committed))
+    }
+
+    /// Commits sets that no rule uses yet.
+    fn commit_ahead(&mut self, first: &Delta, bound: u32) -> Result<(), NetlinkError> {
+        let kernel = &mut self.kernel;
+        self.blame
+            .while_committing(first, || kernel.commit(first, bound))?;
+        self.generation = next(self.generation);
+        Ok(())
     }
 
     /// Counts that are lost hold up no endpoint.
@@ -262,15 +276,17 @@ impl Sync {
                 own(&mut delta, engine.ruleset(), &live);
             }
             let taking_over = self.add_take_over(&mut delta)?;
-            if taking_over {
-                let first = ahead(&delta);
-                if !first.is_empty() {
-                    match self.kernel.commit(&first, bound_to(live.generation, races)) {
-                        Ok(_) | Err(NetlinkError::Raced) => {}
-                        Err(error) => self.give_up_owning(error)?,
-                    }
-                    continue;
+            let first = if taking_over {
+                ahead(&delta)
+            } else {
+                take_ahead(&mut delta)
+            };
+            if !first.is_empty() {
+                match self.commit_ahead(&first, bound_to(live.generation, races)) {
+                    Ok(()) | Err(NetlinkError::Raced) => {}
+                    Err(error) => self.give_up_owning(error)?,
                 }
+                continue;
             }
             let committed = if delta.is_empty() {
                 self.generation = live.generation;

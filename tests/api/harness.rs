@@ -182,18 +182,22 @@ pub fn url(port: u16) -> String {
     format!("--apiserver=http://127.0.0.1:{port}")
 }
 
-/// Status and body of a GET.
+/// Status and body of a GET; 0 if nobody answers: a port that is just being closed resets
+/// who has connected to it.
 pub fn fetch(port: u16, path: &str) -> (u16, String) {
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let Ok(text) = ask() else {
         return (0, String::new());
     };
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
     let code = text.split(' ').nth(1).unwrap().parse().unwrap();
     (code, text)
 }

@@ -115,7 +115,7 @@ fn an_older_layout_becomes_what_a_fresh_start_installs() {
     let listed = || -> BTreeSet<String> {
         let text = node.must("nft", &["list", "ruleset"], "");
         let text = text
-            .replace("\n}\n", "\n")
+            .replace("\n}\n", "\n\n")
             .replace("svcnat {\n", "svcnat {\n\n");
         text.split("\n\n").map(str::to_owned).collect()
     };
