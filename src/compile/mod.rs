@@ -108,9 +108,7 @@ pub fn compile_numbered(
         node_level(&mut gathered, family, node_ports);
         let elements = gathered.by_key();
         for (set, elements) in &elements {
-            for (key, element) in elements {
-                compiled.uses.add(*set, key, element);
-            }
+            compiled.uses.fill(*set, elements);
         }
         let mut table = skeleton(family, &plan.shape, &compiled.uses.parts());
         for (id, elements) in elements {

@@ -132,6 +132,18 @@ impl Uses {
         first
     }
 
+    /// All elements of a set that had none. O(1) where they bring no kind but their set.
+    pub fn fill(&mut self, set: SetId, elements: &BTreeMap<Value, Element>) {
+        if set.holds_values() || has_protocols(set) {
+            for (key, element) in elements {
+                self.add(set, key, element);
+            }
+        } else if !elements.is_empty() {
+            let count = self.counts.entry(Kind::Set(set)).or_default();
+            *count += u32::try_from(elements.len()).unwrap_or(u32::MAX);
+        }
+    }
+
     /// An element is taken out of a set; true if it was the last of a kind.
     pub fn remove(&mut self, set: SetId, key: &Value, element: &Element) -> bool {
         let mut last = false;
@@ -183,9 +195,10 @@ fn kinds(set: SetId, key: &Value, element: &Element) -> impl Iterator<Item = Kin
             Some(Kind::Affinity(value & AFFINITY_MASK)),
         ]
     });
-    let protocol = match set {
-        SetId::AffinityServiceIps | SetId::AffinityServiceNodeports => protocol_of(set, key),
-        _ => None,
+    let protocol = if has_protocols(set) {
+        protocol_of(set, key)
+    } else {
+        None
     };
     [
         Some(Kind::Set(set)),
@@ -194,6 +207,14 @@ fn kinds(set: SetId, key: &Value, element: &Element) -> impl Iterator<Item = Kin
     .into_iter()
     .chain(of_value.into_iter().flatten())
     .flatten()
+}
+
+/// True for the sets whose rules are written for each protocol.
+const fn has_protocols(set: SetId) -> bool {
+    matches!(
+        set,
+        SetId::AffinityServiceIps | SetId::AffinityServiceNodeports
+    )
 }
 
 /// The protocol in the key of a frontend.
@@ -244,6 +265,19 @@ mod tests {
         assert!(uses.remove(SetId::ServiceIps, &key, &two));
         assert!(uses.remove(SetId::ServiceIps, &key, &three));
         assert_eq!(uses, Uses::default());
+    }
+
+    #[test]
+    fn a_set_filled_at_once_counts_as_element_by_element() {
+        for set in [SetId::ServiceIps, SetId::ClusterIps] {
+            let elements = BTreeMap::from([frontend(Class::Exact(2))]);
+            let (mut one, mut all) = (Uses::default(), Uses::default());
+            all.fill(set, &elements);
+            for (key, element) in &elements {
+                one.add(set, key, element);
+            }
+            assert_eq!(one, all);
+        }
     }
 
     #[test]
