@@ -527,7 +527,32 @@ fn documents_that_are_no_objects_say_what_is_wrong_with_them() {
             "{\"kind\": \"List\", \"items\": {}}",
             "List: items: is not a list",
         ),
-        (&web("{ports: [{port: \"80\"}]}"), "expected a number"),
+        (
+            &web("{ports: [{port: \"80\"}]}"),
+            "spec.ports[0].port: invalid type: string \"80\", expected a whole number",
+        ),
+        (&web("{ports: [{port: 80.5}]}"), "expected a whole number"),
+        (
+            &web("{ports: [{port: 80, targetPort: 8.5}]}"),
+            "spec.ports[0].targetPort: expected a whole number or a name",
+        ),
+        (
+            &web("{ports: [{port: 80, targetPort: [80]}]}"),
+            "spec.ports[0].targetPort: expected a whole number or a name",
+        ),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: 12}\n",
+            "metadata.name: is 12; expected text",
+        ),
+        (
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: on}\n",
+            "metadata.namespace: is true; expected text",
+        ),
+        (
+            "apiVersion: v1\nkind: Node\nmetadata: [{name: a}]\n",
+            "metadata: is no object",
+        ),
+        ("- {yes: 1, null: 2}\n", "a key is null; expected text"),
         (&web("{ports: [null]}"), "expected an object"),
         (&web("{ports: 80}"), "expected a list"),
     ] {
@@ -537,7 +562,7 @@ fn documents_that_are_no_objects_say_what_is_wrong_with_them() {
 
 #[test]
 fn wrong_settings_stop_every_verb_whatever_becomes_of_invalid_objects() {
-    let flags: [&[&str]; 12] = [
+    let flags: [&[&str]; 20] = [
         &["--masquerade-bit=40"],
         &["--masquerade-bit=32"],
         &["--cluster-cidr=10.0.0.0/8,172.16.0.0/12"],
@@ -560,6 +585,17 @@ fn wrong_settings_stop_every_verb_whatever_becomes_of_invalid_objects() {
             "--pod-interface-name-prefix=a\u{202e}b",
         ],
         &["--node-ip=0.0.0.0"],
+        &["--node-ip=127.0.0.1"],
+        &["--node-ip=fe80::1"],
+        &["--service-cluster-ip-range=0.0.0.0/0"],
+        &["--service-cluster-ip-range=::/0"],
+        &["--service-cluster-ip-range=127.0.0.0/8"],
+        &["--pod-cidr=224.0.0.0/8"],
+        &["--pod-bridge-interface=cni0"],
+        &[
+            "--detect-local-mode=NodeCIDR",
+            "--pod-interface-name-prefix=veth",
+        ],
         &["--node-name=a,b"],
         &[
             "--masquerade-cidrs=10.0.0.0/8",
@@ -815,4 +851,216 @@ fn an_api_server_may_be_newer_than_this_program() {
     }
     assert_eq!(problems, []);
     assert_eq!(cluster.services.len(), 1);
+}
+
+#[test]
+fn a_service_range_never_holds_an_address_of_a_host() {
+    let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n2}\n\
+        status: {addresses: [{type: InternalIP, address: 192.168.70.12}]}\n---\n\
+        apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: {name: more}\n\
+        spec: {cidrs: [RANGE]}\n";
+    for (range, expected) in [
+        (
+            "192.168.50.0/24",
+            "holds 192.168.50.11, an address of this node",
+        ),
+        (
+            "192.168.64.0/20",
+            "holds 192.168.70.12, an address of Node n2",
+        ),
+        ("127.0.0.0/8", "holds 127.0.0.0, a loopback address"),
+        ("\"::/0\"", "holds ::, the unspecified address"),
+    ] {
+        let text = node.replace("RANGE", range);
+        refused(&text, &[expected]);
+        // Left out, and with it what would drop all other packets to it.
+        let output = render(&text, &["--skip-invalid"]);
+        let ranges = stdout(&output);
+        assert!(
+            ranges.contains("service-cidrs { 10.254.0.0/16 }"),
+            "{ranges}"
+        );
+        assert_eq!(ranges.matches("service-cidrs").count(), 1, "{ranges}");
+    }
+    warned(&node.replace("RANGE", "10.8.0.0/16"), &[]);
+}
+
+#[test]
+fn a_cluster_ip_is_never_an_address_of_a_host() {
+    let api_server = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+        metadata: {name: kubernetes, labels: {kubernetes.io/service-name: kubernetes}}\n\
+        addressType: IPv4\nports: [{port: 6443, name: https}]\n\
+        endpoints: [{addresses: [192.168.50.2]}]\n---\n\
+        apiVersion: v1\nkind: Service\nmetadata: {name: kubernetes}\n\
+        spec: {clusterIP: 10.254.0.1, ports: [{port: 443, name: https}]}\n";
+    let other = "---\napiVersion: v1\nkind: Node\nmetadata: {name: n2}\n\
+        status: {addresses: [{type: InternalIP, address: 192.168.50.12}]}\n";
+    for (ip, expected) in [
+        ("192.168.50.11", "192.168.50.11 is an address of this node"),
+        (
+            "192.168.50.2",
+            "192.168.50.2 is an address of the API server",
+        ),
+        ("192.168.50.12", "192.168.50.12 is an address of Node n2"),
+    ] {
+        let spec = format!("{{clusterIP: {ip}, ports: [{{port: 80}}]}}");
+        let text = format!("{}{api_server}{other}", web(&spec));
+        refused(&text, &["Service default/web: spec.clusterIP", expected]);
+        if ip != "192.168.50.12" {
+            let output = stdout(&render(&text, &["--skip-invalid"]));
+            assert!(!output.contains(&format!("{{ {ip}")), "{output}");
+        }
+    }
+    // What is served at an address of a host is so at single ports.
+    let external = "{clusterIP: 10.254.7.7, externalIPs: [192.168.50.11], ports: [{port: 80}]}";
+    let output = silent(&web(external));
+    assert!(output.contains("service-ips { 192.168.50.11 . tcp . 80"));
+    assert!(!output.contains("cluster-ips { 192.168.50.11"));
+}
+
+#[test]
+fn what_a_service_lists_and_does_not_open_is_said() {
+    for (spec, expected) in [
+        (
+            "{clusterIP: None, externalIPs: [192.0.2.1], ports: [{port: 80}]}",
+            "spec.externalIPs: is not used: a headless Service opens nothing",
+        ),
+        (
+            "{type: ExternalName, externalName: a.example, externalIPs: [192.0.2.1]}",
+            "spec.externalIPs: is not used: a Service of type ExternalName opens nothing",
+        ),
+        (
+            "{clusterIP: None, type: NodePort, ports: [{port: 80, nodePort: 30080}]}",
+            "spec.ports[].nodePort: is not used: a headless",
+        ),
+        (
+            "{clusterIP: 10.254.7.7, externalIPs: [\"2001:db8::1\"], ports: [{port: 80}]}",
+            "2001:db8::1 is not used: the Service has no clusterIP of its family",
+        ),
+    ] {
+        warned(&web(spec), &["warning:", "Service default/web", expected]);
+    }
+}
+
+#[test]
+fn an_external_address_at_which_anothers_endpoint_answers_is_told() {
+    let thief = "---\napiVersion: v1\nkind: Service\nmetadata: {name: thief}\n\
+        spec: {clusterIP: 10.254.7.8, externalIPs: [172.17.0.2], ports: [{port: PORT}]}\n";
+    let text = web("{clusterIP: 10.254.7.7, ports: [{port: 80}]}");
+    warned(
+        &format!("{text}{}", thief.replace("PORT", "80")),
+        &[
+            "Service default/thief: spec.externalIPs: 172.17.0.2 port 80/TCP is also an endpoint \
+             of Service default/web",
+        ],
+    );
+    silent(&format!("{text}{}", thief.replace("PORT", "81")));
+    silent(&web(
+        "{clusterIP: 10.254.7.7, externalIPs: [172.17.0.2], ports: [{port: 80}]}",
+    ));
+}
+
+#[test]
+fn a_field_that_is_there_twice_is_an_error_in_json_as_in_yaml() {
+    let service = "{\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {\"name\": \"a\"},\n\
+        \"spec\": {\"clusterIP\": \"10.254.7.7\",\n\"clusterIP\": \"10.254.7.8\", \
+        \"ports\": [{\"port\": 80}]}}";
+    refused(
+        service,
+        &[
+            "<stdin>:3 (document 1)",
+            "malformed JSON: duplicate mapping key: clusterIP",
+        ],
+    );
+    let list = format!("{{\"kind\": \"List\",\n\"items\": [\n{service}]}}");
+    refused(&list, &["<stdin>:5", "duplicate mapping key: clusterIP"]);
+    refused(
+        "{\"kind\": \"List\", \"items\": [],\n\"items\": []}",
+        &["<stdin>:2", "duplicate mapping key: items"],
+    );
+    refused(
+        &web("{clusterIP: 10.254.7.7, clusterIP: 10.254.7.8}"),
+        &["<stdin>:4", "duplicate mapping key: clusterIP"],
+    );
+}
+
+#[test]
+fn items_of_a_list_are_told_by_their_own_lines() {
+    let item = |name: &str, port: &str| {
+        format!(
+            "{{\"apiVersion\": \"v1\", \"kind\": \"Service\",\n\"metadata\": {{\"name\": \
+             \"{name}\"}},\n\"spec\": {{\"clusterIP\": \"10.254.7.7\", \"ports\": [{{\"port\": \
+             {port}}}]}}}}"
+        )
+    };
+    let (good, bad) = (item("a", "80"), item("b", "0"));
+    let json = format!("# first\n---\n{{\"kind\": \"List\", \"items\": [\n{good},\n\n{bad}]}}\n");
+    refused(
+        &json,
+        &[
+            "<stdin>:8 (document 1): Service default/b",
+            "0 is not a port",
+        ],
+    );
+    let item = |name: &str, port: &str| {
+        format!(
+            "- apiVersion: v1\n  kind: Service\n  metadata: {{name: {name}}}\n  spec:\n    \
+             clusterIP: 10.254.7.7\n    ports: [{{port: {port}}}]\n"
+        )
+    };
+    let (good, bad) = (item("a", "80"), item("b", "0"));
+    let yaml = format!("# first\n---\napiVersion: v1\nkind: List\nitems:\n{good}# next\n{bad}");
+    refused(
+        &yaml,
+        &[
+            "<stdin>:13 (document 1): Service default/b",
+            "0 is not a port",
+        ],
+    );
+}
+
+#[test]
+fn a_load_balancer_whose_source_ranges_are_all_wrong_lets_nobody_in() {
+    let spec = |ranges: &str| {
+        web(&format!(
+            "{{type: LoadBalancer, clusterIP: 10.254.7.7, loadBalancerSourceRanges: {ranges}, \
+             ports: [{{port: 80}}]}}"
+        ))
+    };
+    refused(
+        &spec("[10.0.0.0/33]"),
+        &["loadBalancerSourceRanges: \"10.0.0.0/33\" is not a prefix"],
+    );
+    warned(&spec("[10.0.0.0/33, 10.0.0.0/8]"), &["is left out"]);
+}
+
+#[test]
+fn lists_of_destinations_that_have_no_effect_are_said() {
+    let text = web("{clusterIP: 10.254.7.7, ports: [{port: 80}]}");
+    for (more, expected) in [
+        (
+            &["--masquerade-cidrs=203.0.113.9/32"][..],
+            "masquerade-cidrs: has no effect without a pod CIDR of this node",
+        ),
+        (
+            &[
+                "--non-masquerade-cidrs=203.0.113.0/24",
+                "--egress-masquerade=false",
+                "--pod-cidr=172.17.0.0/24",
+            ],
+            "non-masquerade-cidrs: has no effect without egress masquerade",
+        ),
+    ] {
+        let output = render(&text, more);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert!(output.status.success());
+    }
+    let output = render(
+        &text,
+        &[
+            "--masquerade-cidrs=203.0.113.9/32",
+            "--pod-cidr=172.17.0.0/24",
+        ],
+    );
+    assert_eq!(stderr(&output), "");
 }

@@ -280,7 +280,27 @@ fn settings(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
 }
 
 fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
-    let Some(mode) = &args.detect_local_mode else {
+    let mode = args.detect_local_mode.as_deref();
+    let names = [
+        (
+            "pod-bridge-interface",
+            &args.pod_bridge_interface,
+            "BridgeInterface",
+        ),
+        (
+            "pod-interface-name-prefix",
+            &args.pod_interface_name_prefix,
+            "InterfaceNamePrefix",
+        ),
+    ];
+    for (flag, value, its) in names {
+        if value.is_some() && mode != Some(its) {
+            return Err(CliError::Usage(format!(
+                "--{flag} has no effect without --detect-local-mode={its}"
+            )));
+        }
+    }
+    let Some(mode) = mode else {
         return Ok(());
     };
     let name = |value: &Option<InterfaceName>, flag: &str| {
@@ -288,7 +308,7 @@ fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
             .clone()
             .ok_or_else(|| CliError::Usage(format!("--detect-local-mode {mode} needs --{flag}")))
     };
-    config.detect_local = match mode.as_str() {
+    config.detect_local = match mode {
         "ClusterCIDR" => DetectLocal::ClusterCidr,
         "NodeCIDR" => DetectLocal::NodeCidr,
         "BridgeInterface" => {

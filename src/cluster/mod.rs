@@ -6,6 +6,7 @@
 mod change;
 mod names;
 mod slices;
+mod special;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ pub use crate::ruleset::{Family, Protocol};
 pub use change::Change;
 pub use names::{Name, Names};
 pub use slices::Slices;
+pub use special::{special, special_in};
 
 /// `namespace/name` of a namespaced object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -289,10 +289,27 @@ fn own(raw: Raw, config: &mut Config) -> Result<(), String> {
             .parse()
             .map_err(|e| format!("serviceNodePortRange: {e}"))?;
     }
-    config.detect_local = detect(
-        raw.detect_local_mode.as_deref(),
-        raw.detect_local.unwrap_or_default(),
-    )?;
+    let names = raw.detect_local.unwrap_or_default();
+    let unused = [
+        (
+            "bridgeInterface",
+            &names.bridge_interface,
+            "BridgeInterface",
+        ),
+        (
+            "interfaceNamePrefix",
+            &names.interface_name_prefix,
+            "InterfaceNamePrefix",
+        ),
+    ];
+    for (field, name, its) in unused {
+        if name.is_some() && raw.detect_local_mode.as_deref() != Some(its) {
+            return Err(format!(
+                "detectLocal.{field}: has no effect without detectLocalMode: {its}"
+            ));
+        }
+    }
+    config.detect_local = detect(raw.detect_local_mode.as_deref(), names)?;
     let link_local = raw.masq_link_local;
     let switches = [
         (raw.masquerade_all, &mut config.masquerade_all),
@@ -484,8 +501,12 @@ mod tests {
         assert!(error("serviceNodePortRange: 5-4\n").contains("5-4"));
         assert!(error("nodeName: 'a b'\n").contains("not a valid name"));
         assert!(error("nodePortAddresses: Primary\n").contains("did you mean primary?"));
+        for mode in ["", "detectLocalMode: NodeCIDR\n"] {
+            let unused = format!("{mode}detectLocal: {{interfaceNamePrefix: veth}}\n");
+            assert!(error(&unused).contains("has no effect without detectLocalMode"));
+        }
         assert!(error("manageRoutes: maybe\n").starts_with("manageRoutes: "));
-        assert!(error("masqueradeBit: '15'\n").contains("expected a number"));
+        assert!(error("masqueradeBit: '15'\n").contains("expected a whole number"));
         let interface =
             "detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: 'a\"b'}\n";
         assert!(error(interface).contains("detectLocal.bridgeInterface"));

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::Config;
-use crate::cluster::Family;
+use crate::cluster::{Family, special, special_in};
 use crate::problem::Problem;
 
 impl Config {
@@ -26,8 +26,32 @@ impl Config {
         }
         let listed = self.nodes.iter().flat_map(|node| &node.addresses);
         for addr in self.node_ips.iter().chain(listed) {
-            if addr.is_unspecified() || addr.is_multicast() {
-                error("node-ip", format!("{addr} is no address of a node"));
+            if let Some(why) = special(*addr) {
+                error(
+                    "node-ip",
+                    format!("{addr} is {why}, which no node can have"),
+                );
+            }
+        }
+        let listed = self.nodes.iter().flat_map(|node| &node.pod_cidrs);
+        let lists = [
+            ("cluster-cidr", self.cluster_cidrs.iter().collect()),
+            ("pod-cidr", self.pod_cidrs.iter().collect()),
+            (
+                "service-cluster-ip-range",
+                self.service_cidrs.iter().collect(),
+            ),
+            ("nodes", listed.collect::<Vec<_>>()),
+        ];
+        for (field, nets) in lists {
+            for net in nets {
+                // Who says that everything is the cluster's wants nothing masqueraded.
+                if field == "cluster-cidr" && net.prefix_len() == 0 {
+                    continue;
+                }
+                if let Some((addr, why)) = special_in(net) {
+                    error(field, format!("{net} holds {addr}, {why}"));
+                }
             }
         }
         for net in &self.masquerade_cidrs {

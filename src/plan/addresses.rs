@@ -1,28 +1,8 @@
-//! Addresses that can be nobody's on a network, and those that must stay somebody's.
+//! Addresses that connections can go to, and those that must stay somebody's.
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::cluster::Family;
-
-/// Why an address is neither a frontend nor an endpoint; `None` if it may be. As the API
-/// server validates `externalIPs` and endpoints (`ValidateNonSpecialIP`), and those that no
-/// connection can go to.
-#[must_use]
-pub fn special(addr: IpAddr) -> Option<&'static str> {
-    match addr {
-        IpAddr::V4(v4) if v4.is_unspecified() => Some("the unspecified address"),
-        IpAddr::V4(v4) if v4.is_loopback() => Some("a loopback address"),
-        IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
-        IpAddr::V4(v4) if v4.is_multicast() => Some("a multicast address"),
-        IpAddr::V4(v4) if v4.is_broadcast() => Some("the broadcast address"),
-        IpAddr::V6(v6) if v6.is_unspecified() => Some("the unspecified address"),
-        IpAddr::V6(v6) if v6.is_loopback() => Some("a loopback address"),
-        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
-        IpAddr::V6(v6) if v6.is_multicast() => Some("a multicast address"),
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => Some("an IPv4 address written as IPv6"),
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
-    }
-}
+use crate::cluster::{Family, special};
 
 /// True if connections of this family may go to the address.
 #[must_use]
@@ -49,35 +29,6 @@ pub fn of_url(url: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn special_addresses_are_told_from_usable_ones() {
-        for text in [
-            "0.0.0.0",
-            "127.0.0.1",
-            "127.9.9.9",
-            "169.254.1.1",
-            "224.0.0.1",
-            "239.1.1.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "fe80::1",
-            "ff02::1",
-            "::ffff:10.0.0.1",
-        ] {
-            assert!(special(text.parse().unwrap()).is_some(), "{text}");
-        }
-        for text in [
-            "10.0.0.1",
-            "192.0.2.255",
-            "100.64.0.1",
-            "fd00::1",
-            "2001:db8::1",
-        ] {
-            assert_eq!(special(text.parse().unwrap()), None, "{text}");
-        }
-    }
 
     #[test]
     fn a_servers_url_gives_its_address_and_port() {

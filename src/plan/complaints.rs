@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use super::NodeContext;
-use super::addresses::special;
 use super::endpoints;
+use super::node::api_service;
 use super::types::FrontendKind;
-use crate::cluster::{EndpointSlice, Family, Service, ServicePort, TargetPort};
+use crate::cluster::{EndpointSlice, Family, Service, ServicePort, TargetPort, special};
 use crate::problem::Problem;
 
 fn object(service: &Service) -> String {
@@ -22,6 +22,24 @@ pub fn address(service: &Service, field: &str, addr: IpAddr) -> Option<Problem> 
         object(service),
         field,
         format!("{addr} is {why}, which no Service can have; it is left out"),
+    ))
+}
+
+/// A clusterIP that is this node's or an API server's own address: all its other ports, which
+/// nobody serves as a Service, would be refused.
+pub fn host(service: &Service, addr: IpAddr, node: &NodeContext) -> Option<Problem> {
+    let whose = if node.addresses.contains(&addr) {
+        "an address of this node"
+    } else if service.name != api_service() && node.protected.iter().any(|at| at.ip() == addr) {
+        "an address of the API server"
+    } else {
+        return None;
+    };
+    Some(Problem::error(
+        Some(&service.origin),
+        object(service),
+        "spec.clusterIP",
+        format!("{addr} is {whose}, which no Service can have; it is left out"),
     ))
 }
 

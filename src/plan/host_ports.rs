@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::NodeContext;
 use super::claims::{Claimant, Claims};
 use super::types::{Endpoint, FrontendKey, HostPort, HostPortKey};
-use crate::cluster::{Cluster, ContainerPort, Family, Pod, Protocol};
+use crate::cluster::{Cluster, ContainerPort, Family, Pod, Protocol, special};
 use crate::problem::Problem;
 use crate::ruleset::comment;
 
@@ -138,14 +138,13 @@ fn impossible(
         IpAddr::V4(v4) => !(v4.is_loopback() || v4.is_link_local()),
         IpAddr::V6(v6) => !(v6.is_loopback() || v6.is_unicast_link_local()),
     });
-    if let Some((host, why)) = host.and_then(|host| Some((host, super::addresses::special(host)?)))
-    {
+    if let Some((host, why)) = host.and_then(|host| Some((host, special(host)?))) {
         return error(
             format!("container {} hostIP", port.container),
             format!("{host} is {why}, at which this node does not answer; it is left out"),
         );
     }
-    let why = super::addresses::special(addr)?;
+    let why = special(addr)?;
     error(
         "status.podIPs".to_owned(),
         format!("{addr} is {why}, which no Pod can have; its hostPort is left out"),

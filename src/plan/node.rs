@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, Family, ObjectName};
+use crate::cluster::{Cluster, Family, ObjectName, special_in};
 use crate::config::{Config, ConfigNode};
 use crate::problem::Problem;
 use crate::text::did_you_mean;
@@ -84,6 +84,12 @@ impl NodeContext {
             config.service_cidrs.iter().chain(ranges).copied().collect();
         service_ranges.sort();
         service_ranges.dedup();
+        service_ranges.retain(|range| {
+            let problem = unfit(range, cluster, &addresses);
+            let fit = problem.is_none();
+            problems.extend(problem);
+            fit
+        });
         let context = Self {
             name: config.node_name.clone(),
             addresses,
@@ -120,6 +126,30 @@ impl NodeContext {
         out.sort();
         out
     }
+}
+
+/// Why a range cannot be one of Services: what nobody has there is dropped, so it must hold no
+/// address of a host. O(nodes).
+fn unfit(range: &IpNet, cluster: &Cluster, own: &[IpAddr]) -> Option<Problem> {
+    let others = cluster.nodes.values();
+    let others = others.flat_map(|n| n.addresses.iter().map(|addr| (addr, &*n.name)));
+    let mut hosts = own.iter().map(|addr| (addr, "")).chain(others);
+    let why = if let Some((addr, why)) = special_in(range) {
+        format!("{addr}, {why}")
+    } else {
+        let (addr, name) = hosts.find(|(addr, _)| range.contains(*addr))?;
+        let whose = match name {
+            "" => "of this node".to_owned(),
+            name => format!("of Node {name}"),
+        };
+        format!("{addr}, an address {whose}")
+    };
+    Some(Problem::error(
+        None,
+        "service range",
+        "",
+        format!("{range} holds {why}, so it is no range of Services; it is left out"),
+    ))
 }
 
 /// The Service by which Pods find the API servers; the API servers keep its endpoints.

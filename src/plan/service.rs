@@ -7,7 +7,6 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::NodeContext;
-use super::addresses::special;
 use super::claims::Claimant;
 use super::complaints;
 use super::endpoints::{Selection, Viewpoint, select};
@@ -95,9 +94,10 @@ pub fn plan_service(
     let Some(cluster_ip) = service.cluster_ips.iter().find(of_family) else {
         return plan;
     };
-    if special(*cluster_ip).is_some() {
-        plan.problems
-            .extend(complaints::address(service, "spec.clusterIP", *cluster_ip));
+    let problem = complaints::address(service, "spec.clusterIP", *cluster_ip)
+        .or_else(|| complaints::host(service, *cluster_ip, node));
+    if let Some(problem) = problem {
+        plan.problems.push(problem);
         return plan;
     }
     if is_ignored(service) {

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use ipnet::IpNet;
 
 use super::NodeContext;
 use super::endpoints::SERVICE_ADDRESS;
 use super::service::is_ignored;
-use crate::cluster::{Cluster, Service};
+use crate::cluster::{Cluster, Protocol, Service};
 use crate::config::{Config, PortRange};
 use crate::problem::Problem;
 
@@ -16,9 +17,17 @@ use crate::problem::Problem;
 pub fn check(cluster: &Cluster, config: &Config, node: &NodeContext) -> Vec<Problem> {
     let mut problems = ranges(cluster, config, node);
     let services = cluster.services.values().map(|service| &**service);
-    for service in services.filter(|s| !is_ignored(s)) {
-        of_service(service, config, node, &mut problems);
+    for service in services {
+        if is_ignored(service) {
+            problems.extend(unopened(service));
+        } else {
+            of_service(service, config, node, &mut problems);
+            problems.extend(of_no_family(service));
+        }
     }
+    problems.extend(hosts(cluster, config));
+    problems.extend(destinations(config, node));
+    taken_endpoints(cluster, &mut problems);
     service_endpoints(cluster, node, &mut problems);
     for (service, slices) in &cluster.slices {
         if !cluster.services.contains_key(service)
@@ -44,6 +53,151 @@ pub fn check(cluster: &Cluster, config: &Config, node: &NodeContext) -> Vec<Prob
     }
     problems.extend(templates(cluster));
     problems
+}
+
+/// Lists that count for nothing: nothing is masqueraded.
+fn destinations(config: &Config, node: &NodeContext) -> Option<Problem> {
+    let why = if !config.egress_masquerade {
+        "without egress masquerade"
+    } else if node.pod_cidrs.is_empty() {
+        "without a pod CIDR of this node (--pod-cidr, or its Node object)"
+    } else {
+        return None;
+    };
+    let field = if !config.masquerade_cidrs.is_empty() {
+        "masquerade-cidrs"
+    } else if !config.non_masquerade_cidrs.is_empty() {
+        "non-masquerade-cidrs"
+    } else {
+        return None;
+    };
+    Some(Problem::warning(
+        None,
+        "configuration",
+        field,
+        format!("has no effect {why}"),
+    ))
+}
+
+/// ClusterIPs that are addresses of nodes. All ports of a clusterIP that nobody serves are
+/// refused, so this node would lose the other. A plan leaves out its own addresses.
+fn hosts(cluster: &Cluster, config: &Config) -> Vec<Problem> {
+    let objects = cluster.nodes.values().map(|n| (&n.name, &n.addresses));
+    let listed = config.nodes.iter().map(|n| (&n.name, &n.addresses));
+    let mut hosts: BTreeMap<IpAddr, &str> = BTreeMap::new();
+    for (name, addresses) in objects
+        .chain(listed)
+        .filter(|(n, _)| **n != config.node_name)
+    {
+        hosts.extend(addresses.iter().map(|addr| (*addr, &**name)));
+    }
+    let mut problems = Vec::new();
+    for service in cluster.services.values().filter(|s| !is_ignored(s)) {
+        for ip in &service.cluster_ips {
+            if let Some(host) = hosts.get(ip) {
+                problems.push(Problem::error(
+                    Some(&service.origin),
+                    format!("Service {}", service.name),
+                    "spec.clusterIP",
+                    format!("{ip} is an address of Node {host}, which no Service can have"),
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// What a Service without clusterIPs of ours lists, and does not open.
+fn unopened(service: &Service) -> Vec<Problem> {
+    let why = if service.other_proxy {
+        return Vec::new();
+    } else if service.headless {
+        "is not used: a headless Service opens nothing"
+    } else {
+        "is not used: a Service of type ExternalName opens nothing"
+    };
+    let fields = [
+        ("spec.externalIPs", !service.external_ips.is_empty()),
+        (
+            "status.loadBalancer.ingress",
+            !service.load_balancer_ips.is_empty(),
+        ),
+        (
+            "spec.ports[].nodePort",
+            service.ports.iter().any(|port| port.node_port.is_some()),
+        ),
+    ];
+    let listed = fields.into_iter().filter(|(_, listed)| *listed);
+    let object = format!("Service {}", service.name);
+    listed
+        .map(|(field, _)| Problem::warning(Some(&service.origin), &object, field, why))
+        .collect()
+}
+
+/// Addresses from outside, each with its field.
+fn external(service: &Service) -> impl Iterator<Item = (&'static str, IpAddr)> {
+    let ips = service.external_ips.iter();
+    let vips = service.load_balancer_ips.iter();
+    ips.map(|ip| ("spec.externalIPs", *ip))
+        .chain(vips.map(|ip| ("status.loadBalancer.ingress", *ip)))
+}
+
+/// External addresses of a family in which the Service has no clusterIP, and so no endpoints.
+fn of_no_family(service: &Service) -> Vec<Problem> {
+    let same = |a: &IpAddr, b: &IpAddr| a.is_ipv4() == b.is_ipv4();
+    let without = external(service).filter(|(_, ip)| {
+        let mut own = service.cluster_ips.iter();
+        !service.cluster_ips.is_empty() && !own.any(|cluster_ip| same(cluster_ip, ip))
+    });
+    let object = format!("Service {}", service.name);
+    without
+        .map(|(field, ip)| {
+            let message = format!("{ip} is not used: the Service has no clusterIP of its family");
+            Problem::warning(Some(&service.origin), &object, field, message)
+        })
+        .collect()
+}
+
+/// External addresses and ports at which an endpoint answers: who calls it by its own address
+/// gets the Service. Allowed, as by kube-proxy, and told.
+fn taken_endpoints(cluster: &Cluster, problems: &mut Vec<Problem>) {
+    let mut all: BTreeMap<(IpAddr, Protocol, NonZeroU16), (&'static str, &Service)> =
+        BTreeMap::new();
+    for service in cluster.services.values().filter(|s| !is_ignored(s)) {
+        for (field, ip) in external(service) {
+            for port in &service.ports {
+                let key = (ip, port.protocol, port.port);
+                all.entry(key).or_insert((field, service));
+            }
+        }
+    }
+    if all.is_empty() {
+        return;
+    }
+    for slice in cluster.slices.values().flat_map(|slices| slices.iter()) {
+        for port in &slice.ports {
+            for endpoint in &slice.endpoints {
+                let key = (endpoint.address, port.protocol, port.port);
+                // Once each; an endpoint of its own is not taken from anybody.
+                if let Some((_, service)) = all.get(&key)
+                    && service.name != slice.service
+                    && let Some((field, service)) = all.remove(&key)
+                {
+                    let message = format!(
+                        "{} port {}/{} is also an endpoint of Service {}: who calls that by its \
+                         own address gets Service {}",
+                        key.0, key.2, key.1, slice.service, service.name
+                    );
+                    problems.push(Problem::warning(
+                        Some(&service.origin),
+                        format!("Service {}", service.name),
+                        field,
+                        message,
+                    ));
+                }
+            }
+        }
+    }
 }
 
 /// Endpoints that are clusterIPs outside of any known range; a plan tells of those inside.

@@ -52,6 +52,21 @@ pub fn insert_object(
         rules,
         failed: false,
     };
+    let meta = object.get("metadata").filter(|meta| !meta.is_null());
+    if meta.is_some_and(|meta| !meta.is_object()) {
+        c.error("metadata", "is no object with a name");
+        return;
+    }
+    for field in ["name", "namespace"] {
+        let value = meta.and_then(|meta| meta.get(field));
+        if let Some(other) = value.filter(|value| !value.is_string() && !value.is_null()) {
+            c.error(
+                &format!("metadata.{field}"),
+                format!("is {other}; expected text"),
+            );
+            return;
+        }
+    }
     if let Some(problem) = name_problem(&name.name) {
         c.error("metadata.name", problem);
         return;

@@ -259,10 +259,14 @@ fn load_document(
     if let Some(list) = parse::yaml_list(text) {
         let kind = list.kind.strip_suffix("List").unwrap_or_default();
         let version = list.api_version.unwrap_or_default();
-        for item in list.items.unwrap_or_default().0 {
+        for (line, item) in list.items.unwrap_or_default().0 {
+            let origin = Origin {
+                line: origin.line + line.saturating_sub(1),
+                ..origin.clone()
+            };
             // What was written as JSON is JSON.
             let item = serde_json::from_str(&item).unwrap_or_default();
-            object(typed_item(item, kind, &version), origin, into, skipped);
+            object(typed_item(item, kind, &version), &origin, into, skipped);
         }
         return;
     }
@@ -316,18 +320,36 @@ fn json_list(
     let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(items.get()) else {
         return false;
     };
+    let mut line = origin.line;
+    let mut counted = 0;
     for item in items {
-        match serde_json::from_str(item.get()) {
+        // Items are parts of the text.
+        let at = item
+            .get()
+            .as_ptr()
+            .addr()
+            .saturating_sub(text.as_ptr().addr());
+        let between = text.as_bytes().get(counted..at).unwrap_or_default();
+        line += between.iter().filter(|b| **b == b'\n').count();
+        counted = at;
+        let origin = &Origin {
+            line,
+            ..origin.clone()
+        };
+        match parse::json(item.get()) {
             Ok(item) => {
                 let item = typed_item(item, item_kind, api_version.as_deref().unwrap_or_default());
                 object(item, origin, into, skipped);
             }
-            Err(e) => into.problems.push(Problem::error(
-                Some(origin),
-                "document",
-                "items",
-                parse::json_message(&e),
-            )),
+            Err(e) => {
+                let origin = Origin {
+                    line: line + e.line().saturating_sub(1),
+                    ..origin.clone()
+                };
+                let message = parse::json_message(&e);
+                let problem = Problem::error(Some(&origin), "document", "items", message);
+                into.problems.push(problem);
+            }
         }
     }
     true

@@ -2,11 +2,14 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeOwned, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_saphyr::options::AliasLimits;
-use serde_saphyr::{Budget, Options};
+use serde_saphyr::{Budget, Options, Spanned};
+
+/// Levels of a text in YAML; `serde_json` reads as many.
+const MAX_DEPTH: usize = 128;
 
 /// Where in a text, by line from 1, and what is wrong there.
 pub(crate) type Fault = (usize, String);
@@ -56,12 +59,80 @@ fn encoding(bytes: &[u8]) -> Option<&'static str> {
 /// With the line in `text`.
 pub(crate) fn value(text: &str) -> Result<Value, Fault> {
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str(text).or_else(|e| {
+        return json(text).or_else(|e| {
             // Flow style YAML also starts with a brace.
             yaml(text).map_err(|_| (e.line(), json_message(&e)))
         });
     }
     yaml(text)
+}
+
+/// Reads one JSON value; a field that is there twice is an error, as in YAML.
+pub(super) fn json(text: &str) -> serde_json::Result<Value> {
+    serde_json::from_str::<Unique>(text).map(|Unique(value)| value)
+}
+
+/// A value whose objects have each field once: of two, nobody can say which was meant.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Value, E> {
+                Ok(Value::Null)
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+                Ok(value.into())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(Unique(item)) = list.next_element()? {
+                    items.push(item);
+                }
+                Ok(items.into())
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+                let mut fields = serde_json::Map::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if fields.contains_key(&key) {
+                        return Err(A::Error::custom(format!("duplicate mapping key: {key}")));
+                    }
+                    let Unique(value) = map.next_value()?;
+                    fields.insert(key, value);
+                }
+                Ok(fields.into())
+            }
+        }
+
+        deserializer.deserialize_any(Any).map(Self)
+    }
 }
 
 /// What is wrong with a JSON text, without the place.
@@ -89,7 +160,7 @@ pub(crate) fn expectation(message: &str) -> String {
     match message.split_once("expected struct ") {
         Some((found, _)) => format!("{found}expected an object"),
         None => message
-            .replace("expected i64", "expected a number")
+            .replace("expected i64", "expected a whole number")
             .replace("expected a sequence", "expected a list")
             .replace("expected a boolean", "expected true or false"),
     }
@@ -122,9 +193,9 @@ pub(super) struct YamlList {
     pub items: Option<Items>,
 }
 
-/// Items as JSON texts.
+/// Items as JSON texts, each with its line from 1.
 #[derive(Debug, Default)]
-pub(super) struct Items(pub Vec<Box<str>>);
+pub(super) struct Items(pub Vec<(usize, Box<str>)>);
 
 impl<'de> Deserialize<'de> for Items {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -139,8 +210,9 @@ impl<'de> Deserialize<'de> for Items {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Items, A::Error> {
                 let mut items = Vec::new();
-                while let Some(item) = list.next_element::<Value>()? {
-                    items.push(item.to_string().into_boxed_str());
+                while let Some(item) = list.next_element::<Spanned<Value>>()? {
+                    let line = usize::try_from(item.referenced.line()).unwrap_or(1);
+                    items.push((line, item.value.to_string().into_boxed_str()));
                 }
                 Ok(Items(items))
             }
@@ -160,8 +232,7 @@ fn options(bytes: usize) -> Options {
             max_events: defaults.max_events.max(bytes.saturating_mul(3)),
             max_total_scalar_bytes: defaults.max_total_scalar_bytes.max(bytes),
             max_total_comment_bytes: defaults.max_total_comment_bytes.max(bytes),
-            // As deep as serde_json reads.
-            max_depth: 128,
+            max_depth: MAX_DEPTH,
         },
         alias_limits: AliasLimits::default(),
     }
@@ -171,10 +242,16 @@ fn options(bytes: usize) -> Options {
 fn yaml_message(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
     let message = text.split(" at line ").next().unwrap_or_default();
+    if message.starts_with("budget breached: Depth") {
+        return format!("malformed YAML: is nested deeper than {MAX_DEPTH} levels");
+    }
     if message.starts_with("budget breached") || message.starts_with("alias replay") {
-        return "malformed YAML: aliases or nesting make it grow beyond what is read; without \
-            aliases, or as JSON, there is no such limit"
+        return "malformed YAML: aliases make it grow beyond what is read; without aliases, or \
+            as JSON, there is no such limit"
             .to_owned();
+    }
+    if message.starts_with("cannot deserialize null into string") {
+        return "malformed YAML: a key is null; expected text".to_owned();
     }
     let message = message.split(", set DuplicateKeyPolicy").next();
     format!("malformed YAML: {}", message.unwrap_or_default())

@@ -29,7 +29,7 @@ impl Meta {
 
 /// A number or a name, as `targetPort` may be.
 #[derive(Debug, Deserialize, Clone)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a whole number or a name")]
 pub enum IntOrString {
     Int(i64),
     String(String),

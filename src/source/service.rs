@@ -264,10 +264,19 @@ fn source_ranges(
         (_, None) => return Vec::new(),
     };
     let mut out = Vec::new();
+    let mut bad = Vec::new();
     for text in texts.into_iter().map(str::trim).filter(|t| !t.is_empty()) {
         match prefix(text) {
             Some(net) => out.push(net.trunc()),
-            None => c.warning(field, format!("{text:?} is not a prefix and is left out")),
+            None => bad.push(text),
+        }
+    }
+    for text in bad {
+        if out.is_empty() {
+            // Without any range everybody would be let in.
+            c.error(field, format!("{text:?} is not a prefix"));
+        } else {
+            c.warning(field, format!("{text:?} is not a prefix and is left out"));
         }
     }
     out
