@@ -96,16 +96,32 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// Its text without how bad it is, for who says that in another way.
+    #[must_use]
+    pub const fn without_severity(&self) -> impl fmt::Display + '_ {
+        WithoutSeverity(self)
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.severity)?;
-        if let Some(origin) = &self.origin {
+        write!(f, "{}: {}", self.severity, self.without_severity())
+    }
+}
+
+struct WithoutSeverity<'a>(&'a Problem);
+
+impl fmt::Display for WithoutSeverity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(problem) = self;
+        if let Some(origin) = &problem.origin {
             write!(f, "{}: ", printable(&origin.to_string()))?;
         }
-        f.write_str(&self.object)?;
-        if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
+        f.write_str(&problem.object)?;
+        if !problem.field.is_empty() {
+            write!(f, ": {}", problem.field)?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", problem.message)
     }
 }

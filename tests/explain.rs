@@ -363,3 +363,42 @@ fn json_carries_the_same_facts() {
     assert_eq!(said["candidates"][0]["probability"], 1.0);
     assert_eq!(said["candidates"][0]["masqueraded"], false);
 }
+
+#[test]
+fn a_destination_without_protocol_is_tcp_and_the_ipv6_form_of_ipv4_is_ipv4() {
+    let full = explain("172.17.0.9", "10.254.0.10:80/tcp", &[]);
+    assert_eq!(explain("172.17.0.9", "10.254.0.10:80", &[]), full);
+    let mapped = explain("::ffff:172.17.0.9", "[::ffff:10.254.0.10]:80/TCP", &[]);
+    assert_eq!(mapped, full);
+}
+
+#[test]
+fn what_no_packet_can_be_is_bad_usage() {
+    for (source, destination, part) in [
+        ("fd00::9", "10.254.0.10:80/tcp", "not of one family"),
+        ("172.17.0.9", "[fd00::a]:80", "not of one family"),
+        (
+            "172.17.0.9",
+            "10.254.0.10:0/tcp",
+            "is not ADDRESS:PORT/PROTOCOL",
+        ),
+        (
+            "172.17.0.9",
+            "10.254.0.10/tcp",
+            "is not ADDRESS:PORT/PROTOCOL",
+        ),
+        (
+            "172.17.0.9",
+            "10.254.0.10:80/icmp",
+            "is not ADDRESS:PORT/PROTOCOL",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_svcnat"))
+            .args(["explain", source, destination])
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{destination}: {error}");
+        assert!(error.contains(part), "{destination}: {error}");
+    }
+}

@@ -437,3 +437,92 @@ fn who_may_not_write_cannot_keep_the_writer_out_by_taking_its_name() {
         assert!(!said.err.contains("passed over"), "{}", said.err);
     });
 }
+
+#[test]
+fn diff_says_what_apply_would_refuse() {
+    in_namespace(|| {
+        let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n2}\nspec: {podCIDRs: \
+                    [172.17.2.0/24]}\nstatus: {addresses: [{type: InternalIP, address: \
+                    192.168.50.12}]}\n---\n";
+        let input = format!("{node}{}", services(&[1]));
+        // All settings but the last, which leaves routes alone.
+        svcnat(&[&["diff", "-f", "-"], &SETTINGS[..3]].concat(), &input)
+            .expect(1)
+            .names(&["warning: node n2", "192.168.50.12 is not on link"]);
+    });
+}
+
+#[test]
+fn check_beside_a_daemon_that_owns_the_tables_finds_no_fault_in_that() {
+    in_namespace(|| {
+        let folder = Folder::new("owned");
+        let input = folder.0.join("a.yaml");
+        fs::write(&input, services(&[1])).unwrap();
+        let agent = Agent::start(&input, &folder.0.join("log"), &["--own-tables"]);
+        agent.says("cause=start");
+        let said = with(&["check"], &services(&[1])).expect(0);
+        let owner = format!("belong to process {}", agent.child.id());
+        assert!(said.out.contains(&owner), "{}", said.out);
+        assert!(said.out.contains("0 errors"), "{}", said.out);
+    });
+}
+
+#[test]
+fn run_says_what_it_cannot_start_with_once_and_by_the_right_code() {
+    in_namespace(|| {
+        with(&["apply"], &services(&[1])).expect(0);
+        let folder = Folder::new("start");
+        let input = folder.0.join("a.yaml");
+        fs::write(&input, services(&[1])).unwrap();
+        // The host refuses: no object is to blame.
+        let may_not = Command::new("setpriv")
+            .args([
+                "--bounding-set=-net_admin",
+                env!("CARGO_BIN_EXE_svcnat"),
+                "run",
+            ])
+            .args(SETTINGS)
+            .args([
+                "--healthz-bind-address=none",
+                "--metrics-bind-address=none",
+                "-f",
+            ])
+            .arg(&input)
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&may_not.stderr);
+        assert_eq!(may_not.status.code(), Some(3), "{error}");
+        assert!(
+            error.contains("CAP_NET_ADMIN") && !error.contains("--skip-invalid"),
+            "{error}"
+        );
+        // A file that is not there is no invalid object either.
+        let missing = folder.0.join("missing");
+        let said = svcnat(
+            &[&["run", "-f", missing.to_str().unwrap()], &SETTINGS[..]].concat(),
+            "",
+        );
+        let said = said.expect(2).names(&["No such file"]);
+        assert!(!said.err.contains("--skip-invalid"), "{}", said.err);
+        let kubeconfig = ["run", "--kubeconfig", missing.to_str().unwrap()];
+        let said = svcnat(&[&kubeconfig, &SETTINGS[..]].concat(), "").expect(2);
+        let error = said.err.lines().find(|l| l.starts_with("error")).unwrap();
+        assert_eq!(error.matches("missing").count(), 1, "{error}");
+    });
+}
+
+#[test]
+fn a_line_of_the_log_says_once_how_bad_it_is() {
+    in_namespace(|| {
+        let folder = Folder::new("level");
+        let input = folder.0.join("a.yaml");
+        let misspelt = services(&[1]).replace("clusterIP:", "sessionAfinity: x, clusterIP:");
+        fs::write(&input, misspelt).unwrap();
+        let agent = Agent::start(&input, &folder.0.join("log"), &[]);
+        agent.says("sessionAfinity");
+        let log = agent.log();
+        let line = log.lines().find(|l| l.contains("sessionAfinity")).unwrap();
+        assert!(line.contains("level=warn"), "{line}");
+        assert!(!line.contains("warning:"), "{line}");
+    });
+}

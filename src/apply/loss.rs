@@ -136,12 +136,19 @@ pub struct Loss {
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { before, after, .. } = self;
-        if after.objects == 0 {
-            f.write_str("the input holds no object at all, ")?;
+        let lacks = if after.objects == 0 {
+            "object"
         } else if after.services == 0 && before.services > 0 {
-            f.write_str("the input holds no Service at all, ")?;
-        }
+            "Service"
+        } else {
+            ""
+        };
         let lost = before.endpoints.saturating_sub(after.endpoints);
+        match (lacks, lost) {
+            ("", _) => {}
+            (what, 0) => return write!(f, "the input holds no {what} at all"),
+            (what, _) => write!(f, "the input holds no {what} at all, ")?,
+        }
         write!(f, "{lost} of {} endpoints would go", before.endpoints)
     }
 }

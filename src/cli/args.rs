@@ -15,9 +15,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Kubernetes service NAT for Linux: manifests in, working service network out.
 ///
-/// svcnat turns Services, endpoints, host ports, pod CIDRs and nodes into one constant
-/// nftables ruleset whose elements hold all state, and installs it over netlink in one
-/// transaction. It acts on the network namespace it runs in and touches nothing but its
+/// svcnat turns Services, endpoints, host ports, pod CIDRs and nodes into one nftables
+/// ruleset, whose rules depend on what kinds of things there are and whose elements hold the
+/// things themselves, and installs it over netlink in one transaction. It acts on the network namespace it runs in and touches nothing but its
 /// own tables (ip svcnat, ip6 svcnat) and its own routes.
 #[derive(Debug, Parser)]
 #[command(
@@ -45,7 +45,7 @@ pub enum Verb {
     /// Print this node's ruleset; needs no privilege and touches nothing
     #[command(after_help = "Examples:
   svcnat render -f lab/ | nft -c -f -       let nft check it
-  svcnat render -f lab/ --elements          only what your objects add to the constant rules
+  svcnat render -f lab/ --elements          only the elements, without the rules
   svcnat render -f lab/ -o json             libnftables JSON")]
     Render(RenderArgs),
     /// Compare the desired ruleset and routes with the live ones: exit 0 same, 1 different
@@ -108,7 +108,7 @@ pub struct RenderArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: RulesetFormat,
-    /// Print only the elements, one command a line: all that differs between clusters
+    /// Print only the elements, one command a line: what your objects add
     #[arg(long)]
     pub elements: bool,
     /// Where objects and settings come from.
@@ -139,15 +139,27 @@ pub enum DryRun {
     Server,
 }
 
+/// `--max-endpoint-loss`, unless told otherwise.
+const LOSS: f64 = 0.5;
+
 /// What an input may take away from what is installed.
 #[derive(Debug, Args)]
 pub struct LossArgs {
     /// Share of all endpoints that may go at once: `apply` refuses more, `run` reads again first
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value_t = LOSS, value_parser = share)]
     pub max_endpoint_loss: f64,
     /// An input without any object or Service is meant: without this, what is installed stays
     #[arg(long)]
     pub allow_empty: bool,
+}
+
+impl Default for LossArgs {
+    fn default() -> Self {
+        Self {
+            max_endpoint_loss: LOSS,
+            allow_empty: false,
+        }
+    }
 }
 
 impl From<&LossArgs> for Limit {
@@ -403,7 +415,7 @@ pub struct GetArgs {
 pub struct ExplainArgs {
     /// Source address of the packet
     pub source: IpAddr,
-    /// Destination as ADDRESS:PORT/PROTOCOL, with IPv6 addresses in brackets
+    /// Destination as ADDRESS:PORT[/PROTOCOL], with IPv6 addresses in brackets; TCP by default
     pub destination: String,
     /// Interface the packet comes in by; for detect-local modes that look at it
     #[arg(long, value_name = "NAME")]

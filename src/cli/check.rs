@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::args::{CheckArgs, Output};
-use super::error::CliError;
+use super::error::{CliError, owner_name};
 use super::inputs::Inputs;
 use super::intent::host;
 use super::say::count;
@@ -16,7 +16,7 @@ use crate::config::Sysctls;
 use crate::diff::diff;
 use crate::host::interfaces::{self, Interface};
 use crate::host::others::{self, Ours};
-use crate::host::{HostError, check, routes, sysctl};
+use crate::host::{HostError, check, hidden, routes, sysctl};
 use crate::netlink::{ForeignChain, Nfnetlink};
 use crate::problem::{Problem, Severity};
 use crate::ruleset::{Hook, LiveRuleset, Ruleset};
@@ -100,7 +100,15 @@ fn of_sysctls(inputs: &Inputs, interfaces: &[Interface]) -> Result<Vec<Problem>,
     let mut status = sysctls.status(&needed)?;
     let mut problems = Vec::new();
     if wish == Sysctls::Apply {
-        for set in sysctls.to_set(&needed)? {
+        let to_set = match sysctls.to_set(&needed) {
+            Ok(to_set) => to_set,
+            // One of many findings.
+            Err(error) => {
+                let object = "sysctls";
+                return Ok(vec![Problem::error(None, object, "", error.to_string())]);
+            }
+        };
+        for set in to_set {
             status.retain(|status| status.setting != set.setting);
             let (name, wanted) = (set.setting.name(), set.setting.wanted);
             let message = format!("is {}, and will be set to {wanted}", set.old);
@@ -132,10 +140,29 @@ fn of_kernel(inputs: &Inputs) -> Vec<Problem> {
         let add = crate::diff::Operation::AddTable;
         table.operations.splice(0..0, [add, delete]);
     }
-    if let Err(e) = kernel.validate(&delta, 0) {
-        problems.extend(failed(super::error::refusal(e).to_string()));
+    match kernel.owner() {
+        Ok(Some(owner)) => problems.push(owned(owner)),
+        Ok(None) | Err(_) => {
+            if let Err(e) = kernel.validate(&delta, 0) {
+                problems.extend(failed(super::error::refusal(e).to_string()));
+            }
+        }
     }
     problems
+}
+
+/// Tables that have an owner are nobody else's to try a batch on: in order if that is a
+/// daemon of ours.
+fn owned(port: u32) -> Problem {
+    let message = format!(
+        "the tables svcnat belong to {}: the kernel was not asked whether it takes the ruleset",
+        owner_name(port)
+    );
+    if writer::other().is_some() {
+        Problem::notice(None, "kernel", message)
+    } else {
+        Problem::error(None, "kernel", "", message)
+    }
 }
 
 /// Other programs that do the same job, or undo it.
@@ -159,6 +186,6 @@ fn of_others(inputs: &Inputs, desired: &Ruleset, chains: &[ForeignChain]) -> Vec
         priority: ours.map(|base| base.priority).min().unwrap_or_default(),
     };
     let mut problems = others::others(chains, &ours);
-    problems.extend(others::hidden(&ours));
+    problems.extend(hidden::hidden(&ours));
     problems
 }

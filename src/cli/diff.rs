@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use super::args::{DiffArgs, Output};
+use super::args::{DiffArgs, LossArgs, Output};
 use super::error::CliError;
 use super::inputs::Inputs;
 use super::intent::Intent;
@@ -23,6 +23,7 @@ pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
         Output::Json => writeln!(out, "{}", intent.json()?)?,
     }
     out.flush()?;
+    intent.warn(&inputs, &LossArgs::default())?;
     if let Some(other) = writer::other() {
         say(&format!("notice: {other}\n"));
     }

@@ -63,7 +63,7 @@ pub fn refusal(error: NetlinkError) -> CliError {
 }
 
 /// The netlink port of a program is mostly its process id.
-fn owner_name(port: u32) -> String {
+pub fn owner_name(port: u32) -> String {
     match std::fs::read_to_string(format!("/proc/{port}/comm")) {
         Ok(name) => format!("process {port} ({})", crate::text::printable(name.trim())),
         Err(_) => format!("netlink port {port}"),

@@ -23,6 +23,7 @@ struct Table {
 
 pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let inputs = Inputs::resolve(&args.inputs)?;
+    Inputs::say_if_none(&args.inputs);
     let wide = args.output == TableFormat::Wide;
     let counts = match args.output {
         TableFormat::Table => None,

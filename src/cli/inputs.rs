@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::args::{InputArgs, SysctlsArg, UnallocatedArg, UnservedExternalArg};
 use super::error::CliError;
-use super::say::report;
+use super::say::{report, say};
 use crate::cluster::Cluster;
 use crate::config::file::{
     self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
@@ -44,6 +44,14 @@ impl Inputs {
             ));
         }
         Ok(())
+    }
+
+    /// Says that there are no objects if none were given, where that is allowed: settings alone
+    /// have a ruleset too.
+    pub fn say_if_none(args: &InputArgs) {
+        if args.filename.is_empty() {
+            say("notice: no objects were given (-f)\n");
+        }
     }
 
     /// Resolves and prints problems on standard error.

@@ -19,7 +19,7 @@ use crate::host::routes::RouteDelta;
 use crate::host::{HostError, check, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
 use crate::plan::Route;
-use crate::problem::Severity;
+use crate::problem::{Problem, Severity};
 use crate::ruleset::LiveRuleset;
 
 /// All of it.
@@ -74,7 +74,41 @@ impl Intent {
     /// If the inputs take away more than they may, or a next hop cannot be used.
     pub fn check(&self, inputs: &Inputs, loss: &LossArgs) -> Result<(), CliError> {
         not_lost(&self.rules.before, self.live_routes, inputs, loss)?;
-        reachable(inputs)
+        let problems = unreachable(inputs)?;
+        if problems.is_empty() {
+            return Ok(());
+        }
+        report(&problems);
+        Err(CliError::Host(
+            "a route cannot be used; nothing was changed (--manage-routes=false leaves routes \
+             alone)"
+                .to_owned(),
+        ))
+    }
+
+    /// Says, as warnings, for what reasons `apply` would refuse this or fail.
+    ///
+    /// # Errors
+    /// If the host cannot be asked.
+    pub fn warn(&self, inputs: &Inputs, loss: &LossArgs) -> Result<(), CliError> {
+        let mut problems = unreachable(inputs)?;
+        for problem in &mut problems {
+            problem.severity = Severity::Warning;
+        }
+        report(&problems);
+        let refused = not_lost(&self.rules.before, self.live_routes, inputs, loss);
+        for failed in [refused, self.check_routes()] {
+            let Err(error) = failed else { continue };
+            let several = match error {
+                CliError::Several(several) => several,
+                CliError::Loss(what) => vec![format!("apply would refuse this: {what}")],
+                error => return Err(error),
+            };
+            for what in several {
+                say(&format!("warning: {what}\n"));
+            }
+        }
+        Ok(())
     }
 
     /// Says what could be known to fail of the routes; the others are installed all the same.
@@ -218,17 +252,10 @@ fn not_lost(
     Err(CliError::Loss(format!("{lost} ({how})")))
 }
 
-fn reachable(inputs: &Inputs) -> Result<(), CliError> {
+/// Routes whose next hop is no neighbour.
+fn unreachable(inputs: &Inputs) -> Result<Vec<Problem>, CliError> {
     let routes = inputs.plan.routes.iter().cloned();
-    let problems = check::next_hops(routes, routes::next_hop).map_err(host)?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    report(&problems);
-    Err(CliError::Host(
-        "a route cannot be used; nothing was changed (--manage-routes=false leaves routes alone)"
-            .to_owned(),
-    ))
+    check::next_hops(routes, routes::next_hop).map_err(host)
 }
 
 /// The kernel settings to set; what is missing is reported if it is only to be checked.

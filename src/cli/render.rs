@@ -11,6 +11,7 @@ use crate::print::{json, text};
 
 pub fn run(args: &RenderArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let inputs = Inputs::resolve(&args.inputs)?;
+    Inputs::say_if_none(&args.inputs);
     let ruleset = compile(&inputs.plan, &BTreeMap::new());
     match args.output {
         RulesetFormat::Nft if args.elements => text::elements(out, &ruleset)?,

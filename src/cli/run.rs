@@ -263,7 +263,8 @@ fn host(error: SyncError) -> CliError {
 
 fn ended(error: RunError) -> CliError {
     match error {
-        RunError::Input(text) => CliError::Invalid(text),
+        RunError::Input(text) => CliError::Usage(text),
+        RunError::Objects(text) => CliError::Invalid(text),
         RunError::Sync(error) => host(error),
         RunError::Wait(_) => CliError::Host(error.to_string()),
     }

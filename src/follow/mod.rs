@@ -150,9 +150,12 @@ pub struct Signals {
 /// Why the agent ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The files cannot be used at the start.
+    /// The files cannot be read at the start.
     #[error("{0}")]
     Input(String),
+    /// They hold what cannot be used.
+    #[error("{0}")]
+    Objects(String),
     /// The first sync from files failed.
     #[error(transparent)]
     Sync(#[from] SyncError),
@@ -260,7 +263,7 @@ impl<'a> Agent<'a> {
         self.open_state();
         if matches!(self.sources, Sources::Files { .. }) {
             self.line.say("reading the inputs");
-            let may = self.read_files(false).map_err(RunError::Input)?;
+            let may = self.read_files(false)?;
             self.observed.good(FILES);
             if may {
                 let services = self.engine.cluster().services.len();
@@ -511,7 +514,7 @@ impl<'a> Agent<'a> {
             return;
         }
         if matches!(self.sources, Sources::Files { .. }) {
-            let result = self.read_files(again);
+            let result = self.read_files(again).map_err(|e| e.to_string());
             self.agenda.reading.outcome(result.is_ok(), Instant::now());
             self.observed.outcome(FILES, &result);
         }
@@ -520,7 +523,7 @@ impl<'a> Agent<'a> {
     /// Reads files again; true if what they say is to be carried out. What cannot be used
     /// changes nothing: a half-written file is followed by a whole one, and the last good state
     /// stays until then. `second`: what was read before is held.
-    fn read_files(&mut self, second: bool) -> Result<bool, String> {
+    fn read_files(&mut self, second: bool) -> Result<bool, RunError> {
         let Sources::Files { watch, read } = &self.sources else {
             return Ok(false);
         };
@@ -528,7 +531,7 @@ impl<'a> Agent<'a> {
             // A folder that was mounted meanwhile is another one.
             watch.renew();
         }
-        let reading = read()?;
+        let reading = read().map_err(RunError::Input)?;
         // Read again because it failed, or is held, it is mostly wrong in the same way.
         if reading.problems != self.file_problems {
             report(&reading.problems);
@@ -538,13 +541,13 @@ impl<'a> Agent<'a> {
         let errors = reading.problems.iter().filter(is_error).count();
         if errors > 0 && !self.options.skip_invalid {
             let first = reading.problems.iter().find(is_error);
-            let first = first.map(ToString::to_string).unwrap_or_default();
-            let first = first.trim_start_matches("error: ");
+            let first = first.map(|problem| problem.without_severity().to_string());
+            let first = first.unwrap_or_default();
             let noun = if errors == 1 { "error" } else { "errors" };
-            return Err(format!("{errors} {noun} in the input, the first: {first}"));
+            let what = format!("{errors} {noun} in the input, the first: {first}");
+            return Err(RunError::Objects(what));
         }
-        let may = self.may_replace(&reading.cluster, second);
-        if !may.map_err(|e| e.to_string())? {
+        if !self.may_replace(&reading.cluster, second)? {
             return Ok(false);
         }
         self.engine.reconfigure(reading.config);

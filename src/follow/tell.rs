@@ -130,13 +130,14 @@ fn tell(news: &News) {
     }
 }
 
-/// Problems with objects, one line each.
+/// Problems with objects, one line each; the level of the line says how bad they are.
 pub(super) fn report(problems: &[Problem]) {
     for problem in problems {
+        let text = problem.without_severity();
         match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
-            Severity::Notice => tracing::info!("{problem}"),
+            Severity::Error => tracing::error!("{text}"),
+            Severity::Warning => tracing::warn!("{text}"),
+            Severity::Notice => tracing::info!("{text}"),
         }
     }
 }

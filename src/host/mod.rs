@@ -11,6 +11,7 @@ pub mod conntrack;
 pub mod conntrack_plan;
 mod ct_attributes;
 mod error;
+pub mod hidden;
 pub mod interfaces;
 pub mod monitor;
 pub mod others;

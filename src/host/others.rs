@@ -1,20 +1,17 @@
-//! Other programs that do the same job, or undo it: read from everybody's nftables chains,
-//! the legacy iptables and ipvs. Pure but for the readers of `/proc` at the end.
+//! Other programs that do the same job, or undo it, by everybody's nftables chains. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::netlink::{End, ForeignBase, ForeignChain, ForeignRule};
+use crate::netlink::{End, ForeignBase, ForeignChain, ForeignHook as Hook, ForeignRule};
 use crate::plan::{FrontendKey, NodePlan};
 use crate::problem::Problem;
-use crate::ruleset::Hook;
 
 /// kube-proxy's tables in nftables mode.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 /// Its chain in iptables mode.
-const KUBE_SERVICES: &str = "KUBE-SERVICES";
+pub(super) const KUBE_SERVICES: &str = "KUBE-SERVICES";
 /// Jumps followed: deeper than people and programs nest them.
 const DEPTH: usize = 16;
 /// Conflicts named of each kind; the rest are counted.
@@ -49,10 +46,18 @@ pub fn others(chains: &[ForeignChain], ours: &Ours<'_>) -> Vec<Problem> {
     let mut problems = proxies(chains);
     problems.extend(drops(
         chains,
-        &[Hook::Prerouting, Hook::Forward, Hook::Output],
+        &[
+            Hook::Ingress,
+            Hook::Egress,
+            Hook::Prerouting,
+            Hook::Forward,
+            Hook::Output,
+            Hook::Postrouting,
+        ],
     ));
     let walks = Walks { tables: &tables };
     for (chain, base) in base_chains(chains) {
+        problems.extend(ended(chain, base, &walks, ours));
         match base.hook {
             Hook::Prerouting | Hook::Output => {
                 let rules = walks.rules(chain, &End::Dnat);
@@ -62,7 +67,7 @@ pub fn others(chains: &[ForeignChain], ours: &Ours<'_>) -> Vec<Problem> {
                 let rules = walks.rules(chain, &End::Snat);
                 problems.extend(masqueraded(chain, base, &rules, ours));
             }
-            Hook::Input | Hook::Forward => {}
+            Hook::Ingress | Hook::Egress | Hook::Input | Hook::Forward => {}
         }
     }
     problems
@@ -73,9 +78,15 @@ pub fn others(chains: &[ForeignChain], ours: &Ours<'_>) -> Vec<Problem> {
 #[must_use]
 pub fn in_the_way(chains: &[ForeignChain], from_node: bool) -> Option<String> {
     let hooks = if from_node {
-        [Hook::Output, Hook::Postrouting].as_slice()
+        [Hook::Output, Hook::Postrouting, Hook::Egress].as_slice()
     } else {
-        &[Hook::Prerouting, Hook::Forward, Hook::Postrouting]
+        &[
+            Hook::Ingress,
+            Hook::Prerouting,
+            Hook::Forward,
+            Hook::Postrouting,
+            Hook::Egress,
+        ]
     };
     let found = dropping(chains, hooks);
     let names: Vec<String> = (found.iter().take(NAMED))
@@ -262,12 +273,60 @@ impl<'a> Walks<'a> {
 fn both(first: &ForeignRule, then: &ForeignRule) -> ForeignRule {
     ForeignRule {
         conditional: first.conditional || then.conditional,
+        others: first.others || then.others,
         source: then.source.or(first.source),
         destination: then.destination.or(first.destination),
         port: then.port.or(first.port),
         protocol: then.protocol.or(first.protocol),
         end: then.end.clone(),
     }
+}
+
+/// Rules that drop or refuse what is for our frontends, before it is translated, or what is for
+/// pods. Only those whose conditions are all understood: a firewall's way to let some packets
+/// pass and others not is nothing to warn of.
+fn ended<'a>(
+    chain: &'a ForeignChain,
+    base: &ForeignBase,
+    walks: &Walks<'a>,
+    ours: &Ours<'_>,
+) -> Vec<Problem> {
+    let before = match base.hook {
+        Hook::Prerouting | Hook::Output => base.priority < ours.priority,
+        Hook::Ingress => true,
+        Hook::Forward | Hook::Postrouting => false,
+        Hook::Input | Hook::Egress => return Vec::new(),
+    };
+    let pods = |net: IpNet| (ours.pods.iter().copied()).find(|pods| overlap(pods, &net));
+    let what = |rule: &ForeignRule| {
+        if rule.others || rule.source.is_some() {
+            return None;
+        }
+        let destination = rule.destination?;
+        if before {
+            claimed(rule, chain.family, ours).map(|what| format!("packets to {what}"))
+        } else if rule.port.is_none() && rule.protocol.is_none() {
+            pods(destination).map(|pods| format!("packets to pods in {pods}"))
+        } else {
+            None
+        }
+    };
+    let found: BTreeSet<(String, &str)> = [(End::Drop, "drops"), (End::Reject, "refuses")]
+        .iter()
+        .flat_map(|(end, verb)| {
+            let rules = walks.rules(chain, end).into_iter();
+            let by_others = rules.filter(|(name, _)| !name.starts_with("KUBE-"));
+            by_others.filter_map(|(_, rule)| Some((what(&rule)?, *verb)))
+        })
+        .collect();
+    let place = place(chain, base);
+    let say = |(what, verb): &(String, &str)| {
+        warn(
+            chain,
+            &format!("{place} {verb} {what}, unless an earlier rule of it accepts them"),
+        )
+    };
+    found.iter().take(NAMED).map(say).collect()
 }
 
 /// Translations of destinations that are ours to translate.
@@ -307,12 +366,17 @@ fn translated(
     named.chain(rest).collect()
 }
 
-/// What of ours a rule translates, if it is known to.
+/// True if chains of one family see packets of the other.
+fn sees(family: &str, packets: &str) -> bool {
+    matches!(family, "inet" | "bridge" | "netdev") || family == packets
+}
+
+/// What of ours a rule is for, if it is known to be.
 fn claimed(rule: &ForeignRule, family: &str, ours: &Ours<'_>) -> Option<String> {
     let protocol = |number: u8| rule.protocol.is_none_or(|p| p == number);
     let port = |number: u16| rule.port.is_none_or(|p| p == number);
     for plan in &ours.plan.families {
-        if family != "inet" && family != plan.family.nft_name() {
+        if !sees(family, plan.family.nft_name()) {
             continue;
         }
         for (key, frontend) in &plan.frontends {
@@ -377,84 +441,6 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.addr()) || b.contains(&a.addr())
 }
 
-/// What `/proc` says of proxies that nf_tables does not show: tables of the legacy iptables,
-/// whose rules it hides, and virtual servers of ipvs.
-#[must_use]
-pub fn hidden(ours: &Ours<'_>) -> Vec<Problem> {
-    let read = |name: &str| {
-        std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
-    };
-    let mut problems = Vec::new();
-    for (file, program) in [
-        ("ip_tables_names", "iptables-legacy"),
-        ("ip6_tables_names", "ip6tables-legacy"),
-    ] {
-        problems.extend(legacy(program, &read(file)));
-    }
-    problems.extend(ipvs(&read("ip_vs"), ours));
-    problems
-}
-
-fn legacy(program: &str, names: &str) -> Option<Problem> {
-    let names: Vec<&str> = names.split_whitespace().collect();
-    (!names.is_empty()).then(|| {
-        let tables = names.join(", ");
-        Problem::warning(
-            None,
-            program,
-            "",
-            format!(
-                "has tables here ({tables}) whose rules nf_tables does not show: `{program}-save` \
-                 tells whether they drop forwarded packets or are kube-proxy's ({KUBE_SERVICES})"
-            ),
-        )
-    })
-}
-
-/// The lines `TCP  0A60000A:0050 rr` of /proc/net/ip_vs.
-fn ipvs(table: &str, ours: &Ours<'_>) -> Option<Problem> {
-    let servers: Vec<(IpAddr, u16)> = table.lines().filter_map(virtual_server).collect();
-    if servers.is_empty() {
-        return None;
-    }
-    let frontends = ours
-        .plan
-        .families
-        .iter()
-        .flat_map(|plan| plan.frontends.keys());
-    let addresses: BTreeSet<(IpAddr, u16)> = frontends
-        .filter_map(|key| match key {
-            FrontendKey::Address(addr, _, port) => Some((*addr, port.get())),
-            FrontendKey::NodePort(..) => None,
-        })
-        .collect();
-    let same = servers.iter().filter(|at| addresses.contains(at)).count();
-    Some(Problem::warning(
-        None,
-        "ipvs",
-        "",
-        format!(
-            "{} virtual servers are there, {same} of them at our own frontends: {}",
-            servers.len(),
-            proxy("ipvs")
-        ),
-    ))
-}
-
-fn virtual_server(line: &str) -> Option<(IpAddr, u16)> {
-    let mut words = line.split_whitespace();
-    if !matches!(words.next()?, "TCP" | "UDP" | "SCTP") {
-        return None;
-    }
-    let (addr, port) = words.next()?.rsplit_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    let addr = match addr.strip_prefix('[').and_then(|a| a.strip_suffix(']')) {
-        Some(addr) => addr.parse().ok()?,
-        None => IpAddr::V4(u32::from_str_radix(addr, 16).ok()?.into()),
-    };
-    Some((addr, port))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -514,25 +500,5 @@ mod tests {
             chain("a", None, false, vec![to("f")]),
         ];
         assert_eq!(found(&chains), 0);
-    }
-
-    #[test]
-    fn virtual_servers_of_ipvs_are_read_in_both_families() {
-        let table = "IP Virtual Server version 1.2.1 (size=4096)\n\
-                     Prot LocalAddress:Port Scheduler Flags\n\
-                     \x20 -> RemoteAddress:Port Forward Weight ActiveConn InActConn\n\
-                     TCP  0AFE000A:0050 rr\n\
-                     \x20 -> AC110002:1F90      Masq    1      0          0\n\
-                     UDP  [fd00:0254:0000:0000:0000:0000:0000:000a]:0035 rr\n";
-        let found: Vec<_> = table.lines().filter_map(virtual_server).collect();
-        let at = |addr: &str, port| (addr.parse().unwrap(), port);
-        assert_eq!(found, [at("10.254.0.10", 80), at("fd00:254::a", 53)]);
-    }
-
-    #[test]
-    fn legacy_tables_are_named() {
-        let problem = legacy("iptables-legacy", "nat\nfilter\n").unwrap();
-        assert!(problem.to_string().contains("nat, filter"), "{problem}");
-        assert!(legacy("iptables-legacy", "").is_none());
     }
 }

@@ -85,10 +85,15 @@ pub struct ForeignRoute {
     pub route: LiveRoute,
     /// Its protocol number.
     pub protocol: u8,
+    /// What becomes of packets, if they are not sent on: `blackhole`, `unreachable` and others.
+    pub kind: Option<RouteType>,
 }
 
 impl fmt::Display for ForeignRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(kind) = self.kind {
+            write!(f, "{} ", format!("{kind:?}").to_lowercase())?;
+        }
         write!(f, "{} proto ", self.route)?;
         match RouteProtocol::from(self.protocol) {
             RouteProtocol::Other(number) => write!(f, "{number}"),
@@ -300,6 +305,7 @@ fn foreign_routes() -> Result<BTreeMap<IpNet, ForeignRoute>, HostError> {
         .map(|found| {
             let foreign = ForeignRoute {
                 protocol: found.protocol,
+                kind: (found.kind != RouteType::Unicast).then_some(found.kind),
                 route: found.route,
             };
             (foreign.route.destination, foreign)

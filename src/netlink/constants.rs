@@ -32,6 +32,8 @@ pub const BATCH_GENID: u16 = 1;
 pub mod table {
     pub const NAME: u16 = 1;
     pub const FLAGS: u16 = 2;
+    /// NFT_TABLE_F_DORMANT: its base chains hang nowhere.
+    pub const FLAG_DORMANT: u32 = 0x1;
     /// NFT_TABLE_F_OWNER: only the socket that made or adopted the table may change it.
     pub const FLAG_OWNER: u32 = 0x2;
     /// NFT_TABLE_F_PERSIST (Linux 6.9): the table outlives that socket, as an orphan.

@@ -1,7 +1,7 @@
 //! What other programs have in nf_tables, as far as it matters to services: base chains, the
 //! rules that end a packet's way, and those that translate addresses. And who owns our tables.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
@@ -12,7 +12,7 @@ use super::decode;
 use super::error::NetlinkError;
 use super::socket::Nfnetlink;
 use crate::ruleset::bytecode::{base, meta, verdict};
-use crate::ruleset::{Family, Hook, TABLE};
+use crate::ruleset::{Family, TABLE};
 
 /// NLM_F_REQUEST and NLM_F_DUMP.
 const DUMP: u16 = 0x301;
@@ -32,6 +32,9 @@ mod attribute {
     pub const PAYLOAD_OFFSET: u16 = 3;
     pub const PAYLOAD_LEN: u16 = 4;
     pub const META_KEY: u16 = 2;
+    /// NFT_META_PROTOCOL and NFT_META_NFPROTO.
+    pub const META_PROTOCOL: u32 = 1;
+    pub const META_NFPROTO: u32 = 15;
     pub const BITWISE_SREG: u16 = 1;
     pub const BITWISE_DREG: u16 = 2;
     pub const BITWISE_MASK: u16 = 4;
@@ -59,11 +62,61 @@ pub struct ForeignChain {
     pub rules: Vec<ForeignRule>,
 }
 
+/// A hook of any family that IP packets come by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForeignHook {
+    /// All packets a device takes in, before IP sees them.
+    Ingress,
+    /// All packets a device sends out.
+    Egress,
+    /// Before the routing decision.
+    Prerouting,
+    /// To this host.
+    Input,
+    /// Through this host.
+    Forward,
+    /// From this host.
+    Output,
+    /// After the routing decision.
+    Postrouting,
+}
+
+impl ForeignHook {
+    /// NF_NETDEV_* of the family netdev, NF_INET_* and NF_BR_* of the others.
+    fn from_number(family: &str, number: u32) -> Option<Self> {
+        match (family, number) {
+            ("netdev", 0) | ("inet", 5) => Some(Self::Ingress),
+            ("netdev", 1) => Some(Self::Egress),
+            ("netdev", _) => None,
+            (_, 0) => Some(Self::Prerouting),
+            (_, 1) => Some(Self::Input),
+            (_, 2) => Some(Self::Forward),
+            (_, 3) => Some(Self::Output),
+            (_, 4) => Some(Self::Postrouting),
+            _ => None,
+        }
+    }
+
+    /// nft's name of it.
+    #[must_use]
+    pub const fn nft_name(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+            Self::Prerouting => "prerouting",
+            Self::Input => "input",
+            Self::Forward => "forward",
+            Self::Output => "output",
+            Self::Postrouting => "postrouting",
+        }
+    }
+}
+
 /// Where a base chain hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ForeignBase {
     /// The hook.
-    pub hook: Hook,
+    pub hook: ForeignHook,
     /// Priority: lower runs first.
     pub priority: i32,
     /// True with `policy drop`.
@@ -75,6 +128,8 @@ pub struct ForeignBase {
 pub struct ForeignRule {
     /// Not every packet takes it.
     pub conditional: bool,
+    /// There are conditions besides those below.
+    pub others: bool,
     /// Only packets from here.
     pub source: Option<IpNet>,
     /// Only packets to here.
@@ -112,16 +167,21 @@ pub enum End {
 }
 
 impl Nfnetlink {
-    /// The chains of all tables but ours, of families that see IP packets. O(rules).
+    /// The chains of all tables but ours and those that are switched off, of families that see
+    /// IP packets. O(rules).
     ///
     /// # Errors
     /// If the kernel does not let us read.
     pub fn foreign_chains(&mut self) -> Result<Vec<ForeignChain>, NetlinkError> {
         let mut chains: Vec<ForeignChain> = Vec::new();
         let mut places: HashMap<(&'static str, String, String), usize> = HashMap::new();
+        let dormant = self.dormant_tables()?;
         let request = self.dump_all(msg::GETCHAIN);
         self.request(&request, |message| {
-            if let Some(found) = foreign_chain(message) {
+            let found = foreign_chain(message);
+            let at_work =
+                |chain: &ForeignChain| !dormant.contains(&(chain.family, chain.table.clone()));
+            if let Some(found) = found.filter(at_work) {
                 let key = (found.family, found.table.clone(), found.name.clone());
                 places.insert(key, chains.len());
                 chains.push(found);
@@ -141,6 +201,23 @@ impl Nfnetlink {
             Ok(())
         })?;
         Ok(chains)
+    }
+
+    /// Tables whose chains hang nowhere (`flags dormant`).
+    fn dormant_tables(&mut self) -> Result<HashSet<(&'static str, String)>, NetlinkError> {
+        let mut dormant = HashSet::new();
+        let request = self.dump_all(msg::GETTABLE);
+        self.request(&request, |message| {
+            let a = message.attrs();
+            let flags = a.u32(table::FLAGS).unwrap_or_default();
+            if let (Some(family), Some(name)) = (family_name(message), a.string(table::NAME))
+                && flags & table::FLAG_DORMANT != 0
+            {
+                dormant.insert((family, name.to_owned()));
+            }
+            Ok(())
+        })?;
+        Ok(dormant)
     }
 
     /// The netlink port of who owns one of our tables; mostly its process id.
@@ -173,6 +250,7 @@ fn family_name(message: &Message<'_>) -> Option<&'static str> {
     match message.family() {
         1 => Some("inet"),
         2 => Some("ip"),
+        5 => Some("netdev"),
         7 => Some("bridge"),
         10 => Some("ip6"),
         _ => None,
@@ -190,7 +268,7 @@ fn foreign_chain(message: &Message<'_>) -> Option<ForeignChain> {
     let hook = a.nested(chain::HOOK);
     let base = hook
         .u32(chain::HOOK_NUM)
-        .and_then(Hook::from_number)
+        .and_then(|number| ForeignHook::from_number(family, number))
         .map(|number| ForeignBase {
             hook: number,
             priority: hook.u32(chain::HOOK_PRIORITY).unwrap_or(0).cast_signed(),
@@ -208,9 +286,16 @@ fn foreign_chain(message: &Message<'_>) -> Option<ForeignChain> {
 /// What a register holds, for the comparison that follows.
 #[derive(Clone, Copy, Debug)]
 enum Loaded {
-    Network { offset: u32, prefix: Option<u32> },
-    Transport { offset: u32 },
+    Network {
+        offset: u32,
+        prefix: Option<u32>,
+    },
+    Transport {
+        offset: u32,
+    },
     L4Proto,
+    /// The packet's family, which nft asks before its addresses.
+    Family,
 }
 
 fn foreign_rule(code: Attrs<'_>) -> ForeignRule {
@@ -243,9 +328,11 @@ fn expression(
             let register = data.u32(attribute::CMP_SREG).unwrap_or_default();
             let value = data.nested(attribute::CMP_DATA).get(common::DATA_VALUE);
             let equal = data.u32(attribute::CMP_OP) == Some(0);
-            if let (true, Some(loaded), Some(value)) = (equal, registers.get(&register), value) {
-                constrain(found, *loaded, value);
-            }
+            let understood = match (equal, registers.get(&register), value) {
+                (true, Some(loaded), Some(value)) => constrain(found, *loaded, value),
+                _ => false,
+            };
+            found.others |= !understood;
         }
         "immediate" => {
             let value = data.nested(attribute::IMMEDIATE_DATA);
@@ -263,19 +350,29 @@ fn expression(
         "target" => target(found, data),
         "match" => {
             found.conditional = true;
-            found.port = port(data).or(found.port);
+            let port = port(data);
+            // Of iptables' own matches nothing else is understood.
+            found.others |= port.is_none();
+            found.port = port.or(found.port);
         }
         // These look at a packet, or count it, and let it pass.
         "counter" | "log" | "ct" | "fib" | "rt" | "socket" | "hash" | "numgen" | "exthdr"
         | "notrack" | "last" | "byteorder" => {}
-        _ => found.conditional = true,
+        _ => {
+            found.conditional = true;
+            found.others = true;
+        }
     }
 }
 
 /// What `payload` or `meta` loads, if it is something that is looked at here.
 fn loaded(name: &str, data: Attrs<'_>) -> Option<Loaded> {
     if name == "meta" {
-        return (data.u32(attribute::META_KEY)? == meta::L4PROTO).then_some(Loaded::L4Proto);
+        return match data.u32(attribute::META_KEY)? {
+            meta::L4PROTO => Some(Loaded::L4Proto),
+            attribute::META_PROTOCOL | attribute::META_NFPROTO => Some(Loaded::Family),
+            _ => None,
+        };
     }
     let offset = data.u32(attribute::PAYLOAD_OFFSET)?;
     let length = data.u32(attribute::PAYLOAD_LEN)?;
@@ -319,13 +416,18 @@ fn prefix(mask: &[u8]) -> Option<u32> {
     (!bits[ones..].contains('1')).then(|| u32::try_from(ones).unwrap_or_default())
 }
 
-fn constrain(found: &mut ForeignRule, loaded: Loaded, value: &[u8]) {
+/// Takes a comparison for what it asks for; false if that is nothing that is looked at here.
+fn constrain(found: &mut ForeignRule, loaded: Loaded, value: &[u8]) -> bool {
     match loaded {
         Loaded::L4Proto => found.protocol = value.first().copied(),
+        // The addresses say as much.
+        Loaded::Family => {}
         Loaded::Transport { offset: 2 } => {
-            found.port = value.try_into().ok().map(u16::from_be_bytes).or(found.port);
+            let port = value.try_into().ok().map(u16::from_be_bytes);
+            found.port = port.or(found.port);
+            return port.is_some();
         }
-        Loaded::Transport { .. } => {}
+        Loaded::Transport { .. } => return false,
         Loaded::Network { offset, prefix } => {
             let net = prefix.and_then(|prefix| net(offset, prefix, value));
             match offset {
@@ -333,11 +435,16 @@ fn constrain(found: &mut ForeignRule, loaded: Loaded, value: &[u8]) {
                 12 | 8 => found.source = net,
                 16 | 24 => found.destination = net,
                 // The protocol of IPv4, the next header of IPv6.
-                9 | 6 => found.protocol = value.first().copied(),
-                _ => {}
+                9 | 6 => {
+                    found.protocol = value.first().copied();
+                    return true;
+                }
+                _ => return false,
             }
+            return net.is_some();
         }
     }
+    true
 }
 
 fn net(offset: u32, prefix: u32, value: &[u8]) -> Option<IpNet> {

@@ -20,7 +20,7 @@ mod writers;
 
 pub use batch::Batch;
 pub use error::{NetlinkError, RefusedElement, Unfit};
-pub use foreign::{End, ForeignBase, ForeignChain, ForeignRule};
+pub use foreign::{End, ForeignBase, ForeignChain, ForeignHook, ForeignRule};
 pub use socket::{Committed, Nfnetlink};
 pub use writers::{Writer, Writers};
 

@@ -25,8 +25,7 @@ pub fn ruleset(out: &mut impl Write, ruleset: &Ruleset) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes only the elements, one `add element` command a line: all that differs between
-/// one cluster and another.
+/// Writes only the elements, one `add element` command a line: what objects add.
 ///
 /// # Errors
 /// Those of the writer.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use http::header::{AUTHORIZATION, HeaderValue};
 use kube::client::{Body, ClientBuilder};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::BoxError;
 use tower::filter::FilterLayer;
@@ -196,7 +196,13 @@ async fn base(settings: &Settings, files: &mut Vec<(PathBuf, Stamp)>) -> Result<
                 message,
             };
             look(path);
-            let file = Kubeconfig::read_from(path).map_err(|e| error(chain(&e)))?;
+            let file = Kubeconfig::read_from(path).map_err(|e| {
+                error(match e {
+                    // It has the path as well.
+                    KubeconfigError::ReadConfig(source, _) => source.to_string(),
+                    other => chain(&other),
+                })
+            })?;
             let clusters = file.clusters.iter().filter_map(|c| c.cluster.as_ref());
             let users = file.auth_infos.iter().filter_map(|u| u.auth_info.as_ref());
             let named = users

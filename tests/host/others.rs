@@ -379,3 +379,103 @@ fn without_inputs_or_rules_explain_says_so() {
     assert!(text.contains("to 172.17.0.2:80"), "{text}");
     assert_eq!(warnings(&text).len(), 0, "{text}");
 }
+
+#[test]
+fn what_a_device_or_the_last_hook_drops_is_named_and_what_is_switched_off_is_not() {
+    for (table, named) in [
+        (
+            "netdev t { chain c { type filter hook ingress device lo priority 0; policy drop; } }",
+            true,
+        ),
+        (
+            "inet t { chain c { type filter hook ingress device lo priority 0; policy drop; } }",
+            true,
+        ),
+        (
+            "inet t { chain c { type filter hook postrouting priority 0; policy drop; } }",
+            true,
+        ),
+        (
+            "netdev t { chain c { type filter hook ingress device lo priority 0; policy accept; } }",
+            false,
+        ),
+        (
+            "inet t { flags dormant; chain c { type filter hook forward priority 0; policy drop; } }",
+            false,
+        ),
+    ] {
+        let text = check(&beside(&format!("table {table}")));
+        assert_eq!(warnings(&text).len(), usize::from(named), "{table}: {text}");
+        assert_eq!(text.contains("its chain c "), named, "{table}: {text}");
+    }
+}
+
+#[test]
+fn a_rule_that_drops_all_of_a_frontend_or_of_pods_is_named_and_one_for_some_packets_is_not() {
+    let found = |hook: &str, priority: i32, rule: &str| {
+        let netns = beside(&format!(
+            "table inet t {{ chain c {{ type filter hook {hook} priority {priority}; {rule}; }} }}"
+        ));
+        let text = check(&netns);
+        warnings(&text).join("\n")
+    };
+    let frontend = "drops packets to 10.254.0.10:80/TCP of Service default/web";
+    for (hook, priority, rule, expected) in [
+        ("prerouting", -150, "ip daddr 10.254.0.0/16 drop", frontend),
+        (
+            "prerouting",
+            -150,
+            "ip daddr 10.254.0.10 tcp dport 80 drop",
+            frontend,
+        ),
+        (
+            "output",
+            -150,
+            "ip daddr 10.254.0.10 counter drop",
+            frontend,
+        ),
+        (
+            "forward",
+            0,
+            "ip daddr 172.17.0.0/24 drop",
+            "drops packets to pods in 172.17.0.0/16",
+        ),
+        (
+            "forward",
+            0,
+            "ip6 daddr fd00:17::/48 reject",
+            "refuses packets to pods in fd00:17::/48",
+        ),
+    ] {
+        let said = found(hook, priority, rule);
+        assert!(said.contains(expected), "{rule}: {said}");
+    }
+    for (hook, priority, rule) in [
+        // Translated before.
+        ("prerouting", -50, "ip daddr 10.254.0.0/16 drop"),
+        ("prerouting", -150, "ip daddr 10.254.0.10 tcp dport 81 drop"),
+        (
+            "prerouting",
+            -150,
+            "iifname \"eth0\" ip daddr 10.254.0.0/16 drop",
+        ),
+        (
+            "prerouting",
+            -150,
+            "ip saddr 203.0.113.0/24 ip daddr 10.254.0.0/16 drop",
+        ),
+        (
+            "prerouting",
+            -150,
+            "ip daddr 10.254.0.0/16 ct state invalid drop",
+        ),
+        ("prerouting", -150, "ip daddr != 10.254.0.0/16 drop"),
+        ("prerouting", -150, "ip daddr 10.9.0.0/16 drop"),
+        ("forward", 0, "ip daddr 172.17.0.0/16 tcp dport 25 drop"),
+        ("forward", 0, "ip daddr 172.17.0.0/16 meta mark 1 drop"),
+        ("forward", 0, "ip daddr 10.254.0.0/16 drop"),
+        ("input", 0, "ip daddr 172.17.0.0/16 drop"),
+    ] {
+        assert_eq!(found(hook, priority, rule), "", "{rule}");
+    }
+}

@@ -144,3 +144,16 @@ fn the_kernel_says_where_a_next_hop_is() {
     assert_eq!(hop("2001:db8:9::1"), NextHop::Unreachable);
     assert!(netns.run(|| routes::on_link("2001:db8::2".parse().unwrap()).unwrap()));
 }
+
+#[test]
+fn a_route_of_another_program_that_loses_packets_is_named_for_what_it_is() {
+    let netns = host();
+    netns.sh("ip route add blackhole 10.244.2.0/24; ip -6 route add unreachable fd00:244:2::/64");
+    let report = sync(&netns, &two_nodes());
+    assert_eq!((report.added, report.errors.len()), (2, 2), "{report:?}");
+    let said: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+    let said = said.join("\n");
+    for kind in ["blackhole 10.244.2.0/24", "unreachable fd00:244:2::/64"] {
+        assert!(said.contains(kind), "{said}");
+    }
+}

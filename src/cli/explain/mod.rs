@@ -21,10 +21,17 @@ use reasons::{Nothing, Reasons, Scene};
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let (destination, port, protocol) = parse(&args.destination).ok_or_else(|| {
         CliError::Usage(format!(
-            "{:?} is not ADDRESS:PORT/PROTOCOL, such as 10.254.176.53:80/tcp",
+            "{:?} is not ADDRESS:PORT/PROTOCOL, such as 10.254.176.53:80/tcp or [fd00::a]:53/udp",
             args.destination
         ))
     })?;
+    // No packet has the IPv6 form of an IPv4 address.
+    let source = args.source.to_canonical();
+    if Family::of(&source) != Family::of(&destination) {
+        return Err(CliError::Usage(format!(
+            "{source} and {destination} are not of one family: no packet goes from one to the other"
+        )));
+    }
     let inputs = Inputs::resolve(&args.inputs)?;
     let family = Family::of(&destination);
     let mut local: BTreeSet<IpAddr> = inputs.node.addresses.iter().copied().collect();
@@ -33,12 +40,12 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         local.extend(interfaces::local_addresses(&found));
     }
     let packet = Packet {
-        source: args.source,
+        source,
         destination,
         protocol,
         port,
         iif: args.iif.as_ref().map(ToString::to_string),
-        from_node: args.from_node || (args.iif.is_none() && local.contains(&args.source)),
+        from_node: args.from_node || (args.iif.is_none() && local.contains(&source)),
     };
     let ruleset = if args.live {
         live::installed(&inputs, family, packet.from_node)?
@@ -68,14 +75,18 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// `ADDRESS:PORT/PROTOCOL`; TCP if there is no protocol.
 fn parse(text: &str) -> Option<(IpAddr, u16, Protocol)> {
-    let (socket, protocol) = text.rsplit_once('/')?;
+    let (socket, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
     let socket: std::net::SocketAddr = socket.parse().ok()?;
+    if socket.port() == 0 {
+        return None;
+    }
     let protocol = match protocol.to_ascii_lowercase().as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
         "sctp" => Protocol::Sctp,
         _ => return None,
     };
-    Some((socket.ip(), socket.port(), protocol))
+    Some((socket.ip().to_canonical(), socket.port(), protocol))
 }
