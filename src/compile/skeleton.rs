@@ -103,8 +103,15 @@ fn translation(outline: &Outline<'_>, hook: Hook) -> Vec<Rule> {
     if hook == Hook::Output {
         rules.extend(host_ports::on_loopback(outline));
     }
+    let beyond =
+        outline
+            .parts
+            .has_any(&[SetId::ExternalIps, SetId::ClusterIps, SetId::ServiceCidrs]);
     if host_ports::has_local_address(outline) {
         rules.push(rule([Match::DaddrLocal.into(), goto("local-address")]));
+    } else if beyond {
+        // What this node answers at itself is never refused.
+        rules.push(rule([Match::DaddrLocal.into(), Action::Return.into()]));
     }
     let daddr = [Selector::Daddr];
     if hook == Hook::Prerouting && outline.has(SetId::ExternalIps) {
@@ -131,8 +138,9 @@ fn translation(outline: &Outline<'_>, hook: Hook) -> Vec<Rule> {
 
 fn postrouting(outline: &Outline<'_>) -> Vec<Rule> {
     let mut rules = affinity::update_rules(outline);
-    let endpoints = [SetId::Endpoints, SetId::EndpointsLarge];
-    if outline.parts.has_any(&endpoints) {
+    // Also where everything is refused and nothing translated: chains of type nat see packets
+    // only where connections are tracked, which a `ct` expression asks the kernel for.
+    if !translation(outline, Hook::Prerouting).is_empty() {
         rules.push(rule([
             Match::Priority {
                 mask: CLASS_MASK,
@@ -169,4 +177,40 @@ fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
             Chain::base(name, ChainType::Nat, hook, priority, rules)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::Uses;
+    use crate::config::Config;
+    use crate::ruleset::{Element, ElementData, Value};
+
+    fn refusing() -> Table {
+        let mut uses = Uses::default();
+        let key = Value::new().addr([10, 254, 0, 1].into());
+        for set in [SetId::ClusterIps, SetId::ServiceCidrs] {
+            uses.add(set, &key, &Element::new(ElementData::None));
+        }
+        let plan = crate::plan::FamilyPlan::empty(Family::Ip);
+        super::super::skeleton(&plan, &Shape::of(&Config::default()), &uses.parts())
+    }
+
+    #[test]
+    fn what_this_node_answers_at_itself_is_not_refused() {
+        let table = refusing();
+        for hook in ["nat-prerouting", "nat-output"] {
+            let rules = &table.chain(hook).expect("a chain").rules;
+            let own = rule([Match::DaddrLocal.into(), Action::Return.into()]);
+            assert_eq!(rules.first(), Some(&own), "{hook}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_only_refuses_asks_for_connection_tracking() {
+        let table = refusing();
+        let rules = table.chains.iter().flat_map(|chain| &chain.rules);
+        let mut statements = rules.flat_map(|rule| &rule.statements);
+        assert!(statements.any(|s| *s == Match::CtStatusDnat.into()));
+    }
 }

@@ -4,6 +4,7 @@
 mod ahead;
 mod outline;
 mod render;
+mod steps;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 pub use ahead::{ahead, take_ahead};
 pub use outline::{resembles, rules_only};
 pub use render::write;
+use steps::Steps;
 
 use crate::ruleset::{
     BaseChain, Element, Family, LiveRuleset, LiveTable, Rule, Ruleset, Set, SetKind, Table, Value,
@@ -314,66 +316,6 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
         operations,
         skeleton: Some(skeleton),
         carried: BTreeMap::new(),
-    }
-}
-
-/// The operations of a change, each at its place: what is added is there before rules use it,
-/// rules let go of what is removed before it goes.
-#[derive(Default)]
-struct Steps {
-    declarations: Vec<Operation>,
-    rules: Vec<Operation>,
-    elements: Vec<Operation>,
-    /// Before chains: a verdict map holds on to chains.
-    sets: Vec<Operation>,
-    chains: Vec<Operation>,
-}
-
-impl Steps {
-    fn elements(&mut self, set: &str, removed: Elements, added: Elements) {
-        if !removed.is_empty() {
-            let removed = Operation::DeleteElements(set.to_owned(), removed);
-            self.elements.push(removed);
-        }
-        if !added.is_empty() {
-            let added = Operation::AddElements(set.to_owned(), added);
-            self.elements.push(added);
-        }
-    }
-
-    /// A chain as it is to be. `is_new` chains are added, others emptied if they `had_rules`.
-    fn chain(&mut self, chain: &crate::ruleset::Chain, is_new: bool, had_rules: bool) {
-        let name = || chain.name.clone();
-        if is_new {
-            self.declarations
-                .push(Operation::AddChain(name(), chain.base));
-        }
-        if had_rules {
-            self.rules.push(Operation::FlushChain(name()));
-        }
-        if !chain.rules.is_empty() {
-            let rules = chain.rules.clone();
-            self.rules.push(Operation::AddRules(name(), rules));
-        }
-    }
-
-    /// Sets that are no more.
-    fn remove_sets<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
-        let operations = names.map(|name| Operation::DeleteSet(name.clone()));
-        self.sets.extend(operations);
-    }
-
-    /// Chains that are no more.
-    fn remove_chains<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
-        for name in names {
-            self.rules.push(Operation::FlushChain(name.clone()));
-            self.chains.push(Operation::DeleteChain(name.clone()));
-        }
-    }
-
-    fn in_order(self) -> Vec<Operation> {
-        let removals = [self.sets, self.chains].concat();
-        [self.declarations, self.rules, self.elements, removals].concat()
     }
 }
 

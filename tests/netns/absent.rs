@@ -91,6 +91,23 @@ fn unallocated_addresses_of_the_range_are_silent() {
 }
 
 #[test]
+fn refusals_hold_where_nothing_is_translated() {
+    let mut lab = Lab::start();
+    lab.args.push("--egress-masquerade=false".to_owned());
+    lab.apply(&Cluster::with([nobody()]));
+    lab.check(&[
+        row("from a pod")
+            .from("a0")
+            .to(cluster_ip(11), 80)
+            .refused(),
+        row("from outside")
+            .from("out")
+            .to(cluster_ip(11), 80)
+            .refused(),
+    ]);
+}
+
+#[test]
 fn unallocated_addresses_are_refused_if_the_user_likes_it_better() {
     let mut lab = Lab::start();
     lab.args.push("--unallocated=reject".to_owned());
