@@ -14,6 +14,7 @@ mod flags;
 mod insert;
 mod kinds;
 mod known;
+mod life;
 mod limits;
 mod list_watch;
 mod nulls;
