@@ -1064,3 +1064,36 @@ fn lists_of_destinations_that_have_no_effect_are_said() {
     );
     assert_eq!(stderr(&output), "");
 }
+
+#[test]
+fn links_in_circles_are_entered_once_and_a_pipe_in_a_folder_is_not_waited_for() {
+    let folder = std::env::temp_dir().join(format!("svcnat-circles-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\n\
+                spec: {clusterIP: 10.254.0.10, ports: [{port: 80}]}\n";
+    std::fs::write(folder.join("a.yaml"), text).unwrap();
+    for link in ["one", "two"] {
+        std::os::unix::fs::symlink(".", folder.join(link)).unwrap();
+    }
+    let path = folder.display().to_string();
+    let render = || {
+        let args: Vec<&str> = ["render", "-f", &path].into_iter().chain(BASE).collect();
+        svcnat(&args, b"")
+    };
+    let output = render();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let pipe = folder.join("b.yaml");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let output = render();
+    assert_eq!(output.status.code(), Some(2));
+    let told = stderr(&output);
+    assert!(
+        told.contains("b.yaml: is neither a file nor a folder"),
+        "{told}"
+    );
+    let pipe = pipe.display().to_string();
+    let run = ["run", "-f", &pipe].into_iter().chain(BASE);
+    let output = svcnat(&run.collect::<Vec<_>>(), b"");
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    std::fs::remove_dir_all(folder).unwrap();
+}

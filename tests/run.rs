@@ -688,3 +688,33 @@ fn long_reads_give_a_sign_of_life_with_each_page() {
         );
     });
 }
+
+#[test]
+fn a_folder_that_is_moved_away_is_told_and_its_successor_is_followed() {
+    in_namespace(|| {
+        let base = std::env::temp_dir().join(format!("svcnat-moved-{}", std::process::id()));
+        let input = base.join("in");
+        fs::create_dir_all(&input).unwrap();
+        fs::write(input.join("a.yaml"), service("10.254.0.10")).unwrap();
+        let mut child = Daemon::follow(&base, &input, &[]);
+        eventually("the first sync", || frontends().contains("10.254.0.10"));
+        fs::rename(&input, base.join("old")).unwrap();
+        eventually("the condition", || {
+            fetch(10256, "/readyz?verbose").contains("[!]source files failing for ")
+        });
+        fs::create_dir(&input).unwrap();
+        fs::write(input.join("a.yaml"), service("10.254.0.11")).unwrap();
+        eventually("the successor", || frontends().contains("10.254.0.11"));
+        // At once, without a time in which it is not there.
+        fs::create_dir(base.join("next")).unwrap();
+        fs::write(base.join("next/a.yaml"), service("10.254.0.12")).unwrap();
+        fs::rename(&input, base.join("older")).unwrap();
+        fs::rename(base.join("next"), &input).unwrap();
+        eventually("the next", || frontends().contains("10.254.0.12"));
+        fs::write(input.join("a.yaml"), service("10.254.0.13")).unwrap();
+        eventually("a change in it", || frontends().contains("10.254.0.13"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        fs::remove_dir_all(base).unwrap();
+    });
+}

@@ -299,7 +299,8 @@ pub struct RunArgs {
     /// Keep the last good state here, and install it while the API does not answer
     #[arg(long, value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
-    /// Where /healthz, /livez, /readyz and /state answer; "none" for nowhere
+    /// Where /healthz, /livez and /readyz answer, to this host with reasons, and /state;
+    /// "none" for nowhere
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10256")]
     pub healthz_bind_address: String,
     /// Where /metrics answers; "none" for nowhere

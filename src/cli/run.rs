@@ -277,6 +277,11 @@ fn check(args: &RunArgs, from_api: bool) -> Result<(), CliError> {
             "run follows files and folders; standard input has only one reading".to_owned(),
         ));
     }
+    files
+        .iter()
+        .chain(&args.inputs.config)
+        .try_for_each(|path| can_be_followed(path))
+        .map_err(CliError::Usage)?;
     if from_api && !files.is_empty() {
         return Err(CliError::Usage(
             "objects come from the API or from files (-f), not from both".to_owned(),
@@ -286,6 +291,18 @@ fn check(args: &RunArgs, from_api: bool) -> Result<(), CliError> {
         Inputs::given(&args.inputs)?;
     }
     Ok(())
+}
+
+/// Only a file or a folder can be read again; a pipe would be waited for.
+fn can_be_followed(path: &Path) -> Result<(), String> {
+    match path.metadata() {
+        Ok(found) if !found.is_file() && !found.is_dir() => Err(format!(
+            "{}: is neither a file nor a folder, and run follows nothing else",
+            path.display()
+        )),
+        // What is not there is named when it is read.
+        _ => Ok(()),
+    }
 }
 
 fn signals() -> Result<Signals, CliError> {
@@ -312,7 +329,9 @@ fn files(args: &RunArgs) -> Result<Sources<'_>, CliError> {
     // Watch before reading: a change in between is seen.
     let watch =
         Watch::new(&paths).map_err(|e| CliError::Host(format!("cannot watch the inputs: {e}")))?;
-    let read = || {
+    let read = move || {
+        // It may have become a pipe.
+        paths.iter().try_for_each(|path| can_be_followed(path))?;
         Inputs::objects(&args.inputs)
             .map(|mut found| Reading {
                 config: {

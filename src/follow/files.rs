@@ -1,5 +1,6 @@
 //! Tells when one of the input files may have changed.
 
+use std::fs::Metadata;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
-use crate::source::is_hidden;
+use crate::source::{Entered, is_hidden};
 
 /// Writers make several changes in a row: wait until they pause.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -33,17 +34,20 @@ impl Watch {
         let paths: Vec<PathBuf> = paths.cloned().collect();
         let watch = Self { inotify, paths };
         for path in &watch.paths {
-            watch.add(path)?;
+            watch.add(path, &mut Entered::default())?;
         }
         Ok(watch)
     }
 
-    fn add(&self, path: &Path) -> Result<(), Errno> {
+    fn add(&self, path: &Path, entered: &mut Entered) -> Result<(), Errno> {
         let flags = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_CREATE
             | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVE;
-        if !path.is_dir() {
+            | AddWatchFlags::IN_MOVE
+            // The folder itself, which nothing above it tells of.
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        let Some(found) = path.metadata().ok().filter(Metadata::is_dir) else {
             let folder = |path: &Path| match path.parent() {
                 Some(parent) if parent != Path::new("") => parent.to_owned(),
                 _ => PathBuf::from("."),
@@ -56,12 +60,15 @@ impl Watch {
                 self.inotify.add_watch(&folder(&file), flags)?;
             }
             return Ok(());
+        };
+        if !entered.first(&found) {
+            return Ok(());
         }
         self.inotify.add_watch(path, flags)?;
         let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
         let entries = entries.filter(|e| !is_hidden(&e.path()));
         for entry in entries.filter(|e| e.path().is_dir() || e.path().is_symlink()) {
-            self.add(&entry.path())?;
+            self.add(&entry.path(), entered)?;
         }
         Ok(())
     }
@@ -76,7 +83,7 @@ impl Watch {
     /// read with the others, and does not end the agent.
     fn add_new(&self) {
         for path in &self.paths {
-            match self.add(path) {
+            match self.add(path, &mut Entered::default()) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(error) => {
                     let path = path.display();

@@ -177,7 +177,6 @@ pub struct Agent<'a> {
     waker: Waker,
     pending: Pending,
     agenda: Agenda,
-    saved: Option<Saved>,
     /// The first sync from complete sources is done.
     ready: bool,
     /// Others changed our tables, and they are left so.
@@ -239,7 +238,6 @@ impl<'a> Agent<'a> {
             monitor,
             waker,
             pending: Pending::default(),
-            saved: None,
             ready: false,
             drifted: false,
             guard,
@@ -283,11 +281,13 @@ impl<'a> Agent<'a> {
             }
             self.host_changes();
             self.api_events();
-            self.reread(files || reload);
+            // A folder may have been moved, or mounted over, without a word to us.
+            let verify = self.agenda.take_verify(Instant::now()) || reload;
+            self.reread(files || verify);
             self.note_what_waits();
             self.flush_if_due();
             self.try_again();
-            if self.agenda.take_verify(Instant::now()) || reload {
+            if verify {
                 self.agenda.verified(Instant::now());
                 self.repair_routes();
                 self.look(true);
@@ -527,10 +527,8 @@ impl<'a> Agent<'a> {
         let Sources::Files { watch, read } = &self.sources else {
             return Ok(false);
         };
-        if second {
-            // A folder that was mounted meanwhile is another one.
-            watch.renew();
-        }
+        // A folder that came meanwhile is another one.
+        watch.renew();
         let reading = read().map_err(RunError::Input)?;
         // Read again because it failed, or is held, it is mostly wrong in the same way.
         if reading.problems != self.file_problems {

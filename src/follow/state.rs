@@ -15,7 +15,6 @@ impl Agent<'_> {
                 if matches!(self.sources, Sources::Api(_)) {
                     self.boot(&saved);
                 }
-                self.saved = Some(saved);
                 self.agenda.saving.outcome(true, Instant::now());
                 self.observed.good(Condition::State);
             }
@@ -58,16 +57,22 @@ impl Agent<'_> {
     }
 
     pub(super) fn save_if_due(&mut self, ends: bool) {
-        if self.saved.is_none() && self.agenda.saving.is_due(Instant::now()) {
-            self.open_state();
-        }
-        let (Some(saved), true) = (&self.saved, self.ready) else {
+        let Some(folder) = &self.options.state_dir else {
             return;
         };
+        if !self.ready {
+            // What is in it may still be of use.
+            if !self.booted && self.agenda.saving.is_due(Instant::now()) {
+                self.open_state();
+            }
+            return;
+        }
         if !self.agenda.must_save(ends, Instant::now()) {
             return;
         }
-        let result = saved.write(self.engine.cluster());
+        // The folder may be another one by now, or be made anew.
+        let saved = Saved::in_folder(folder);
+        let result = saved.and_then(|saved| saved.write(self.engine.cluster()));
         self.agenda.saved(result.is_ok(), Instant::now());
         self.observed.outcome(Condition::State, &result);
         if let Ok(bytes) = result {

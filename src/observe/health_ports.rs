@@ -175,7 +175,7 @@ async fn serve(port: u16, place: Place, shared: Arc<Shared>, connections: Arc<Co
     let mut said = false;
     loop {
         let error = match listen(place, port) {
-            Ok(listener) => http::serve(&name, listener, routes.clone(), &connections).await,
+            Ok(listener) => http::serve(&name, listener, |_| routes.clone(), &connections).await,
             Err(error) => error,
         };
         if !said {

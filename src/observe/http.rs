@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -98,18 +99,19 @@ impl Connections {
     }
 }
 
-/// Serves until the listener itself fails.
+/// Serves until the listener itself fails; `routes` are those for who asks.
 pub(super) async fn serve(
     name: &str,
     listener: TcpListener,
-    routes: Router,
+    routes: impl Fn(IpAddr) -> Router,
     connections: &Connections,
 ) -> io::Error {
     let mut said = false;
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let task = tokio::spawn(answer(stream, routes.clone(), connections.bounds));
+            Ok((stream, peer)) => {
+                let routes = routes(peer.ip().to_canonical());
+                let task = tokio::spawn(answer(stream, routes, connections.bounds));
                 connections.add(name, task.abort_handle());
             }
             Err(error) if is_of_the_connection(&error) => {}
@@ -195,7 +197,7 @@ mod tests {
             let routes = Router::new().route("/", get(async || "well"));
             let connections = Connections::new(bounds);
             tokio::select! {
-                error = serve("test", listener, routes, &connections) => panic!("{error}"),
+                error = serve("test", listener, |_| routes.clone(), &connections) => panic!("{error}"),
                 () = test(address) => {}
             }
         });

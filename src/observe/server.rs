@@ -2,8 +2,11 @@
 //!
 //! A port that cannot be bound is tried again: kube-proxy may still have it, or the loopback
 //! interface may not be up yet. Rules do not wait for that.
+//!
+//! Load balancers ask the health listener, so it is often open to the whole network: what
+//! names objects, addresses or files is there for this host alone.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +32,7 @@ const BOUNDS: Bounds = Bounds::new(32, 64);
 /// Where to listen; `None`: nowhere.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Binds {
-    /// `/healthz`, `/livez`, `/readyz` and `/state`.
+    /// `/healthz`, `/livez` and `/readyz`; for who asks from this host, reasons and `/state`.
     pub healthz: Option<SocketAddr>,
     /// `/metrics`, and all of the above.
     pub metrics: Option<SocketAddr>,
@@ -48,14 +51,19 @@ pub fn serve(shared: &Arc<Shared>, binds: Binds) -> std::io::Result<()> {
         .name("observe".to_owned())
         .spawn(move || {
             runtime.block_on(async {
-                let health = health_routes().with_state(Arc::clone(&shared));
-                let all = health_routes()
+                let to_all = health_routes(Telling::Verdicts).with_state(Arc::clone(&shared));
+                let to_us = health_routes(Telling::Everything).with_state(Arc::clone(&shared));
+                let all = health_routes(Telling::Everything)
                     .route("/metrics", get(metrics))
                     .with_state(Arc::clone(&shared));
+                let health = |peer: IpAddr| match peer.is_loopback() {
+                    true => to_us.clone(),
+                    false => to_all.clone(),
+                };
                 let connections = Connections::new(BOUNDS);
                 tokio::join!(
                     listen("healthz", binds.healthz, health, &connections),
-                    listen("metrics", binds.metrics, all, &connections),
+                    listen("metrics", binds.metrics, |_| all.clone(), &connections),
                     health_ports::run(Arc::clone(&shared)),
                 );
             });
@@ -66,14 +74,14 @@ pub fn serve(shared: &Arc<Shared>, binds: Binds) -> std::io::Result<()> {
 async fn listen(
     what: &str,
     address: Option<SocketAddr>,
-    routes: Router,
+    routes: impl Fn(IpAddr) -> Router,
     connections: &Connections,
 ) {
     let Some(address) = address else { return };
     let mut said = false;
     loop {
         let error = match TcpListener::bind(address).await {
-            Ok(listener) => http::serve(what, listener, routes.clone(), connections).await,
+            Ok(listener) => http::serve(what, listener, &routes, connections).await,
             Err(error) => error,
         };
         if !said {
@@ -84,12 +92,25 @@ async fn listen(
     }
 }
 
-fn health_routes() -> Router<Arc<Shared>> {
-    Router::new()
+/// What may be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Telling {
+    /// Well or not, and since when.
+    Verdicts,
+    /// Why as well, which names objects.
+    Everything,
+}
+
+fn health_routes(telling: Telling) -> Router<Arc<Shared>> {
+    let readyz = move |shared, query| readyz(shared, query, telling);
+    let routes = Router::new()
         .route("/healthz", get(healthz))
         .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/state", get(state))
+        .route("/readyz", get(readyz));
+    match telling {
+        Telling::Verdicts => routes,
+        Telling::Everything => routes.route("/state", get(state)),
+    }
 }
 
 const fn status(good: bool) -> StatusCode {
@@ -143,11 +164,16 @@ struct Verbose {
     verbose: Option<String>,
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>, Query(query): Query<Verbose>) -> Response {
+async fn readyz(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<Verbose>,
+    telling: Telling,
+) -> Response {
     let (ready, rows) = shared.readiness();
     let mut body = String::new();
     if query.verbose.is_some() || !ready {
-        rows.iter().for_each(|row| body.push_str(&line(row)));
+        rows.iter()
+            .for_each(|row| body.push_str(&line(row, telling)));
     }
     body.push_str(if ready { "ok\n" } else { "not ready\n" });
     (status(ready), body).into_response()
@@ -155,7 +181,7 @@ async fn readyz(State(shared): State<Arc<Shared>>, Query(query): Query<Verbose>)
 
 /// `[+]` well, `[-]` not, and that is why the node is not ready; `[!]` not, which is only told
 /// or not yet so old.
-fn line(row: &Row) -> String {
+fn line(row: &Row, telling: Telling) -> String {
     let sign = match (row.status, row.blocks) {
         (Status::Good, _) => "[+]",
         (_, true) => "[-]",
@@ -168,6 +194,7 @@ fn line(row: &Row) -> String {
     };
     let reason = match row.reason.as_str() {
         "" => String::new(),
+        _ if telling == Telling::Verdicts => ": the reason is told on this host only".to_owned(),
         reason => format!(": {reason}"),
     };
     format!("{sign}{} {words}{reason}\n", row.condition)

@@ -147,6 +147,15 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// True if there was no answer at all, or none that ended: the server, or the way to it,
+    /// is gone.
+    pub(super) const fn is_of_the_way(self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable | Self::Silent | Self::Tls | Self::Ended
+        )
+    }
+
     /// One word, for labels.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -169,7 +178,7 @@ impl Reason {
 }
 
 /// One question that failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fault {
     pub reason: Reason,
     /// Printable.

@@ -9,15 +9,21 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HeaderValue};
-use kube::client::{Body, ClientBuilder};
+use hyper_timeout::TimeoutConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
-use tower::BoxError;
 use tower::filter::FilterLayer;
+use tower::{BoxError, ServiceBuilder};
 
 use super::api::{ApiError, Settings, chain};
+use super::life::Life;
+use super::limits::Limits;
 
 /// What tells one content of a file from the next; `None` if there is no file.
 type Stamp = Option<(u64, u64, i64, i64)>;
@@ -27,6 +33,7 @@ struct Server {
     name: String,
     config: Config,
     client: Client,
+    life: Arc<Life>,
     /// Counts how often its client was made.
     made: u64,
 }
@@ -37,6 +44,8 @@ pub(super) struct Target {
     pub server: String,
     /// Its client.
     pub client: Client,
+    /// Its signs of life.
+    pub life: Arc<Life>,
     /// How often all clients were made before, from newer files.
     pub version: u64,
     turn: usize,
@@ -73,8 +82,10 @@ impl Clients {
         let base = base(settings, &mut files).await?;
         let shown = shown(&base, settings);
         let client = |config: Config| {
-            let client = client(config.clone()).map_err(|e| ApiError::Client(chain(&e)))?;
+            let client = client(config.clone(), &settings.limits)
+                .map_err(|e| ApiError::Client(chain(&e)))?;
             Ok(Server {
+                life: Arc::new(Life::new()),
                 name: config.cluster_url.to_string(),
                 config,
                 client,
@@ -107,14 +118,15 @@ impl Clients {
         Target {
             server: server.name.clone(),
             client: server.client.clone(),
+            life: Arc::clone(&server.life),
             version: self.version,
             turn,
             made: server.made,
         }
     }
 
-    /// Gives up the connections to a server, those included that wait for the next request:
-    /// what one of them has met, the others may have as well.
+    /// Gives up the connections to a server that wait for the next request: what one of them
+    /// has met, the others may have as well. Those on which it answers live on.
     pub fn reconnect(&mut self, target: &Target) {
         if self.version != target.version {
             return;
@@ -124,7 +136,7 @@ impl Clients {
         if server.made != target.made {
             return;
         }
-        match client(server.config.clone()) {
+        match client(server.config.clone(), &self.settings.limits) {
             Ok(client) => {
                 server.client = client;
                 server.made += 1;
@@ -162,16 +174,39 @@ impl Clients {
 
 /// A client that reads the token file itself: `kube` would use what it read for up to a
 /// minute, and takes the line feed that most programs write after a token for a part of it.
-fn client(mut config: Config) -> Result<Client, kube::Error> {
+/// Its connections are probed by the kernel, which `kube` does not ask for.
+fn client(mut config: Config, limits: &Limits) -> Result<Client, kube::Error> {
+    if config.proxy_url.is_some() {
+        // What kube makes of one, or why it cannot.
+        return Ok(ClientBuilder::try_from(config)?.build());
+    }
     let user = &mut config.auth_info;
     let file = user.token_file.take_if(|_| user.token.is_none());
-    let builder = ClientBuilder::try_from(config)?;
-    let Some(file) = file else {
-        return Ok(builder.build());
-    };
-    let with_token = move |mut request: http::Request<Body>| -> Result<_, BoxError> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_keepalive(Some(limits.keepalive));
+    tcp.set_keepalive_interval(Some(limits.keepalive_interval));
+    tcp.set_keepalive_retries(Some(3));
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    connector.set_connect_timeout(Some(limits.connect));
+    let http = hyper_util::client::legacy::Builder::new(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .option_layer(file.map(|file| FilterLayer::new(with_token(file.into()))))
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace))
+}
+
+/// Puts the token in `file`, as it is now, into a request.
+fn with_token(
+    file: PathBuf,
+) -> impl FnMut(http::Request<Body>) -> Result<http::Request<Body>, BoxError> + Clone {
+    move |mut request| {
         let error = |message: String| TokenError {
-            file: file.clone(),
+            file: file.display().to_string(),
             message,
         };
         let token = std::fs::read_to_string(&file).map_err(|e| error(e.to_string()))?;
@@ -180,9 +215,7 @@ fn client(mut config: Config) -> Result<Client, kube::Error> {
         value.set_sensitive(true);
         request.headers_mut().insert(AUTHORIZATION, value);
         Ok(request)
-    };
-    let layer = FilterLayer::new(with_token);
-    Ok(builder.with_layer(&layer).build())
+    }
 }
 
 /// The configuration all servers share. Files are looked at before they are read, so that a
@@ -230,9 +263,10 @@ async fn base(settings: &Settings, files: &mut Vec<(PathBuf, Stamp)>) -> Result<
             (Err(e), None) => return Err(ApiError::InCluster(chain(&e))),
         },
     };
+    // With a proxy, the client is kube's. It would try 429, 503 and 504 fifteen times, with
+    // waits that double, and obey any Retry-After, before it says a word; another server is
+    // never asked.
     base.connect_timeout = Some(settings.limits.connect);
-    // The client would try 429, 503 and 504 fifteen times, with waits that double, and obey any
-    // Retry-After, before it says a word; another server is never asked.
     base.default_retry = false;
     Ok(base)
 }

@@ -2,18 +2,19 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Response, StatusCode, header};
 use http_body_util::BodyExt;
-use kube::Client;
 use kube::client::Body;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::api::{Fault, Reason, chain};
-use super::clients::TokenError;
+use super::clients::{Target, TokenError};
+use super::life::Life;
 use super::limits::Limits;
 
 /// Bytes of a refusal that are read: enough for its reason.
@@ -24,12 +25,12 @@ const REFUSAL: usize = 64 << 10;
 /// # Errors
 /// If the server cannot be reached, says nothing in time, or refuses.
 pub(super) async fn ask(
-    client: &Client,
+    target: &Target,
     request: http::Request<Vec<u8>>,
     limits: &Limits,
 ) -> Result<Response<Body>, Fault> {
     let patience = limits.connect + limits.head;
-    let sent = timeout(patience, client.send(request.map(Body::from))).await;
+    let sent = timeout(patience, target.client.send(request.map(Body::from))).await;
     let Ok(answer) = sent else {
         return Err(Fault::new(
             Reason::Silent,
@@ -37,10 +38,11 @@ pub(super) async fn ask(
         ));
     };
     let answer = answer.map_err(|e| not_sent(&e))?;
+    target.life.sign();
     if answer.status().is_success() {
         return Ok(answer);
     }
-    Err(refusal(answer, limits).await)
+    Err(refusal(answer, &target.life, limits).await)
 }
 
 /// The whole body of an answer.
@@ -49,6 +51,7 @@ pub(super) async fn ask(
 /// If it comes too slowly, breaks off, or is larger than `most` bytes (called `limit`).
 pub(super) async fn body(
     answer: Response<Body>,
+    life: &Life,
     limits: &Limits,
     most: usize,
     limit: &str,
@@ -62,6 +65,7 @@ pub(super) async fn body(
         };
         let Some(frame) = frame else { return Ok(all) };
         let frame = frame.map_err(|e| broken_off(&e))?;
+        life.sign();
         let Ok(data) = frame.into_data() else {
             continue;
         };
@@ -117,6 +121,7 @@ impl Pace {
 /// Lines of a watch.
 pub(super) struct Lines {
     body: Body,
+    life: Arc<Life>,
     buffer: BytesMut,
     /// Bytes of the buffer that hold no line feed.
     searched: usize,
@@ -137,9 +142,10 @@ pub(super) enum Said {
 
 impl Lines {
     /// Lines of an answer.
-    pub fn new(answer: Response<Body>, limits: &Limits) -> Self {
+    pub fn new(answer: Response<Body>, life: Arc<Life>, limits: &Limits) -> Self {
         Self {
             body: answer.into_body(),
+            life,
             buffer: BytesMut::new(),
             searched: 0,
             pace: None,
@@ -178,6 +184,7 @@ impl Lines {
             };
             match frame {
                 Some(Ok(frame)) => {
+                    self.life.sign();
                     if let Ok(data) = frame.into_data() {
                         self.buffer.extend_from_slice(&data);
                         let limits = &self.limits;
@@ -228,12 +235,12 @@ struct Status {
 }
 
 /// What a refusal means, in words that say what is wrong.
-async fn refusal(answer: Response<Body>, limits: &Limits) -> Fault {
+async fn refusal(answer: Response<Body>, life: &Life, limits: &Limits) -> Fault {
     let code = answer.status();
     let retry_after = answer.headers().get(header::RETRY_AFTER);
     let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     // A refusal without words is one all the same.
-    let text = body(answer, limits, REFUSAL, "a refusal")
+    let text = body(answer, life, limits, REFUSAL, "a refusal")
         .await
         .unwrap_or_default();
     let status: Status = serde_json::from_slice(&text).unwrap_or_default();

@@ -2,9 +2,9 @@
 //!
 //! With the defaults a server that accepts connections and says nothing, or drips, is left
 //! after 16 seconds ([`Limits::first_answer`]), and one that vanishes while it is being
-//! watched after 44 ([`Limits::mid_watch`]). A watch is asked for short (`timeoutSeconds`),
-//! so that a living server ends it by itself: that needs no keep-alive which a proxy in
-//! between, or the kernel of a host whose API server hangs, would answer for it.
+//! watched after 44 ([`Limits::mid_watch`]). One that said nothing on any connection for a
+//! while is asked for one object: keep-alive of TCP finds a lone connection that died, but a
+//! proxy in between, or the kernel of a host whose API server hangs, would answer it too.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
@@ -20,10 +20,18 @@ pub struct Limits {
     pub window: Duration,
     /// See `window`.
     pub window_bytes: usize,
-    /// A watch is asked for this long at most, a fifth less by chance. At least a second.
+    /// A watch is asked for this long at most, up to a half less by chance (as client-go
+    /// does). At least a second.
     pub watch: Duration,
-    /// A watch that has been silent for so much longer is taken for dead.
-    pub late: Duration,
+    /// A server that said nothing on any connection for so long is asked whether it is there.
+    pub silence: Duration,
+    /// A watch that said nothing for so long is begun anew, whatever others of the server
+    /// say: Kubernetes sends a bookmark each minute.
+    pub mute: Duration,
+    /// A connection that brings nothing for so long is probed by the kernel.
+    pub keepalive: Duration,
+    /// Between two such probes; three without an answer end the connection.
+    pub keepalive_interval: Duration,
     /// What has lived so long is well: waits start from the first again.
     pub steady: Duration,
     /// Between the first two attempts; doubled from attempt to attempt, a quarter more or
@@ -51,8 +59,11 @@ impl Default for Limits {
             head: Duration::from_secs(8),
             window: Duration::from_secs(4),
             window_bytes: 16 << 10,
-            watch: Duration::from_secs(25),
-            late: Duration::from_secs(3),
+            watch: Duration::from_secs(600),
+            silence: Duration::from_secs(28),
+            mute: Duration::from_secs(90),
+            keepalive: Duration::from_secs(10),
+            keepalive_interval: Duration::from_secs(5),
             steady: Duration::from_secs(10),
             first_wait: Duration::from_millis(200),
             last_wait: Duration::from_secs(15),
@@ -77,7 +88,14 @@ impl Limits {
     /// The longest from the last sign of life in a watch to the question to another server.
     #[must_use]
     pub fn mid_watch(&self) -> Duration {
-        self.watch + self.late + self.first_answer()
+        self.silence + self.first_answer()
+    }
+
+    /// How long a watch is asked for: not the same twice, so that the watches of many nodes do
+    /// not end together.
+    pub(super) fn watch_seconds(&self) -> u32 {
+        let seconds = self.watch.mul_f64(1.0 - chance() / 2.0).as_secs();
+        u32::try_from(seconds).unwrap_or(u32::MAX).max(1)
     }
 
     /// The same with more patience, once every server was silent: an overloaded one answers
@@ -178,7 +196,30 @@ mod tests {
         assert!(limits.first_answer() <= Duration::from_secs(20));
         assert!(limits.mid_watch() <= Duration::from_secs(45));
         // A watch that the server itself ends is not taken for one that failed.
-        assert!(limits.watch.mul_f64(0.8) > limits.steady);
+        assert!(limits.watch.mul_f64(0.5) > limits.steady);
+        // Nor is one that brings a bookmark each minute for one that is mute.
+        assert!(limits.mute > Duration::from_secs(75));
+        for _ in 0..100 {
+            let asked = Duration::from_secs(limits.watch_seconds().into());
+            assert!(asked <= limits.watch && asked >= limits.watch.mul_f64(0.49));
+        }
+    }
+
+    /// What docs/api-server.md says of 5,000 nodes.
+    #[test]
+    fn a_large_cluster_costs_its_servers_few_requests() {
+        let limits = Limits::default();
+        let nodes = 5000.0;
+        let kinds = super::super::api::Kind::ALL.len() as f64;
+        // Watches end after three quarters of the longest on average.
+        let watches = nodes * kinds / limits.watch.mul_f64(0.75).as_secs_f64();
+        assert!((watches - 55.6).abs() < 0.1, "{watches}");
+        // Where nothing happens at all, each node asks again each time.
+        let questions = nodes / limits.silence.as_secs_f64();
+        assert!((questions - 178.6).abs() < 0.1, "{questions}");
+        // Where no bookmarks are sent either, each watch is begun anew, and looked after.
+        let mute = 2.0 * nodes * kinds / limits.mute.as_secs_f64();
+        assert!((mute - 555.6).abs() < 0.1, "{mute}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::answers::{Line, is_older, listed, metadata, name_of, no_version, read
 use super::api::{Event, Fault, Kind, Reason, Settings, gone};
 use super::clients::{Clients, Target};
 use super::exchange::{Lines, Said, ask, body, error_event};
-use super::limits::{Backoff, Limits, about, chance};
+use super::limits::{Backoff, Limits, about};
 use super::telling::{Over, Telling, Told};
 
 /// Headless services and those of another proxy never come here (kube-proxy's own selector).
@@ -215,8 +215,9 @@ impl<W: Fn()> OneKind<W> {
             ..ListParams::default()
         };
         let request = self.request().list(&params).map_err(|e| impossible(&e))?;
-        let answer = ask(&target.client, request, &limits).await?;
-        let text = body(answer, &limits, limits.page_bytes, "one page of the list").await?;
+        let answer = ask(target, request, &limits).await?;
+        let most = limits.page_bytes;
+        let text = body(answer, &target.life, &limits, most, "one page of the list").await?;
         self.silent = 0;
         Ok(text)
     }
@@ -295,29 +296,27 @@ impl<W: Fn()> OneKind<W> {
         let params = WatchParams {
             label_selector,
             field_selector,
-            timeout: Some(watch_seconds(&limits)),
+            timeout: Some(limits.watch_seconds()),
             bookmarks: true,
             send_initial_events: false,
         };
         let request = self.request().watch(&params, &version);
         self.position = Position::Watch(version);
         let request = request.map_err(|e| impossible(&e))?;
-        let answer = ask(&target.client, request, &limits)
-            .await
-            .inspect_err(|fault| {
-                // Only a bad moment is worth the same question again.
-                if matches!(
-                    fault.reason,
-                    Reason::Expired | Reason::ServerError | Reason::NotServed
-                ) {
-                    self.position = Position::List;
-                }
-            })?;
+        let answer = ask(target, request, &limits).await.inspect_err(|fault| {
+            // Only a bad moment is worth the same question again.
+            if matches!(
+                fault.reason,
+                Reason::Expired | Reason::ServerError | Reason::NotServed
+            ) {
+                self.position = Position::List;
+            }
+        })?;
         self.silent = 0;
         self.in_watch = true;
         self.out.heard().await?;
         self.out.followed(false).await?;
-        let mut lines = Lines::new(answer, &limits);
+        let mut lines = Lines::new(answer, Arc::clone(&target.life), &limits);
         let begun = Instant::now();
         let mut steady = false;
         let mut last = begun;
@@ -328,11 +327,12 @@ impl<W: Fn()> OneKind<W> {
                 self.backoff.reset();
                 self.out.followed(true).await?;
             }
-            let dead = last + limits.watch + limits.late;
+            let silent = target.life.heard() + limits.silence;
+            let dead = last + limits.mute;
             let until = if steady {
-                dead
+                dead.min(silent)
             } else {
-                dead.min(begun + limits.steady)
+                dead.min(silent).min(begun + limits.steady)
             };
             match lines.next(until).await {
                 Ok(Said::Line(line)) => {
@@ -340,10 +340,15 @@ impl<W: Fn()> OneKind<W> {
                     self.line(target, &line).await?;
                     // Handing it over may have taken a while.
                     last = Instant::now();
+                    target.life.sign();
                 }
-                Ok(Said::Nothing) if Instant::now() < dead => {}
+                Ok(Said::Nothing) if Instant::now() < dead => {
+                    if Instant::now() >= target.life.heard() + limits.silence {
+                        self.ask_whether_there(target).await?;
+                    }
+                }
                 Ok(Said::Nothing) => {
-                    // Perhaps it only does not end watches. Asked on a new connection.
+                    // Perhaps only this watch is. Asked on a new connection.
                     self.clients.lock().await.reconnect(target);
                     self.doubt();
                     return Ok(());
@@ -368,6 +373,27 @@ impl<W: Fn()> OneKind<W> {
                 }
             }
         }
+    }
+
+    /// Asks a server that said nothing on any connection for one object, on a new one. Any
+    /// answer shows that it lives, a refusal too.
+    async fn ask_whether_there(&mut self, target: &Target) -> Result<(), Fault> {
+        let life = Arc::clone(&target.life);
+        life.doubted(async {
+            let mut clients = self.clients.lock().await;
+            clients.reconnect(target);
+            let target = clients.turn(self.turn);
+            drop(clients);
+            match (self.check(&target).await, &self.position) {
+                (Ok(now), Position::Watch(before)) => {
+                    let before = before.clone();
+                    self.not_older(&target, &now, &before)
+                }
+                (Err(fault), _) if fault.reason.is_of_the_way() => Err(fault),
+                _ => Ok(()),
+            }
+        })
+        .await
     }
 
     /// Before the next watch, the server is asked whether it is there.
@@ -517,24 +543,4 @@ impl<W: Fn()> OneKind<W> {
 /// A request that cannot be written down.
 fn impossible(error: &kube::core::request::Error) -> Fault {
     Fault::new(Reason::NotUnderstood, super::api::chain(error))
-}
-
-/// How long a watch is asked for.
-fn watch_seconds(limits: &Limits) -> u32 {
-    let seconds = limits.watch.mul_f64(1.0 - chance() / 5.0).as_secs();
-    u32::try_from(seconds).unwrap_or(u32::MAX).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn watches_are_asked_for_shorter_than_silence_is_borne() {
-        let limits = Limits::default();
-        for _ in 0..100 {
-            let asked = Duration::from_secs(watch_seconds(&limits).into());
-            assert!(asked <= limits.watch && asked >= limits.watch.mul_f64(0.76));
-        }
-    }
 }

@@ -14,6 +14,7 @@ mod flags;
 mod insert;
 mod kinds;
 mod known;
+mod life;
 mod limits;
 mod list_watch;
 mod nulls;
@@ -24,8 +25,10 @@ mod service;
 mod telling;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, Metadata};
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -66,6 +69,9 @@ pub struct Rules {
 
 /// As many objects with one unknown field are named.
 const MOST_UNKNOWN: usize = 3;
+
+/// Bytes of one file: as much as of a list from the API.
+const MOST_BYTES: u64 = 512 << 20;
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -130,7 +136,7 @@ pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, Sour
             }
             Input::Path(path) => {
                 for file in files(path)? {
-                    let bytes = std::fs::read(&file).map_err(read_error(&file))?;
+                    let bytes = contents(&file)?;
                     load_bytes(&bytes, &file.display().to_string(), &mut loaded);
                 }
             }
@@ -162,12 +168,55 @@ pub fn is_hidden(path: &Path) -> bool {
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
+/// What a file holds, unless that is more than [`MOST_BYTES`].
+fn contents(path: &Path) -> Result<Vec<u8>, SourceError> {
+    let file = File::open(path).map_err(read_error(path))?;
+    let mut size = file.metadata().map_err(read_error(path))?.len();
+    let mut bytes = Vec::new();
+    if size <= MOST_BYTES {
+        // A pipe does not tell its size.
+        let mut most = file.take(MOST_BYTES + 1);
+        most.read_to_end(&mut bytes).map_err(read_error(path))?;
+        size = bytes.len() as u64;
+    }
+    if size > MOST_BYTES {
+        return Err(SourceError::Content {
+            path: path.display().to_string(),
+            message: format!("is larger than {MOST_BYTES} bytes, the limit of one file"),
+        });
+    }
+    Ok(bytes)
+}
+
+/// Folders that were entered. Links lead in circles, and to the same folder twice.
+#[derive(Debug, Default)]
+pub(crate) struct Entered(BTreeSet<(u64, u64)>);
+
+impl Entered {
+    /// True if a folder with these data was not entered before; it is now.
+    pub(crate) fn first(&mut self, folder: &Metadata) -> bool {
+        self.0.insert((folder.dev(), folder.ino()))
+    }
+}
+
 /// The file itself, or all manifests below a folder in name order, without hidden ones.
 fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     if !path.metadata().map_err(read_error(path))?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut out = Vec::new();
+    files_below(path, &mut Entered::default(), &mut out)?;
+    Ok(out)
+}
+
+fn files_below(
+    path: &Path,
+    entered: &mut Entered,
+    out: &mut Vec<PathBuf>,
+) -> Result<(), SourceError> {
+    if !entered.first(&path.metadata().map_err(read_error(path))?) {
+        return Ok(());
+    }
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(path).map_err(read_error(path))? {
         entries.push(entry.map_err(read_error(path))?.path());
@@ -178,13 +227,22 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
         let manifest = entry
             .extension()
             .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
-        if entry.is_dir() {
-            out.extend(files(&entry)?);
+        // A link to nowhere is named when it is read.
+        let found = entry.metadata().ok();
+        if found.as_ref().is_some_and(Metadata::is_dir) {
+            files_below(&entry, entered, out)?;
         } else if manifest {
+            if found.is_some_and(|found| !found.is_file()) {
+                // Reading a pipe may never end.
+                return Err(SourceError::Content {
+                    path: entry.display().to_string(),
+                    message: "is neither a file nor a folder".to_owned(),
+                });
+            }
             out.push(entry);
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 fn load_bytes(bytes: &[u8], source: &str, into: &mut Loaded) {

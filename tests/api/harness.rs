@@ -185,8 +185,12 @@ pub fn url(port: u16) -> String {
 /// Status and body of a GET; 0 if nobody answers: a port that is just being closed resets
 /// who has connected to it.
 pub fn fetch(port: u16, path: &str) -> (u16, String) {
+    fetch_at("127.0.0.1", port, path)
+}
+
+pub fn fetch_at(host: &str, port: u16, path: &str) -> (u16, String) {
     let ask = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        let mut stream = TcpStream::connect((host, port))?;
         write!(
             stream,
             "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"

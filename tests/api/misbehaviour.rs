@@ -21,7 +21,8 @@ fn short() -> Limits {
         head: Duration::from_millis(500),
         window: Duration::from_millis(500),
         watch: Duration::from_secs(2),
-        late: Duration::from_millis(500),
+        silence: Duration::from_millis(2500),
+        mute: Duration::from_secs(5),
         steady: Duration::from_millis(700),
         first_wait: Duration::from_millis(20),
         last_wait: Duration::from_millis(500),
@@ -164,7 +165,7 @@ fn a_server_that_does_not_answer_is_left_for_the_next() {
 /// Drops what goes to a port, as when the host behind it lost its power.
 fn unplug(port: u16) {
     let rules = format!(
-        "table inet unplugged {{\n chain c {{\n type filter hook input priority -300;
+        "table inet unplugged-{port} {{\n chain c {{\n type filter hook input priority -300;
            tcp dport {port} drop; tcp sport {port} drop;\n }}\n}}"
     );
     run("nft", &["-f", "-"], &rules);
@@ -207,8 +208,11 @@ fn watches_that_say_nothing_at_a_server_that_lives_lose_no_change() {
         let server = Server::new();
         server.put(slice(1, &[1]));
         let listening = server.listen(0);
-        let limits = short();
-        let most = limits.mid_watch() + SLACK;
+        let limits = Limits {
+            watch: Duration::from_secs(600),
+            ..short()
+        };
+        let most = limits.mute + limits.first_answer() + SLACK;
         let mut following = Following::of(&[listening.address], limits);
         following.until_complete(SLACK);
         following.until("a sign of life", SLACK, |e| {
@@ -218,6 +222,89 @@ fn watches_that_say_nothing_at_a_server_that_lives_lose_no_change() {
         server.mute();
         server.put(slice(2, &[2]));
         following.until("the change", most, |e| is_slice(e, "s2-a"));
+        assert_eq!(following.failures(), []);
+    });
+}
+
+/// Our ends of the connections to a port.
+fn ends_of(port: u16) -> Vec<u16> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let end = |address: &str| u16::from_str_radix(address.split(':').nth(1)?, 16).ok();
+    let ends = text.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (ours, theirs) = (end(fields.next()?)?, end(fields.next()?)?);
+        (theirs == port).then_some(ours)
+    });
+    ends.collect()
+}
+
+#[test]
+fn connections_that_died_are_found_by_the_kernel_where_the_server_lives() {
+    in_namespace(|| {
+        loopback();
+        let server = Server::new();
+        server.put(slice(1, &[1]));
+        let listening = server.listen(0);
+        let forever = Duration::from_secs(600);
+        let limits = Limits {
+            watch: forever,
+            silence: forever,
+            mute: forever,
+            keepalive: Duration::from_secs(1),
+            keepalive_interval: Duration::from_secs(1),
+            ..short()
+        };
+        let mut following = Following::of(&[listening.address], limits);
+        following.until_complete(SLACK);
+        following.until("a sign of life", SLACK, |e| {
+            matches!(e, Event::Heard(Kind::EndpointSlice))
+        });
+        let died = ends_of(listening.address.port());
+        assert!(died.len() >= Kind::ALL.len(), "{died:?}");
+        for end in died {
+            unplug(end);
+        }
+        server.put(slice(2, &[2]));
+        following.until("the change", SLACK * 2, |e| is_slice(e, "s2-a"));
+    });
+}
+
+#[test]
+fn a_server_that_is_heard_on_one_connection_is_not_asked_whether_it_lives() {
+    in_namespace(|| {
+        loopback();
+        let server = Server::new();
+        server.put(slice(1, &[1]));
+        let listening = server.listen(0);
+        let limits = Limits {
+            watch: Duration::from_secs(600),
+            silence: Duration::from_secs(2),
+            mute: Duration::from_secs(600),
+            ..short()
+        };
+        let mut following = Following::of(&[listening.address], limits);
+        following.until_complete(SLACK);
+        let heard = |events: &[Event], kind| {
+            let is = |e: &Event| matches!(e, Event::Heard(k) if *k == kind);
+            events.iter().any(is)
+        };
+        let start = Instant::now();
+        while !Kind::ALL.iter().all(|kind| heard(&following.events, *kind)) {
+            assert!(start.elapsed() < SLACK);
+            following.events.extend(following.follower.events());
+        }
+        let before = server.requests().len();
+        // Bookmarks come all the while; then nothing comes any more on any connection.
+        std::thread::sleep(Duration::from_secs(5));
+        assert_eq!(server.requests().len(), before);
+        server.mute();
+        std::thread::sleep(Duration::from_secs(5));
+        let asked = server.requests().len() - before;
+        assert!(
+            (1..=2).contains(&asked),
+            "{:?}",
+            &server.requests()[before..]
+        );
         assert_eq!(following.failures(), []);
     });
 }

@@ -324,3 +324,42 @@ fn owned_tables_survive_flushes_and_kills_and_no_connection_fails() {
         assert!(!run("nft", &["list", "tables"], "").contains("svcnat"));
     });
 }
+
+#[test]
+fn the_health_listener_tells_the_network_verdicts_and_this_host_reasons_and_state() {
+    in_namespace(|| {
+        loopback();
+        run("ip", &["addr", "add", "192.0.2.1/32", "dev", "lo"], "");
+        let server = Server::new();
+        server.put(service(0));
+        server.forbid("Node", true);
+        let listening = server.listen(0);
+        let agent = Agent::start(
+            "told-whom",
+            &[
+                url(listening.address.port()),
+                "--healthz-bind-address=[::]:10256".into(),
+            ],
+        );
+        eventually("the failure", || {
+            agent.log().contains("not allowed to list and watch nodes")
+        });
+        // From its own address, as another host would ask.
+        let ask = |path: &str| fetch_at("192.0.2.1", 10256, path);
+        for path in ["/state", "/metrics", "/", "/debug/pprof/"] {
+            assert_eq!(ask(path).0, 404, "{path}");
+        }
+        assert_eq!(ask("/healthz").0, 200);
+        let (_, told) = ask("/readyz?verbose");
+        assert!(told.contains("[-]source Node "), "{told}");
+        assert!(!told.contains("not allowed"), "{told}");
+        for (port, host) in [(10256, "127.0.0.1"), (10249, "127.0.0.1")] {
+            let (_, told) = fetch_at(host, port, "/readyz?verbose");
+            assert!(
+                told.contains("not allowed to list and watch nodes"),
+                "{told}"
+            );
+            assert_eq!(fetch_at(host, port, "/state").0, 200);
+        }
+    });
+}
