@@ -7,8 +7,10 @@
 //! did (`tests/netns/takeover.rs`). The same goes for a table of ours whose rules come to use
 //! such a set: an older layout, or the first of a kind.
 
+use std::collections::BTreeSet;
+
 use super::{Delta, Operation, TableDelta};
-use crate::ruleset::SetKind;
+use crate::ruleset::{SetData, SetKind, Value};
 
 /// The interval sets that `delta` declares in tables it does not build anew, and what is in
 /// them. No rule uses them yet, so that committing this changes nothing for any packet.
@@ -35,6 +37,67 @@ pub fn take_ahead(delta: &mut Delta) -> Delta {
         }
     }
     first
+}
+
+/// Of a change from an older layout, which is told by its verdict map, all but what is only
+/// removed: a packet that is still on the old rules finds what they look into. `None` if this
+/// is no such change, or nothing but removals is left of it.
+#[must_use]
+pub fn without_removals(delta: &Delta) -> Option<Delta> {
+    let is_older = |table: &&TableDelta| {
+        table.operations.iter().any(|operation| match operation {
+            Operation::DeleteSet(name) => {
+                let set = table.sets.get(name);
+                set.is_some_and(|set| set.data == SetData::Verdict)
+            }
+            _ => false,
+        })
+    };
+    let parts = delta.tables.iter().filter(is_older).map(kept);
+    let tables: Vec<TableDelta> = parts.filter(|part| !part.operations.is_empty()).collect();
+    (!tables.is_empty()).then_some(Delta { tables })
+}
+
+/// A table's operations without those that only remove.
+fn kept(table: &TableDelta) -> TableDelta {
+    let mut added: BTreeSet<(&str, &Value)> = BTreeSet::new();
+    let mut gone: BTreeSet<&str> = BTreeSet::new();
+    for operation in &table.operations {
+        match operation {
+            Operation::AddElements(set, elements) => {
+                added.extend(elements.iter().map(|(key, _)| (set.as_str(), key)));
+            }
+            Operation::DeleteChain(name) | Operation::DeleteSet(name) => {
+                gone.insert(name);
+            }
+            _ => {}
+        }
+    }
+    let operations = table
+        .operations
+        .iter()
+        .filter_map(|operation| match operation {
+            Operation::DeleteChain(_) | Operation::DeleteSet(_) => None,
+            Operation::FlushChain(name) if gone.contains(name.as_str()) => None,
+            Operation::DeleteElements(name, _) if gone.contains(name.as_str()) => None,
+            Operation::DeleteElements(name, elements)
+                if table
+                    .sets
+                    .get(name)
+                    .is_some_and(|s| s.kind == SetKind::Exact) =>
+            {
+                let replaced = elements
+                    .iter()
+                    .filter(|(key, _)| added.contains(&(name.as_str(), key)));
+                let replaced: Vec<_> = replaced.cloned().collect();
+                (!replaced.is_empty()).then(|| Operation::DeleteElements(name.clone(), replaced))
+            }
+            other => Some(other.clone()),
+        });
+    TableDelta {
+        operations: operations.collect(),
+        ..table.clone()
+    }
 }
 
 fn of_table(table: &TableDelta) -> Option<TableDelta> {

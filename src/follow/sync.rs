@@ -13,7 +13,7 @@ use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{
     Counts, Delta, Operation, TableDelta, ahead, diff, own, own_added, resembles, rules_only,
-    take_ahead,
+    take_ahead, without_removals,
 };
 use crate::engine::{Engine, Next, Step};
 use crate::host::interfaces::{self, local_addresses};
@@ -280,6 +280,10 @@ impl Sync {
                 ahead(&delta)
             } else {
                 take_ahead(&mut delta)
+            };
+            let first = match without_removals(&delta) {
+                Some(most) if first.is_empty() => most,
+                _ => first,
             };
             if !first.is_empty() {
                 match self.commit_ahead(&first, bound_to(live.generation, races)) {
