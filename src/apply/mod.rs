@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use crate::cluster::{Cluster, Family, Protocol};
 use crate::compile::SetId;
 use crate::counters;
-use crate::diff::{Delta, Operation, TableDelta, diff, take_ahead, without_removals};
+use crate::diff::{Delta, Operation, TableDelta, diff, take_first};
 use crate::host::HostError;
 use crate::host::conntrack::{Conntrack, Flow};
 use crate::host::conntrack_plan::{self, DoorKey};
@@ -151,10 +151,7 @@ pub fn carry_out(
             delta = unconfirmed.take().unwrap_or(delta);
             (!delta.is_empty()).then(Committed::default)
         } else {
-            let mut part = take_ahead(&mut delta);
-            if part.is_empty() {
-                part = without_removals(&delta).unwrap_or_default();
-            }
+            let mut part = take_first(&mut delta);
             if !part.is_empty() {
                 match kernel.commit(&part, bound_to(before.generation, races)) {
                     Ok(_) => {

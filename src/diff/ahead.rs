@@ -39,11 +39,21 @@ pub fn take_ahead(delta: &mut Delta) -> Delta {
     first
 }
 
+/// What of `delta` is to be committed before the rest, if anything: [`take_ahead`], then
+/// [`without_removals`].
+#[must_use]
+pub fn take_first(delta: &mut Delta) -> Delta {
+    let first = take_ahead(delta);
+    if first.is_empty() {
+        return without_removals(delta).unwrap_or_default();
+    }
+    first
+}
+
 /// Of a change from an older layout, which is told by its verdict map, all but what is only
 /// removed: a packet that is still on the old rules finds what they look into. `None` if this
 /// is no such change, or nothing but removals is left of it.
-#[must_use]
-pub fn without_removals(delta: &Delta) -> Option<Delta> {
+fn without_removals(delta: &Delta) -> Option<Delta> {
     let is_older = |table: &&TableDelta| {
         table.operations.iter().any(|operation| match operation {
             Operation::DeleteSet(name) => {

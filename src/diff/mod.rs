@@ -9,7 +9,7 @@ mod steps;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
-pub use ahead::{ahead, take_ahead, without_removals};
+pub use ahead::{ahead, take_ahead, take_first};
 pub use outline::{resembles, rules_only};
 pub use render::write;
 use steps::Steps;

@@ -13,7 +13,7 @@ use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{
     Counts, Delta, Operation, TableDelta, ahead, diff, own, own_added, resembles, rules_only,
-    take_ahead, without_removals,
+    take_ahead, take_first,
 };
 use crate::engine::{Engine, Next, Step};
 use crate::host::interfaces::{self, local_addresses};
@@ -279,11 +279,7 @@ impl Sync {
             let first = if taking_over {
                 ahead(&delta)
             } else {
-                take_ahead(&mut delta)
-            };
-            let first = match without_removals(&delta) {
-                Some(most) if first.is_empty() => most,
-                _ => first,
+                take_first(&mut delta)
             };
             if !first.is_empty() {
                 match self.commit_ahead(&first, bound_to(live.generation, races)) {
