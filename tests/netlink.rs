@@ -9,13 +9,13 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use support::{full_plan, in_namespace, listing, objects, run};
-use svcnat::apply::{Held, holds, reconcile};
+use svcnat::apply::{Verification, holds, reconcile};
 use svcnat::cluster::{Change, Cluster, ObjectName};
 use svcnat::compile::compile;
 use svcnat::config::Config;
 use svcnat::diff::{Delta, Operation, diff};
 use svcnat::engine::Engine;
-use svcnat::follow::{NameWriters, Sync};
+use svcnat::follow::{KernelSync, NameWriters};
 use svcnat::netlink::{NetlinkError, Nfnetlink};
 use svcnat::plan::{NodeContext, NodePlan, plan};
 use svcnat::print::{json, text};
@@ -174,10 +174,13 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
     let plan = full_plan();
     in_namespace(|| {
         let mut kernel = Nfnetlink::open().unwrap();
-        assert_eq!(holds(&mut kernel, &fresh(&plan)).unwrap(), Held::Differs);
+        assert_eq!(
+            holds(&mut kernel, &fresh(&plan)).unwrap(),
+            Verification::Differs
+        );
         let done = reconcile(&mut kernel, wanted(&plan)).unwrap();
         let mut held = || holds(&mut kernel, &done.desired).unwrap();
-        assert_eq!(held(), Held::Whole(done.generation));
+        assert_eq!(held(), Verification::Whole(done.generation));
         // As many elements as before, each time.
         for (remove, add) in [
             ("cluster-ips { 10.254.0.10 }", "cluster-ips { 10.254.0.99 }"),
@@ -197,9 +200,9 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
             let undo = run("nft", &["-s", "list", "ruleset"], "");
             let change = format!("delete element ip svcnat {remove}\nadd element ip svcnat {add}");
             run("nft", &["-f", "-"], &change);
-            assert_eq!(held(), Held::Differs, "{add}");
+            assert_eq!(held(), Verification::Differs, "{add}");
             run("nft", &["-f", "-"], &format!("flush ruleset\n{undo}"));
-            assert!(matches!(held(), Held::Whole(_)), "undone: {add}");
+            assert!(matches!(held(), Verification::Whole(_)), "undone: {add}");
         }
     });
 }
@@ -347,7 +350,7 @@ fn a_service_the_kernel_refuses_costs_only_itself_and_is_tried_again_when_it_cha
     in_namespace(|| {
         with_room_for(6, &config, &text);
         let mut kernel = Nfnetlink::open().unwrap();
-        let mut sync = Sync::open(false, false, NameWriters::Never).unwrap();
+        let mut sync = KernelSync::open(false, false, NameWriters::Never).unwrap();
         let mut engine = Engine::with_cluster(config.clone(), Vec::new(), cluster(&text));
         sync.sync(&mut engine).unwrap();
         let aside: Vec<ObjectName> = engine.aside().keys().cloned().collect();
@@ -362,7 +365,7 @@ fn a_service_the_kernel_refuses_costs_only_itself_and_is_tried_again_when_it_cha
 
         // Another Service goes on being updated.
         let other = all.iter().find(|(n, _)| *n != &*aside[0].name).unwrap();
-        let mut change = |text: &str, sync: &mut Sync| {
+        let mut change = |text: &str, sync: &mut KernelSync| {
             for (name, slices) in cluster(text).slices {
                 for slice in slices.iter() {
                     assert_eq!(slice.service, name);

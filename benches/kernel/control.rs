@@ -240,7 +240,7 @@ fn changes(
         for _ in 0..3 {
             let start = Instant::now();
             let held = svcnat::apply::holds(&mut node.kernel, node.engine.ruleset());
-            assert!(matches!(held, Ok(svcnat::apply::Held::Whole(_))));
+            assert!(matches!(held, Ok(svcnat::apply::Verification::Whole(_))));
             asked.add(start.elapsed());
         }
         report.time("verification by asking for each element", &size, &asked);

@@ -6,7 +6,7 @@ use crate::ruleset::{Family, Ruleset, Set, SetKind};
 
 /// Whether the kernel holds something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum Verification {
     /// Exactly this, at this generation.
     Whole(u32),
     /// Something else, or it cannot tell.
@@ -21,25 +21,25 @@ pub enum Held {
 ///
 /// # Errors
 /// If the kernel cannot be read.
-pub fn holds(kernel: &mut Nfnetlink, wanted: &Ruleset) -> Result<Held, NetlinkError> {
+pub fn holds(kernel: &mut Nfnetlink, wanted: &Ruleset) -> Result<Verification, NetlinkError> {
     let outline = kernel.outline()?;
     if !resembles(wanted, &outline) {
-        return Ok(Held::Differs);
+        return Ok(Verification::Differs);
     }
     for (family, table) in &wanted.tables {
         let counts = outline.tables.get(family).map(|table| &table.counts);
         for set in table.sets.values() {
             let counted = counts.is_some_and(|counts| counts.contains_key(&set.name));
             if !same(kernel, *family, set, counted)? {
-                return Ok(Held::Differs);
+                return Ok(Verification::Differs);
             }
         }
     }
     let after = kernel.outline()?;
     Ok(if after.tables == outline.tables {
-        Held::Whole(after.generation)
+        Verification::Whole(after.generation)
     } else {
-        Held::Disturbed
+        Verification::Disturbed
     })
 }
 

@@ -22,7 +22,7 @@ pub const SECOND_READING: Duration = Duration::from_secs(2);
 const READ_LATEST: Duration = Duration::from_secs(10);
 
 /// Sets of frontends, each element one address or port that answers.
-const DOORS: [&str; 2] = [
+const FRONTENDS: [&str; 2] = [
     SetId::ServiceIps.fixed_name(),
     SetId::ServiceNodeports.fixed_name(),
 ];
@@ -100,7 +100,7 @@ impl Holding {
                 .map(|(counted, set)| counted.map_or(set.elements.len(), |n| n as usize))
                 .sum::<usize>()
         };
-        let services = count(&DOORS);
+        let services = count(&FRONTENDS);
         Self {
             objects: services + count(&HOST_PORTS) + routes,
             services,

@@ -13,12 +13,12 @@ use crate::counters;
 use crate::diff::{Delta, Operation, TableDelta, diff, take_first};
 use crate::host::HostError;
 use crate::host::conntrack::{Conntrack, Flow};
-use crate::host::conntrack_plan::{self, DoorKey};
+use crate::host::conntrack_plan::{self, FrontendAddress};
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, serving};
 use crate::ruleset::{Element, ElementData, LiveRuleset, Ruleset, Value};
 pub use aside::{MOST_ASIDE, carry_out_setting_aside, refused_with};
-pub use holds::{Held, holds};
+pub use holds::{Verification, holds};
 pub use loss::{Holding, Limit, Loss, LossGuard, SECOND_READING, Verdict};
 
 /// Times a commit is tried again after another program's came first.
@@ -225,13 +225,13 @@ pub fn installed(
 }
 
 /// Tracked UDP and SCTP flows that lead where no new one would once `plan` is in force, and
-/// `closed` are the doors that this takes away ([`conntrack_plan::closed`]). O(tracked flows).
+/// `closed` are the frontends that this takes away ([`conntrack_plan::closed`]). O(tracked flows).
 ///
 /// # Errors
 /// If the table cannot be read.
 pub fn stale_flows(
     table: &mut Conntrack,
-    closed: &BTreeSet<DoorKey>,
+    closed: &BTreeSet<FrontendAddress>,
     plan: &NodePlan,
     cluster: &Cluster,
     local_addresses: &BTreeSet<IpAddr>,
@@ -257,7 +257,7 @@ pub fn stale_flows(
 /// If the table cannot be read or the kernel refuses.
 pub fn drop_stale_flows(
     table: &mut Conntrack,
-    closed: &BTreeSet<DoorKey>,
+    closed: &BTreeSet<FrontendAddress>,
     plan: &NodePlan,
     cluster: &Cluster,
     local_addresses: &BTreeSet<IpAddr>,

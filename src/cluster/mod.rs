@@ -1,4 +1,4 @@
-//! The cluster as far as it can change a decision: no Kubernetes API types past this door.
+//! The cluster as far as it can change a decision: no Kubernetes API types past this module.
 //!
 //! `source` fills these from manifests or from the API, `plan` reads them. Fields keep the
 //! Kubernetes names; what the API leaves out is already resolved to its documented default.

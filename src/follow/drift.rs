@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Agent, Drift, Look};
+use super::{Agent, Drift, DriftCheck};
 use crate::diff::Delta;
 use crate::observe::Condition;
 
@@ -18,11 +18,11 @@ impl Agent<'_> {
             self.sync.look(&self.engine)
         };
         match found {
-            Ok(Look::Drift(delta)) => self.drift(&delta, false),
-            Ok(Look::Rules(delta)) => self.drift(&delta, true),
+            Ok(DriftCheck::Drift(delta)) => self.drift(&delta, false),
+            Ok(DriftCheck::Rules(delta)) => self.drift(&delta, true),
             // Nobody wrote since: what was told to be changed still is.
-            Ok(Look::Quiet) if self.drifted => {}
-            Ok(Look::Quiet | Look::Others) => {
+            Ok(DriftCheck::Quiet) if self.drifted => {}
+            Ok(DriftCheck::Quiet | DriftCheck::Others) => {
                 self.drifted = false;
                 self.observed.good(Condition::Tables);
             }
@@ -36,7 +36,10 @@ impl Agent<'_> {
     /// `rules_only`: the elements are as many as they should be, and the delta is complete.
     fn drift(&mut self, delta: &Delta, rules_only: bool) {
         let counts = delta.counts();
-        let by = self.sync.blame().unwrap_or_else(|error| error.to_string());
+        let by = self
+            .sync
+            .who_wrote()
+            .unwrap_or_else(|error| error.to_string());
         if let Some(times) = self.agenda.drift_line.take(Instant::now()) {
             tracing::warn!(
                 by,

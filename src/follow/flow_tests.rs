@@ -11,7 +11,7 @@ use crate::cluster::{Change, Family, ObjectName, Protocol};
 use crate::config::Config;
 use crate::engine::{Engine, Next};
 use crate::host::conntrack::{Flow, StaleFlow, Tuple};
-use crate::host::conntrack_plan::{Context, DoorKey, stale_in};
+use crate::host::conntrack_plan::{Context, FrontendAddress, stale_in};
 use crate::plan::{FrontendKey, NodePlan, View, plan, serving};
 use crate::ruleset::LiveRuleset;
 use crate::source::{Loaded, load_str};
@@ -204,7 +204,7 @@ fn flow(to: IpAddr, protocol: Protocol, port: u16, endpoint: IpAddr) -> Flow {
     }
 }
 
-fn door(flow: &Flow) -> DoorKey {
+fn address_of(flow: &Flow) -> FrontendAddress {
     (flow.original.dst, flow.protocol, flow.original.dport)
 }
 
@@ -217,8 +217,8 @@ proptest! {
     ) {
         let (mut engine, mut slices) = (engine(), Slices::new());
         let mut flows: BTreeSet<Flow> = BTreeSet::new();
-        // Doors that are no more, of which only increments know that they were ours.
-        let mut doors: BTreeMap<DoorKey, ()> = BTreeMap::new();
+        // Frontends that are no more, of which only increments know that they were ours.
+        let mut addresses: BTreeMap<FrontendAddress, ()> = BTreeMap::new();
         for act in acts.iter().chain([&Act::Step]) {
             if let Some(change) = change(act, &mut slices) {
                 engine.apply(change);
@@ -235,8 +235,8 @@ proptest! {
             let serving = serving(engine.cluster());
             let local = local();
             let context = Context { local_addresses: &local, serving: &serving };
-            doors.extend(flows.iter().map(|flow| (door(flow), ())));
-            let closed = doors.keys().copied().collect();
+            addresses.extend(flows.iter().map(|flow| (address_of(flow), ())));
+            let closed = addresses.keys().copied().collect();
             let all: Vec<Flow> = flows.iter().cloned().collect();
             let fresh: BTreeSet<Flow> = stale_in(&plan, &closed, all, &context).into_iter().collect();
             let removed: BTreeSet<Flow> = flows

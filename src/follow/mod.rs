@@ -7,7 +7,6 @@
 
 mod agenda;
 mod aside;
-mod blame;
 mod drift;
 mod files;
 #[cfg(test)]
@@ -22,6 +21,7 @@ mod state;
 mod sync;
 mod tell;
 mod tidy;
+mod writer_log;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -38,13 +38,13 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-pub use blame::NameWriters;
 pub use files::Watch;
 pub use pending::Pending;
 pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
-pub use sync::{Look, Sync, SyncError, Synced};
+pub use sync::{DriftCheck, KernelSync, SyncError, Synced};
 pub use tidy::Tidied;
+pub use writer_log::NameWriters;
 
 use crate::apply::{Limit, LossGuard};
 use crate::cluster::Cluster;
@@ -57,7 +57,7 @@ use crate::problem::{Problem, Severity};
 use crate::source::api;
 use agenda::{Agenda, waits};
 use health_checks::HealthChecks;
-use service_manager::Told;
+use service_manager::ServiceManager;
 use tell::report;
 
 /// What to do when others change our tables.
@@ -172,7 +172,7 @@ pub struct Agent<'a> {
     options: Options,
     sources: Sources<'a>,
     engine: Engine,
-    sync: Sync,
+    sync: KernelSync,
     monitor: Monitor,
     waker: Waker,
     pending: Pending,
@@ -192,7 +192,7 @@ pub struct Agent<'a> {
     settings: Vec<Problem>,
     /// What was last found wrong with the files.
     file_problems: Vec<Problem>,
-    told: Rc<RefCell<Told>>,
+    told: Rc<RefCell<ServiceManager>>,
     /// What takes so long, on a terminal, until it is ready.
     line: Progress,
 }
@@ -211,10 +211,11 @@ impl<'a> Agent<'a> {
         line: Progress,
     ) -> Result<Self, SyncError> {
         let monitor = Monitor::open()?;
-        let mut sync = Sync::open(options.take_over, options.own_tables, options.name_writers)?;
+        let mut sync =
+            KernelSync::open(options.take_over, options.own_tables, options.name_writers)?;
         let addresses = sync.refresh_addresses()?;
         let now = Instant::now();
-        let told = Rc::new(RefCell::new(Told::default()));
+        let told = Rc::new(RefCell::new(ServiceManager::default()));
         let (life, watched) = (Rc::clone(&told), Arc::clone(&observed));
         sync.on_progress(Box::new(move || {
             life.borrow_mut().alive();

@@ -34,7 +34,7 @@ pub fn notify(state: &str) -> bool {
 
 /// What the service manager was told last.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct ServiceManager {
     alive: Option<Instant>,
     /// When it was last thought about what else there is to say.
     said: Option<Instant>,
@@ -43,7 +43,7 @@ pub(super) struct Told {
     owes_ready: bool,
 }
 
-impl Told {
+impl ServiceManager {
     /// Says that we are alive, in the middle of work too; not more often than anybody needs.
     pub(super) fn alive(&mut self) {
         if take(&mut self.alive) {

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::aside::{self, set_aside};
-use super::blame::{Blame, NameWriters};
 use super::tidy::{Tidied, Tidy};
-use crate::apply::{Held, Holding, Limit, MOST_ASIDE, TRIES, bound_to, holds, installed};
+use super::writer_log::{NameWriters, WriterLog};
+use crate::apply::{Holding, Limit, MOST_ASIDE, TRIES, Verification, bound_to, holds, installed};
 use crate::cluster::ObjectName;
 use crate::counters;
 use crate::diff::{
@@ -70,7 +70,7 @@ pub struct Synced {
 
 /// What a look at the kernel found.
 #[derive(Debug)]
-pub enum Look {
+pub enum DriftCheck {
     /// Nobody but us wrote.
     Quiet,
     /// Somebody wrote, but our tables are as they were.
@@ -93,9 +93,9 @@ enum Seen {
 }
 
 /// The kernel's side of the daemon.
-pub struct Sync {
+pub struct KernelSync {
     kernel: Nfnetlink,
-    blame: Blame,
+    writers: WriterLog,
     tidy: Tidy,
     /// The generation our own last commit made, as far as we know.
     generation: u32,
@@ -115,7 +115,7 @@ pub struct Sync {
     aside_since: Option<Instant>,
 }
 
-impl Sync {
+impl KernelSync {
     /// Opens the sockets.
     ///
     /// # Errors
@@ -123,7 +123,7 @@ impl Sync {
     pub fn open(take_over: bool, own: bool, name_writers: NameWriters) -> Result<Self, SyncError> {
         let kernel = Nfnetlink::open()?;
         let mut sync = Self {
-            blame: Blame::open(name_writers, kernel.port())?,
+            writers: WriterLog::open(name_writers, kernel.port())?,
             kernel,
             tidy: Tidy::default(),
             generation: 0,
@@ -172,8 +172,8 @@ impl Sync {
 
     /// Carries out what changed in the engine. O(changed), or O(cluster) if the engine asks
     /// for a new start. Flows, clients and routes are looked after once the rules are in
-    /// force; what fails of that is told in [`Synced`], and owed ([`Sync::is_tidying_owed`],
-    /// [`Sync::routes_owed`]).
+    /// force; what fails of that is told in [`Synced`], and owed ([`KernelSync::is_tidying_owed`],
+    /// [`KernelSync::routes_owed`]).
     ///
     /// # Errors
     /// If the kernel refuses the rules; the engine then starts over with the next sync.
@@ -186,7 +186,7 @@ impl Sync {
                 Err(error) => {
                     // Somebody meddled with what the step builds on: start over.
                     engine.distrust();
-                    let by = self.blame().unwrap_or_else(|e| e.to_string());
+                    let by = self.who_wrote().unwrap_or_else(|e| e.to_string());
                     tracing::warn!(%error, by, "an increment does not fit the kernel's state");
                     engine.advance();
                     self.rebuild(engine)
@@ -225,7 +225,7 @@ impl Sync {
 
     /// Commits increments. They are not bound to a generation: elements of ours come and go
     /// whatever others write to their own tables, so a busy neighbour cannot hold us up. If
-    /// one meddles with ours, the kernel refuses what does not fit, or [`Sync::look`] finds it.
+    /// one meddles with ours, the kernel refuses what does not fit, or [`KernelSync::look`] finds it.
     fn commit(&mut self, delta: &mut Delta) -> Result<Option<Committed>, SyncError> {
         if delta.is_empty() {
             return Ok(None);
@@ -240,7 +240,7 @@ impl Sync {
         self.carry_counters(delta);
         let kernel = &mut self.kernel;
         let committed = self
-            .blame
+            .writers
             .while_committing(delta, || kernel.commit(delta, 0))?;
         self.generation = next(self.generation);
         Ok(Some(committed))
@@ -249,7 +249,7 @@ impl Sync {
     /// Commits sets that no rule uses yet.
     fn commit_ahead(&mut self, first: &Delta, bound: u32) -> Result<(), NetlinkError> {
         let kernel = &mut self.kernel;
-        self.blame
+        self.writers
             .while_committing(first, || kernel.commit(first, bound))?;
         self.generation = next(self.generation);
         Ok(())
@@ -296,7 +296,7 @@ impl Sync {
                 let bound = bound_to(live.generation, races);
                 let kernel = &mut self.kernel;
                 let result = self
-                    .blame
+                    .writers
                     .while_committing(&delta, || kernel.commit(&delta, bound));
                 match result {
                     Err(NetlinkError::Raced) => continue,
@@ -471,11 +471,11 @@ impl Sync {
     ///
     /// # Errors
     /// If the kernel cannot be read.
-    pub fn look(&mut self, engine: &Engine) -> Result<Look, SyncError> {
-        self.blame.note();
+    pub fn look(&mut self, engine: &Engine) -> Result<DriftCheck, SyncError> {
+        self.writers.note();
         let quiet = self.kernel.generation()? == self.generation;
         if quiet && !(self.verify_owed && Instant::now() >= self.verify_after) {
-            return Ok(Look::Quiet);
+            return Ok(DriftCheck::Quiet);
         }
         if !quiet {
             match self.outline(engine)? {
@@ -483,10 +483,10 @@ impl Sync {
                     self.generation = generation;
                     self.verify_owed = true;
                     if Instant::now() < self.verify_after {
-                        return Ok(Look::Others);
+                        return Ok(DriftCheck::Others);
                     }
                 }
-                Seen::Rules(delta) => return Ok(Look::Rules(delta)),
+                Seen::Rules(delta) => return Ok(DriftCheck::Rules(delta)),
                 Seen::Elements => {}
             }
         }
@@ -510,7 +510,7 @@ impl Sync {
         })
     }
 
-    /// Carries out what [`Look::Rules`] found, if nobody committed since. The elements are
+    /// Carries out what [`DriftCheck::Rules`] found, if nobody committed since. The elements are
     /// compared with the next verification.
     ///
     /// # Errors
@@ -532,11 +532,11 @@ impl Sync {
     ///
     /// # Errors
     /// If the kernel does not take an empty batch.
-    pub fn blame(&mut self) -> Result<String, SyncError> {
+    pub fn who_wrote(&mut self) -> Result<String, SyncError> {
         // A new generation is in force some time before its writer is announced. An empty
         // batch changes nothing, but waits for the commit under way, announcement included.
         self.kernel.commit(&Delta::default(), 0)?;
-        Ok(self.blame.name())
+        Ok(self.writers.name())
     }
 
     /// Compares everything with the kernel. O(cluster), unless a large cluster differs: then
@@ -544,25 +544,25 @@ impl Sync {
     ///
     /// # Errors
     /// If the kernel cannot be read.
-    pub fn verify(&mut self, engine: &Engine) -> Result<Look, SyncError> {
+    pub fn verify(&mut self, engine: &Engine) -> Result<DriftCheck, SyncError> {
         let start = Instant::now();
         if let Seen::Rules(delta) = self.outline(engine)? {
-            return Ok(Look::Rules(delta));
+            return Ok(DriftCheck::Rules(delta));
         }
         if engine.ruleset().element_count() > ASKED_FOR {
             let held = holds(&mut self.kernel, engine.ruleset())?;
-            if held != Held::Differs {
+            if held != Verification::Differs {
                 self.verify_after = Instant::now() + start.elapsed() * VERIFY_SHARE;
-                self.verify_owed = held == Held::Disturbed;
+                self.verify_owed = held == Verification::Disturbed;
             }
             match held {
-                Held::Whole(generation) => {
+                Verification::Whole(generation) => {
                     self.generation = generation;
-                    self.blame.acquit();
-                    return Ok(Look::Others);
+                    self.writers.clear();
+                    return Ok(DriftCheck::Others);
                 }
-                Held::Disturbed => return Ok(Look::Others),
-                Held::Differs => {}
+                Verification::Disturbed => return Ok(DriftCheck::Others),
+                Verification::Differs => {}
             }
         }
         let live = self.kernel.read()?;
@@ -571,10 +571,10 @@ impl Sync {
         self.verify_owed = false;
         self.generation = live.generation;
         Ok(if delta.is_empty() {
-            self.blame.acquit();
-            Look::Others
+            self.writers.clear();
+            DriftCheck::Others
         } else {
-            Look::Drift(Box::new(delta))
+            DriftCheck::Drift(Box::new(delta))
         })
     }
 }

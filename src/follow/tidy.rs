@@ -10,7 +10,7 @@ use crate::cluster::Family;
 use crate::diff::Delta;
 use crate::engine::{Engine, Step};
 use crate::host::conntrack::{Conntrack, StaleFlow};
-use crate::host::conntrack_plan::{self, Context, DoorKey};
+use crate::host::conntrack_plan::{self, Context, FrontendAddress};
 use crate::netlink::{NetlinkError, Nfnetlink};
 use crate::plan::{NodePlan, plan, serving_of};
 
@@ -35,8 +35,8 @@ pub(super) struct Tidy {
 struct OwedFlows {
     table: Option<Conntrack>,
     owed: bool,
-    /// Doors that were closed or changed since flows were last tidied.
-    doors: BTreeSet<DoorKey>,
+    /// Frontends that were closed or changed since flows were last tidied.
+    addresses: BTreeSet<FrontendAddress>,
 }
 
 impl OwedFlows {
@@ -58,18 +58,18 @@ impl OwedFlows {
         result
     }
 
-    /// Takes note of how an attempt went that was about `doors`, or about everything.
+    /// Takes note of how an attempt went that was about `addresses`, or about everything.
     fn note(
         &mut self,
         result: Result<usize, String>,
-        doors: BTreeSet<DoorKey>,
+        addresses: BTreeSet<FrontendAddress>,
         all: bool,
     ) -> Tidied {
         match result {
             Ok(removed) => {
                 if all {
                     self.owed = false;
-                    self.doors.clear();
+                    self.addresses.clear();
                 }
                 Tidied {
                     removed,
@@ -79,7 +79,7 @@ impl OwedFlows {
             }
             Err(error) => {
                 self.owed = true;
-                self.doors.extend(doors);
+                self.addresses.extend(addresses);
                 Tidied {
                     removed: 0,
                     owed: Some(Err(error)),
@@ -107,9 +107,9 @@ impl Tidy {
             return Tidied::default();
         }
         let result = self.flows.with_table(|table| table.delete(&stale));
-        let doors = stale.iter().filter_map(door).collect();
+        let addresses = stale.iter().filter_map(address_of).collect();
         self.flows
-            .note(result.map(|deleted| deleted.entries), doors, false)
+            .note(result.map(|deleted| deleted.entries), addresses, false)
     }
 
     /// Flows after `plan` was compared with the kernel whole, and `committed` put it right.
@@ -121,13 +121,13 @@ impl Tidy {
         committed: &Delta,
         local_addresses: &BTreeSet<IpAddr>,
     ) -> Tidied {
-        let mut doors = conntrack_plan::closed(committed, local_addresses);
-        doors.extend(&self.flows.doors);
+        let mut addresses = conntrack_plan::closed(committed, local_addresses);
+        addresses.extend(&self.flows.addresses);
         let cluster = engine.cluster();
-        let result = self
-            .flows
-            .with_table(|table| drop_stale_flows(table, &doors, plan, cluster, local_addresses));
-        self.flows.note(result, doors, true)
+        let result = self.flows.with_table(|table| {
+            drop_stale_flows(table, &addresses, plan, cluster, local_addresses)
+        });
+        self.flows.note(result, addresses, true)
     }
 
     /// Flows that are owed. O(cluster): the plan they are held against is made anew.
@@ -196,7 +196,7 @@ pub(super) fn stale_after(
     )
 }
 
-fn door(flow: &StaleFlow) -> Option<DoorKey> {
+fn address_of(flow: &StaleFlow) -> Option<FrontendAddress> {
     Some((flow.original_dst?, flow.protocol, flow.original_dport))
 }
 
@@ -205,22 +205,26 @@ mod tests {
     use super::*;
     use crate::cluster::Protocol;
 
-    fn doors(last: u8) -> BTreeSet<DoorKey> {
+    fn addresses(last: u8) -> BTreeSet<FrontendAddress> {
         [([10, 0, 0, last].into(), Protocol::Udp, 53)].into()
     }
 
     #[test]
     fn flows_that_could_not_be_removed_are_owed_until_all_are_looked_at() {
         let mut flows = OwedFlows::default();
-        let failed = flows.note(Err("no conntrack".into()), doors(1), false);
+        let failed = flows.note(Err("no conntrack".into()), addresses(1), false);
         assert_eq!(failed.owed, Some(Err("no conntrack".into())));
-        let other = flows.note(Ok(3), doors(2), false);
+        let other = flows.note(Ok(3), addresses(2), false);
         assert_eq!((other.removed, other.owed), (3, None), "the first is owed");
-        let failed = flows.note(Err("still not".into()), doors(3), false);
+        let failed = flows.note(Err("still not".into()), addresses(3), false);
         assert!(failed.owed.is_some_and(|owed| owed.is_err()));
-        assert_eq!(flows.doors.len(), 2, "what could not be removed is known");
-        let all = flows.note(Ok(5), doors(1), true);
+        assert_eq!(
+            flows.addresses.len(),
+            2,
+            "what could not be removed is known"
+        );
+        let all = flows.note(Ok(5), addresses(1), true);
         assert_eq!(all.owed, Some(Ok(())));
-        assert!(!flows.owed && flows.doors.is_empty());
+        assert!(!flows.owed && flows.addresses.is_empty());
     }
 }

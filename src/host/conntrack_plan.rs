@@ -31,11 +31,11 @@ pub struct Context<'a> {
 }
 
 /// Address, protocol and port, as in the original direction of a flow.
-pub type DoorKey = (IpAddr, Protocol, u16);
+pub type FrontendAddress = (IpAddr, Protocol, u16);
 
 /// All that is behind an address and port of this node or of a service.
 #[derive(Default)]
-struct Door {
+struct Behind {
     /// Endpoints a flow may lead to: those it leads new ones to, under any policy, and those
     /// that serve the service port, which a flow that has one keeps.
     endpoints: BTreeSet<Endpoint>,
@@ -54,9 +54,9 @@ pub fn stale_after(
     (previous, then): (&NodePlan, &Context<'_>),
     (desired, now): (&NodePlan, &Context<'_>),
 ) -> Vec<StaleFlow> {
-    let before = doors(previous, then);
-    let after = doors(desired, now);
-    let closed = Door::default();
+    let before = by_address(previous, then);
+    let after = by_address(desired, now);
+    let closed = Behind::default();
     let mut stale = Vec::new();
     for (key, old) in &before {
         let new = after.get(key).unwrap_or(&closed);
@@ -77,14 +77,14 @@ pub fn stale_after(
 
 /// The frontends and host ports that `delta` takes out of the kernel, or replaces.
 #[must_use]
-pub fn closed(delta: &Delta, local_addresses: &BTreeSet<IpAddr>) -> BTreeSet<DoorKey> {
-    let mut doors = BTreeSet::new();
+pub fn closed(delta: &Delta, local_addresses: &BTreeSet<IpAddr>) -> BTreeSet<FrontendAddress> {
+    let mut by_address = BTreeSet::new();
     for table in &delta.tables {
         for operation in &table.operations {
             let Operation::DeleteElements(name, elements) = operation else {
                 continue;
             };
-            let Some(set) = table.sets.get(name).filter(|set| is_door(&set.name)) else {
+            let Some(set) = table.sets.get(name).filter(|set| is_frontend(&set.name)) else {
                 continue;
             };
             for key in elements
@@ -93,18 +93,20 @@ pub fn closed(delta: &Delta, local_addresses: &BTreeSet<IpAddr>) -> BTreeSet<Doo
             {
                 let (protocol, port) = (key.protocol(), key.port().get());
                 match key {
-                    FrontendKey::Address(addr, ..) => drop(doors.insert((addr, protocol, port))),
-                    FrontendKey::NodePort(..) => doors.extend(
+                    FrontendKey::Address(addr, ..) => {
+                        by_address.insert((addr, protocol, port));
+                    }
+                    FrontendKey::NodePort(..) => by_address.extend(
                         local_of(table.family, local_addresses).map(|addr| (addr, protocol, port)),
                     ),
                 }
             }
         }
     }
-    doors
+    by_address
 }
 
-fn is_door(set: &str) -> bool {
+fn is_frontend(set: &str) -> bool {
     matches!(
         SetId::named(set),
         Some(SetId::ServiceIps | SetId::ServiceNodeports | SetId::HostPorts | SetId::HostPortIps)
@@ -116,11 +118,11 @@ fn is_door(set: &str) -> bool {
 #[must_use]
 pub fn stale_in(
     desired: &NodePlan,
-    closed: &BTreeSet<DoorKey>,
+    closed: &BTreeSet<FrontendAddress>,
     flows: Vec<Flow>,
     context: &Context<'_>,
 ) -> Vec<Flow> {
-    let doors = doors(desired, context);
+    let by_address = by_address(desired, context);
     let in_service_range = |addr: IpAddr| {
         let mut ranges = desired
             .families
@@ -131,11 +133,11 @@ pub fn stale_in(
     let is_stale = |flow: &Flow| {
         let key = (flow.original.dst, flow.protocol, flow.original.dport);
         let untranslated = (flow.reply.src, flow.reply.sport) == (key.0, key.2);
-        match doors.get(&key) {
+        match by_address.get(&key) {
             // Translated if it leads somewhere; refused, as a new one would be, if not.
             Some(_) if untranslated => true,
-            Some(door) => {
-                endpoint_of(flow).is_none_or(|endpoint| !door.endpoints.contains(&endpoint))
+            Some(behind) => {
+                endpoint_of(flow).is_none_or(|endpoint| !behind.endpoints.contains(&endpoint))
             }
             // A service that is no more; the range is nobody else's to translate.
             None if untranslated => {
@@ -155,7 +157,11 @@ fn endpoint_of(flow: &Flow) -> Option<Endpoint> {
     })
 }
 
-fn stale_flow(&(addr, protocol, port): &DoorKey, reply_src: IpAddr, reply_sport: u16) -> StaleFlow {
+fn stale_flow(
+    &(addr, protocol, port): &FrontendAddress,
+    reply_src: IpAddr,
+    reply_sport: u16,
+) -> StaleFlow {
     StaleFlow {
         family: Family::of(&addr),
         protocol,
@@ -166,10 +172,10 @@ fn stale_flow(&(addr, protocol, port): &DoorKey, reply_src: IpAddr, reply_sport:
     }
 }
 
-/// Every UDP and SCTP door of a plan. Where a host port and a node port claim the same one,
+/// Every UDP and SCTP frontend of a plan. Where a host port and a node port claim the same one,
 /// flows to the endpoints of either are good.
-fn doors(plan: &NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Door> {
-    let mut doors: BTreeMap<DoorKey, Door> = BTreeMap::new();
+fn by_address(plan: &NodePlan, context: &Context<'_>) -> BTreeMap<FrontendAddress, Behind> {
+    let mut by_address: BTreeMap<FrontendAddress, Behind> = BTreeMap::new();
     for family in &plan.families {
         for (key, frontend) in &family.frontends {
             if !is_kept(key.protocol()) {
@@ -177,11 +183,11 @@ fn doors(plan: &NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Door> {
             }
             let endpoints = endpoints_of(family, &frontend.owner, context.serving);
             for addr in addresses(key, family, context.local_addresses) {
-                let door = doors
+                let behind = by_address
                     .entry((addr, key.protocol(), key.port().get()))
                     .or_default();
-                door.endpoints.extend(&endpoints);
-                door.open |= leads_somewhere(&frontend.target);
+                behind.endpoints.extend(&endpoints);
+                behind.open |= leads_somewhere(&frontend.target);
             }
         }
         for (key, host_port) in &family.host_ports {
@@ -191,15 +197,15 @@ fn doors(plan: &NodePlan, context: &Context<'_>) -> BTreeMap<DoorKey, Door> {
             let local = local_of(family.family, context.local_addresses);
             let addresses = key.addr.map_or_else(|| local.collect(), |addr| vec![addr]);
             for addr in addresses {
-                let door = doors
+                let behind = by_address
                     .entry((addr, key.protocol, key.port.get()))
                     .or_default();
-                door.endpoints.insert(host_port.endpoint);
-                door.open = true;
+                behind.endpoints.insert(host_port.endpoint);
+                behind.open = true;
             }
         }
     }
-    doors
+    by_address
 }
 
 /// The endpoints of a service port in any list, and those that serve: what a policy would not

@@ -78,11 +78,11 @@ pub(super) async fn run(shared: Arc<Shared>) {
             });
         }
         // Addresses come and go, which matters to none or to all.
-        let look_again = !servers.is_empty() && !prefixes.borrow().is_empty();
+        let retry = !servers.is_empty() && !prefixes.borrow().is_empty();
         tokio::select! {
             changed = ports.changed() => if changed.is_err() { return },
             changed = prefixes.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(RETRY), if look_again => {}
+            () = tokio::time::sleep(RETRY), if retry => {}
         }
     }
 }

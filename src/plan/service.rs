@@ -281,24 +281,24 @@ impl Port<'_> {
             TrafficPolicy::Local => View::Local,
         };
         self.list(plan, view)
-            .map_or_else(|| self.unserved(), Target::List)
+            .map_or_else(|| self.without_endpoints(), Target::List)
     }
 
     fn external(&self, plan: &mut ServicePlan) -> Target {
         if self.service.external_traffic_policy == TrafficPolicy::Cluster {
             return self
                 .list(plan, View::Cluster)
-                .map_or_else(|| self.unserved(), Target::List);
+                .map_or_else(|| self.without_endpoints(), Target::List);
         }
         let outside = self.list(plan, View::Local);
         let inside = self.list(plan, View::Cluster);
         if outside.is_none() && inside.is_none() {
-            return self.unserved();
+            return self.without_endpoints();
         }
         Target::Split { outside, inside }
     }
 
-    const fn unserved(&self) -> Target {
+    const fn without_endpoints(&self) -> Target {
         if self.chosen.any {
             Target::Drop
         } else {

@@ -244,7 +244,7 @@ impl FrontendKey {
     }
 }
 
-/// What kind of front door it is; decides masquerade, and is shown to people.
+/// What kind of frontend it is; decides masquerade, and is shown to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FrontendKind {
     /// A clusterIP: masqueraded unless the client is a pod (or always, `--masquerade-all`).
@@ -300,7 +300,7 @@ impl Target {
     }
 }
 
-/// A front door and what is behind it.
+/// A frontend and what is behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontend {
     /// Kind.
@@ -344,7 +344,7 @@ pub struct FamilyPlan {
     pub family: Family,
     /// Endpoint lists.
     pub lists: BTreeMap<ListKey, EndpointList>,
-    /// Front doors.
+    /// Frontends.
     pub frontends: BTreeMap<FrontendKey, Frontend>,
     /// Host ports.
     pub host_ports: BTreeMap<HostPortKey, HostPort>,

@@ -49,9 +49,9 @@ pub fn service(name: ObjectName, raw: raw::Service, c: &mut Checker<'_>) -> Opti
         spec.internal_traffic_policy.as_deref(),
         c,
     );
-    // A policy for outsiders means nothing without a door for them.
-    let doors = service_type != ServiceType::ClusterIp || !external_ips.is_empty();
-    let external_traffic_policy = if doors {
+    // A policy for outsiders means nothing without a frontend for them.
+    let from_outside = service_type != ServiceType::ClusterIp || !external_ips.is_empty();
+    let external_traffic_policy = if from_outside {
         external
     } else {
         TrafficPolicy::Cluster

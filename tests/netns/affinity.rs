@@ -67,13 +67,13 @@ fn a_client_stays_with_its_endpoint_through_every_door() {
     each(|family, protocol| {
         for host in 10..14 {
             let client = outside_ip(host);
-            let to = |door: Dual, port| SocketAddr::new(door.of(family), port);
+            let to = |frontend: Dual, port| SocketAddr::new(frontend.of(family), port);
             let first = one(&lab, client, protocol, to(cluster_ip(10), 80));
-            for door in [to(ip_of("a"), 30_080), to(routed_ip(5), 80)] {
+            for frontend in [to(ip_of("a"), 30_080), to(routed_ip(5), 80)] {
                 assert_eq!(
-                    one(&lab, client, protocol, door),
+                    one(&lab, client, protocol, frontend),
                     first,
-                    "{client} at {door}"
+                    "{client} at {frontend}"
                 );
             }
             chosen.insert(first);

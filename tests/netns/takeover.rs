@@ -140,7 +140,7 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
     });
     let cluster = Cluster::with([web()]);
     let node = lab.at("a");
-    let doors: [(&str, Dual, u16); 3] = [
+    let frontends: [(&str, Dual, u16); 3] = [
         ("a1", cluster_ip(10), 80),
         ("a", cluster_ip(10), 80),
         ("out", ip_of("a"), 30_080),
@@ -151,7 +151,7 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
         // Back to how it was, in one transaction too.
         node.nft(&before(round));
         let mut sessions = Vec::new();
-        for (from, to, port) in doors {
+        for (from, to, port) in frontends {
             for family in Family::ALL {
                 let to = SocketAddr::new(to.of(family), port);
                 let session = caller(from).open(Protocol::Tcp, to);
@@ -160,7 +160,7 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
         }
         let stop = AtomicBool::new(false);
         let outcomes: Vec<Outcome> = thread::scope(|scope| {
-            let clients: Vec<_> = (doors.iter())
+            let clients: Vec<_> = (frontends.iter())
                 .map(|(from, to, port)| {
                     let (stop, caller) = (&stop, caller(from));
                     scope.spawn(move || {

@@ -57,7 +57,7 @@ impl Nothing {
 
 /// What the kernel remembers of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Memory {
+pub enum Remembered {
     /// It goes there.
     At(Endpoint),
     /// Nothing.
@@ -80,7 +80,7 @@ pub struct Reasons<'a> {
     /// Session affinity in seconds.
     pub affinity: Option<u32>,
     /// What the kernel remembers of this client.
-    pub memory: Memory,
+    pub memory: Remembered,
     /// Chosen by the client's address.
     pub by_source: bool,
     /// Why it is dropped, refused or left alone.
@@ -106,7 +106,7 @@ impl<'a> Reasons<'a> {
             endpoints: Vec::new(),
             without_port: BTreeSet::new(),
             affinity: None,
-            memory: Memory::NotAsked,
+            memory: Remembered::NotAsked,
             by_source: false,
             fate: plan.map_or_else(String::new, |plan| fate(scene, plan, frontend)),
         };
@@ -223,7 +223,7 @@ impl<'a> Reasons<'a> {
 }
 
 /// What the steps say of the client's memory: it is followed in the `affinity-lookup` chains.
-fn memory(trace: &Trace) -> Memory {
+fn memory(trace: &Trace) -> Remembered {
     let maps = [SetId::AffinityEndpoints, SetId::AffinityLocalEndpoints]
         .map(|map| format!("@{}", map.name()));
     let followed = trace
@@ -231,8 +231,8 @@ fn memory(trace: &Trace) -> Memory {
         .iter()
         .any(|step| maps.iter().any(|map| step.rule.contains(map)));
     match trace.candidates.first() {
-        Some(candidate) if followed => Memory::At(candidate.endpoint),
-        _ => Memory::Nothing,
+        Some(candidate) if followed => Remembered::At(candidate.endpoint),
+        _ => Remembered::Nothing,
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::reasons::{Memory, Reasons, Scene};
+use super::reasons::{Reasons, Remembered, Scene};
 use crate::plan::{Endpoint, Frontend, FrontendKind, SERVICE_ADDRESS, Standing, no_port};
 use crate::walk::{Candidate, Fate};
 
@@ -107,13 +107,13 @@ fn behind(
         )?;
     }
     match reasons.memory {
-        Memory::At(endpoint) => writeln!(
+        Remembered::At(endpoint) => writeln!(
             out,
             "  this client is remembered: it goes to {} for now",
             socket(&endpoint)
         ),
-        Memory::Nothing => writeln!(out, "  this client is not remembered"),
-        Memory::NotAsked => Ok(()),
+        Remembered::Nothing => writeln!(out, "  this client is not remembered"),
+        Remembered::NotAsked => Ok(()),
     }
 }
 
@@ -208,9 +208,9 @@ fn frontend(scene: &Scene<'_>, reasons: &Reasons<'_>, frontend: &Frontend) -> Va
         "affinitySeconds": reasons.affinity,
         "bySource": reasons.by_source,
         "remembered": match reasons.memory {
-            Memory::At(endpoint) => json!(socket(&endpoint).to_string()),
-            Memory::Nothing => json!(false),
-            Memory::NotAsked => Value::Null,
+            Remembered::At(endpoint) => json!(socket(&endpoint).to_string()),
+            Remembered::Nothing => json!(false),
+            Remembered::NotAsked => Value::Null,
         },
     })
 }

@@ -28,27 +28,27 @@ pub enum NameWriters {
     Never,
 }
 
-pub(super) struct Blame {
+pub(super) struct WriterLog {
     when: NameWriters,
     writers: Writers,
     until: Option<Instant>,
     seen: Vec<Writer>,
     /// Listening failed, which was said.
-    deaf: bool,
+    listening_failed: bool,
 }
 
-impl Blame {
+impl WriterLog {
     /// `own` is the port of our commits.
     pub(super) fn open(when: NameWriters, own: u32) -> Result<Self, NetlinkError> {
-        let mut blame = Self {
+        let mut log = Self {
             when,
             writers: Writers::open(own)?,
             until: None,
             seen: Vec::new(),
-            deaf: false,
+            listening_failed: false,
         };
-        blame.writers.listen(when == NameWriters::Always)?;
-        Ok(blame)
+        log.writers.listen(when == NameWriters::Always)?;
+        Ok(log)
     }
 
     fn due(&self) -> bool {
@@ -73,8 +73,8 @@ impl Blame {
         }
     }
 
-    /// Our tables are whole: nobody so far is to blame.
-    pub(super) fn acquit(&mut self) {
+    /// Our tables are whole: what was written so far did no harm.
+    pub(super) fn clear(&mut self) {
         self.seen.clear();
     }
 
@@ -116,9 +116,9 @@ impl Blame {
 
     fn listen(&mut self, listen: bool) {
         let result = self.writers.listen(listen);
-        if let (Err(error), false) = (&result, self.deaf) {
+        if let (Err(error), false) = (&result, self.listening_failed) {
             tracing::warn!(%error, "cannot hear who commits");
         }
-        self.deaf = result.is_err();
+        self.listening_failed = result.is_err();
     }
 }
