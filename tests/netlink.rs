@@ -83,8 +83,21 @@ fn printed_json_is_what_nft_lists() {
             .replace("timeout 10800s", "timeout 3h")
             .replace("timeout 600s", "timeout 10m")
     };
+    // Older ones than 1.0.8 list no comment of a table or chain.
+    let comment = |v: &serde_json::Value| {
+        let object = v.get("table").or_else(|| v.get("chain"))?;
+        object.get("comment").cloned()
+    };
     for (a, b) in printed.iter().zip(&listed) {
-        assert_eq!(plain(a), plain(b));
+        let mut a = a.clone();
+        if comment(b).is_none() {
+            for kind in ["table", "chain"] {
+                if let Some(object) = a.get_mut(kind).and_then(|o| o.as_object_mut()) {
+                    assert!(object.remove("comment").is_some(), "{kind}");
+                }
+            }
+        }
+        assert_eq!(plain(&a), plain(b));
     }
     assert_eq!(printed.len(), listed.len());
 }
@@ -330,7 +343,8 @@ fn with_room_for(endpoints: u32, config: &Config, others: &str) {
         }
     }
     let text = text_of(&ruleset);
-    let map = "map endpoints {\n";
+    let map =
+        "\t\ttypeof meta priority . meta l4proto . numgen random mod 2 : ip daddr . th dport\n";
     assert!(text.contains(map), "{text}");
     let small = text.replacen(map, &format!("{map}\t\tsize {endpoints};\n"), 1);
     run("nft", &["-f", "-"], &small);

@@ -90,6 +90,7 @@ pub fn lookup_chains(outline: &Outline<'_>) -> Vec<Chain> {
             [
                 Chain::regular(
                     known.clone(),
+                    "a client that is known: to its endpoint, if that is still there",
                     vec![
                         rule([dnat([Priority, L4Proto], endpoints)]),
                         rule([load([group()], lists)]),
@@ -97,6 +98,7 @@ pub fn lookup_chains(outline: &Outline<'_>) -> Vec<Chain> {
                 ),
                 Chain::regular(
                     name,
+                    "session affinity: is the client known?",
                     vec![
                         rule([load([list()], SetId::AffinityGroups)]),
                         rule([
@@ -186,9 +188,21 @@ pub fn update_chains(outline: &Outline<'_>) -> Vec<Chain> {
         })
         .collect();
     vec![
-        Chain::regular("affinity-update-client", client),
-        Chain::regular("affinity-update-endpoint", endpoint),
-        Chain::regular("affinity-update", update),
+        Chain::regular(
+            "affinity-update-client",
+            "remembers which endpoint answered, for the list's timeout",
+            client,
+        ),
+        Chain::regular(
+            "affinity-update-endpoint",
+            "which endpoint answered",
+            endpoint,
+        ),
+        Chain::regular(
+            "affinity-update",
+            "session affinity: which service was asked",
+            update,
+        ),
     ]
 }
 

@@ -83,7 +83,11 @@ pub fn chains(outline: &Outline<'_>) -> Vec<Chain> {
         return Vec::new();
     }
     rules.push(rule([goto("retry-lookup")]));
-    vec![Chain::regular("balance-large", rules)]
+    vec![Chain::regular(
+        "balance-large",
+        "large lists: draws until a slot is filled",
+        rules,
+    )]
 }
 
 /// The class a list needs.

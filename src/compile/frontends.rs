@@ -34,6 +34,7 @@ pub fn reject_chain(outline: &Outline<'_>) -> Vec<Chain> {
     }
     vec![Chain::regular(
         "reject-chain",
+        "no endpoint, or no such port",
         vec![
             rule([
                 Match::L4Proto(Protocol::Tcp).into(),
@@ -81,7 +82,11 @@ pub fn retry_chain(outline: &Outline<'_>) -> Vec<Chain> {
         }
     }
     rules.push(rule([Action::Drop.into()]));
-    vec![Chain::regular("retry-lookup", rules)]
+    vec![Chain::regular(
+        "retry-lookup",
+        "endpoints changed since the frontend was looked up: once more",
+        rules,
+    )]
 }
 
 /// The chain that a found frontend leads to, and its options.
@@ -115,9 +120,17 @@ pub fn chains(outline: &Outline<'_>) -> Vec<Chain> {
     service.extend(endpoints::last_draw(outline));
     let mut chains = Vec::new();
     if !options.is_empty() {
-        chains.push(Chain::regular("service-options", options));
+        chains.push(Chain::regular(
+            "service-options",
+            "source ranges, local policy and session affinity",
+            options,
+        ));
     }
-    chains.push(Chain::regular("service", service));
+    chains.push(Chain::regular(
+        "service",
+        "from a frontend's value to one of its endpoints",
+        service,
+    ));
     chains
 }
 
@@ -319,7 +332,11 @@ pub fn external_chain(outline: &Outline<'_>) -> Vec<Chain> {
     let pods = from_pods(outline).into_iter();
     rules.extend(pods.map(|pod| rule(pod.into_iter().chain([Action::Return.into()]))));
     rules.push(rule([last]));
-    vec![Chain::regular("external-address", rules)]
+    vec![Chain::regular(
+        "external-address",
+        "an external address, at a port that no service has",
+        rules,
+    )]
 }
 
 /// An external address in use.

@@ -50,7 +50,11 @@ pub fn chains(outline: &Outline<'_>) -> Vec<Chain> {
     if outline.has(SetId::HostPorts) {
         rules.push(rule([dnat(port_key(), SetId::HostPorts)]));
     }
-    vec![Chain::regular("local-address", rules)]
+    vec![Chain::regular(
+        "local-address",
+        "node ports and host ports, at this node's own addresses",
+        rules,
+    )]
 }
 
 /// One host port.

@@ -63,7 +63,15 @@ pub fn chains(outline: &Outline<'_>) -> Vec<Chain> {
         goto("internal-service"),
     ]));
     vec![
-        Chain::regular("internal-service", lists),
-        Chain::regular("internal-source", sources),
+        Chain::regular(
+            "internal-service",
+            "the endpoints that pods and this node are led to",
+            lists,
+        ),
+        Chain::regular(
+            "internal-source",
+            "local policy: pods and this node are led to all endpoints",
+            sources,
+        ),
     ]
 }

@@ -164,6 +164,41 @@ impl SetId {
         }
     }
 
+    /// What it holds, as a comment for who lists it: a map's key and data, what a set is for.
+    #[must_use]
+    pub const fn comment(self) -> &'static str {
+        match self {
+            Self::AffinityClients => "group and client : handle, filled by packets",
+            Self::AffinityEndpoints => "handle and protocol : endpoint",
+            Self::AffinityGroups => "list number : group",
+            Self::AffinityHandles => "group and endpoint that answered : handle",
+            Self::AffinityLists => "group : value",
+            Self::AffinityLocalEndpoints => "handle and protocol : endpoint of this node",
+            Self::AffinityLocalLists => "group : value of the local list",
+            Self::AffinityServiceIps => "address, protocol, port that was asked : group",
+            Self::AffinityServiceNodeports => "node port that was asked : group",
+            Self::AffinityTimeout(_) => "groups remembered for so many seconds",
+            Self::ClusterIps => "clusterIPs: their other ports refuse",
+            Self::EgressSources => "pods whose traffic is masqueraded on its way out",
+            Self::Endpoints => "list number, protocol, slot : endpoint",
+            Self::EndpointsLarge => "list number, protocol, slot : endpoint, of large lists",
+            Self::ExternalIps => "external and load balancer addresses",
+            Self::FirewallAllowed => "address, protocol, port and sources that may pass",
+            Self::FirewallIps => "address, protocol, port with loadBalancerSourceRanges",
+            Self::HairpinIps => "from a pod through a service to itself",
+            Self::HostPortIps => "hostIP, protocol, hostPort : pod",
+            Self::HostPorts => "protocol, hostPort : pod",
+            Self::InternalServiceIps => "address, protocol, port : value for pods and this node",
+            Self::InternalServiceNodeports => "protocol, node port : value for pods and this node",
+            Self::NodeportIps => "addresses of this node that answer node ports",
+            Self::NonMasquerade => "destinations that see the pod itself",
+            Self::PodSources => "addresses of pods",
+            Self::ServiceCidrs => "service ranges, for addresses that no service has",
+            Self::ServiceIps => "service address, protocol, port : value",
+            Self::ServiceNodeports => "protocol, node port : value",
+        }
+    }
+
     /// The set of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
@@ -216,6 +251,7 @@ impl SetId {
             | Self::PodSources
             | Self::ServiceCidrs => set(&[addr]).interval(),
         };
+        declared.comment = self.comment();
         declared.counted = counters && self.counted().is_some();
         declared
     }

@@ -162,19 +162,38 @@ fn base_chains(outline: &Outline<'_>) -> Vec<Chain> {
     let chains = [
         (
             "nat-prerouting",
+            "first packets that come in",
             Prerouting,
             DSTNAT,
             translation(outline, Prerouting),
         ),
-        ("nat-output", Output, DSTNAT, translation(outline, Output)),
-        ("nat-input", Input, SRCNAT, affinity::update_rules(outline)),
-        ("nat-postrouting", Postrouting, SRCNAT, postrouting(outline)),
+        (
+            "nat-output",
+            "first packets of this node",
+            Output,
+            DSTNAT,
+            translation(outline, Output),
+        ),
+        (
+            "nat-input",
+            "session affinity of what this node itself answers",
+            Input,
+            SRCNAT,
+            affinity::update_rules(outline),
+        ),
+        (
+            "nat-postrouting",
+            "masquerade",
+            Postrouting,
+            SRCNAT,
+            postrouting(outline),
+        ),
     ];
     chains
         .into_iter()
         .filter(|(.., rules)| !rules.is_empty())
-        .map(|(name, hook, priority, rules)| {
-            Chain::base(name, ChainType::Nat, hook, priority, rules)
+        .map(|(name, comment, hook, priority, rules)| {
+            Chain::base(name, comment, ChainType::Nat, hook, priority, rules)
         })
         .collect()
 }

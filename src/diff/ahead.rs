@@ -141,7 +141,7 @@ fn of_table(table: &TableDelta) -> Option<TableDelta> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ruleset::{DataType, Family, Set};
+    use crate::ruleset::{Chain, DataType, Family, Set};
 
     fn delta(operations: Vec<Operation>) -> Delta {
         Delta {
@@ -161,7 +161,7 @@ mod tests {
             Operation::AddTable,
             Operation::AddSet(exact),
             Operation::AddSet(ranges.clone()),
-            Operation::AddChain("c".to_owned(), None),
+            Operation::AddChain(Chain::regular("c", "", Vec::new())),
             add("exact"),
             add("ranges"),
         ];

@@ -15,7 +15,7 @@ pub use render::write;
 use steps::Steps;
 
 use crate::ruleset::{
-    BaseChain, Element, Family, LiveRuleset, LiveTable, Rule, Ruleset, Set, SetKind, Table, Value,
+    Chain, Element, Family, LiveRuleset, LiveTable, Rule, Ruleset, Set, SetKind, Table, Value,
     lower,
 };
 
@@ -34,7 +34,7 @@ pub enum Operation {
     /// Removes a chain that is empty and that nothing leads to any more.
     DeleteChain(String),
     /// Adds a chain without rules.
-    AddChain(String, Option<BaseChain>),
+    AddChain(Chain),
     /// Removes all rules of a chain.
     FlushChain(String),
     /// Appends rules to a chain.
@@ -202,7 +202,7 @@ pub fn own_added(delta: &mut Delta) {
     }
 }
 
-fn rules_agree(table: &Table, chain: &crate::ruleset::Chain, live: &LiveTable) -> bool {
+fn rules_agree(table: &Table, chain: &Chain, live: &LiveTable) -> bool {
     live.chains.get(&chain.name).is_some_and(|live| {
         live.rules.len() == chain.rules.len()
             && chain
@@ -237,7 +237,7 @@ fn must_recreate(table: &Table, live: &LiveTable) -> bool {
             .get(&set.name)
             .is_some_and(|live| !set.same_declaration(live))
     };
-    let hook_differs = |chain: &crate::ruleset::Chain| {
+    let hook_differs = |chain: &Chain| {
         live.chains
             .get(&chain.name)
             .is_some_and(|live| live.base != chain.base)
@@ -268,7 +268,17 @@ fn declaration(set: &Set) -> Set {
         data: set.data.clone(),
         kind: set.kind,
         counted: set.counted,
+        comment: set.comment,
         elements: BTreeMap::new(),
+    }
+}
+
+/// A chain as it is before its rules are added.
+fn without_rules(chain: &Chain) -> Chain {
+    Chain {
+        name: chain.name.clone(),
+        rules: Vec::new(),
+        ..*chain
     }
 }
 
@@ -293,7 +303,7 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
         table
             .chains
             .iter()
-            .map(|c| Operation::AddChain(c.name.clone(), c.base)),
+            .map(|c| Operation::AddChain(without_rules(c))),
     );
     operations.extend(
         table

@@ -86,6 +86,7 @@ mod tests {
         table.chains.push(Chain {
             name: "c".into(),
             base: None,
+            comment: "",
             rules: vec![rule],
         });
         let mut ruleset = Ruleset::default();

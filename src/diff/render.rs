@@ -27,7 +27,7 @@ fn operation(out: &mut impl Write, table: &TableDelta, operation: &Operation) ->
         Operation::DeleteOtherTable(name) => writeln!(out, "- table {family} {name}"),
         Operation::AddTable => writeln!(out, "+ table {family} {TABLE}"),
         Operation::DeleteChain(name) => writeln!(out, "- chain {family} {TABLE} {name}"),
-        Operation::AddChain(name, _) => writeln!(out, "+ chain {family} {TABLE} {name}"),
+        Operation::AddChain(chain) => writeln!(out, "+ chain {family} {TABLE} {}", chain.name),
         Operation::FlushChain(name) => writeln!(out, "- chain {family} {TABLE} {name}: all rules"),
         Operation::DeleteSet(name) => writeln!(out, "- set {family} {TABLE} {name}"),
         Operation::AddSet(set) => {

@@ -1,6 +1,6 @@
 //! The one order of a change's operations.
 
-use super::{Elements, Operation};
+use super::{Elements, Operation, without_rules};
 use crate::ruleset::Chain;
 
 /// The operations of a change, each at its place: what is added is there before rules use it,
@@ -32,7 +32,7 @@ impl Steps {
         let name = || chain.name.clone();
         if is_new {
             self.declarations
-                .push(Operation::AddChain(name(), chain.base));
+                .push(Operation::AddChain(without_rules(chain)));
         }
         if had_rules {
             self.rules.push(Operation::FlushChain(name()));

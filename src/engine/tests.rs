@@ -285,9 +285,9 @@ impl Held {
                 let before = self.sets.insert(set.name.clone(), BTreeMap::new());
                 assert_eq!(before, None, "set {} was there", set.name);
             }
-            Operation::AddChain(name, _) => {
-                let before = self.chains.insert(name.clone(), Vec::new());
-                assert_eq!(before, None, "chain {name} was there");
+            Operation::AddChain(chain) => {
+                let before = self.chains.insert(chain.name.clone(), Vec::new());
+                assert_eq!(before, None, "chain {} was there", chain.name);
             }
             Operation::FlushChain(name) => self.chains.get_mut(name).expect("a chain").clear(),
             Operation::AddRules(name, rules) => {

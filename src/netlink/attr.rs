@@ -59,6 +59,11 @@ impl Writer {
         self.bytes[open.0..open.0 + 4].copy_from_slice(&len.to_ne_bytes());
     }
 
+    /// Opens the message again that begins at `start` and is the last.
+    pub const fn reopen(&self, start: usize) -> Open {
+        Open(start)
+    }
+
     /// Appends an attribute.
     pub fn attr(&mut self, kind: u16, payload: &[u8]) {
         let len = self.length(payload.len() + 4);

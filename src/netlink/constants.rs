@@ -32,6 +32,7 @@ pub const BATCH_GENID: u16 = 1;
 pub mod table {
     pub const NAME: u16 = 1;
     pub const FLAGS: u16 = 2;
+    pub const USERDATA: u16 = 6;
     /// NFT_TABLE_F_DORMANT: its base chains hang nowhere.
     pub const FLAG_DORMANT: u32 = 0x1;
     /// NFT_TABLE_F_OWNER: only the socket that made or adopted the table may change it.
@@ -47,6 +48,7 @@ pub mod chain {
     pub const HOOK: u16 = 4;
     pub const POLICY: u16 = 5;
     pub const TYPE: u16 = 7;
+    pub const USERDATA: u16 = 12;
     pub const HOOK_NUM: u16 = 1;
     pub const HOOK_PRIORITY: u16 = 2;
 }

@@ -9,11 +9,11 @@ use super::constants::{
 use super::error::{NetlinkError, Unfit};
 use super::expr;
 use super::ffi::{RawExpr, Scratch};
-use super::set_types::{length, type_number, userdata};
+use super::set_types::{self, length, type_number, userdata};
 use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::ruleset::{
-    Element, ElementData, Family, Set, SetData, SetKind, TABLE, Table, Value, bytecode::verdict,
-    lower,
+    Element, ElementData, Family, Set, SetData, SetKind, TABLE, TABLE_COMMENT, Table, Value,
+    bytecode::verdict, lower,
 };
 
 const REQUEST: u16 = 0x1;
@@ -58,6 +58,13 @@ impl Encoder {
         self.seq = self.seq.wrapping_add(1);
         self.last = self.w.bytes.len();
         self.seq
+    }
+
+    /// Appends an attribute to the last message, which libnftnl wrote.
+    fn append(&mut self, kind: u16, payload: &[u8]) {
+        let open = self.w.reopen(self.last);
+        self.w.attr(kind, payload);
+        self.w.end_message(open);
     }
 
     /// Whether all that was written so far has lengths that say what is there.
@@ -132,6 +139,9 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) -> Result<
             let seq = e.next();
             let add = *operation == Operation::AddTable;
             e.scratch.table(family, add, seq, &mut e.w.bytes)?;
+            if add {
+                e.append(table_attr::USERDATA, &set_types::comment(TABLE_COMMENT));
+            }
         }
         Operation::OwnTable => {
             let open = e.open(msg::NEWTABLE, CREATE, family);
@@ -140,6 +150,7 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) -> Result<
                 table_attr::FLAGS,
                 table_attr::FLAG_OWNER | table_attr::FLAG_PERSIST,
             );
+            e.w.attr(table_attr::USERDATA, &set_types::comment(TABLE_COMMENT));
             e.w.end_message(open);
         }
         Operation::DeleteOtherTable(name) => {
@@ -147,10 +158,13 @@ fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) -> Result<
             e.w.string(table_attr::NAME, name);
             e.w.end_message(open);
         }
-        Operation::AddChain(name, base) => {
+        Operation::AddChain(added) => {
             let seq = e.next();
             e.scratch
-                .chain(family, name, *base, true, seq, &mut e.w.bytes)?;
+                .chain(family, &added.name, added.base, true, seq, &mut e.w.bytes)?;
+            if !added.comment.is_empty() {
+                e.append(chain::USERDATA, &set_types::comment(added.comment));
+            }
         }
         Operation::DeleteChain(name) => {
             let seq = e.next();

@@ -357,7 +357,7 @@ fn describe(table: &TableDelta, operation: &Operation) -> String {
         Operation::DeleteTable => "to delete the table".to_owned(),
         Operation::AddTable => "to add the table".to_owned(),
         Operation::DeleteChain(name) => format!("to delete chain {name}"),
-        Operation::AddChain(name, _) => format!("to add chain {name}"),
+        Operation::AddChain(chain) => format!("to add chain {}", chain.name),
         Operation::FlushChain(name) => format!("to empty chain {name}"),
         Operation::AddRules(name, _) => format!("a rule of chain {name}"),
         Operation::DeleteSet(name) => format!("to delete set {name}"),

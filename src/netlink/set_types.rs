@@ -63,6 +63,7 @@ const DATA_BYTEORDER: u8 = 1;
 const KEY_TYPEOF: u8 = 3;
 const DATA_TYPEOF: u8 = 4;
 const DATA_INTERVAL: u8 = 6;
+const COMMENT: u8 = 7;
 /// An empty concatenation expression: what nft stores for `type a . b`.
 const CONCAT: [u8; 8] = [0, 4, 0x0d, 0, 0, 0, 1, 0];
 
@@ -129,7 +130,27 @@ pub fn userdata(set: &Set, family: Family) -> Vec<u8> {
     if data.is_some() {
         put(DATA_INTERVAL, &word(0));
     }
+    if !set.comment.is_empty() {
+        put(COMMENT, &text(set.comment));
+    }
     out
+}
+
+/// The userdata of a table or chain: NFTNL_UDATA_TABLE_COMMENT, NFTNL_UDATA_CHAIN_COMMENT.
+#[must_use]
+pub fn comment(comment: &str) -> Vec<u8> {
+    let text = text(comment);
+    let mut out = vec![0, u8::try_from(text.len()).unwrap_or(u8::MAX)];
+    out.extend_from_slice(&text);
+    out
+}
+
+/// A comment as nft stores it: with a NUL, of at most NFTNL_UDATA_COMMENT_MAXLEN bytes.
+fn text(comment: &str) -> Vec<u8> {
+    const MOST: usize = 127;
+    let mut bytes: Vec<u8> = comment.bytes().take(MOST).collect();
+    bytes.push(0);
+    bytes
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::{Value as Json, json};
 use super::text::{self, Range};
 use crate::ruleset::{
     Action, Chain, ClassId, DataType, Element, ElementData, Family, FieldValue, Match, Rule,
-    Ruleset, Selector, Set, SetData, SetKind, Statement, TABLE, Table, Value,
+    Ruleset, Selector, Set, SetData, SetKind, Statement, TABLE, TABLE_COMMENT, Table, Value,
 };
 
 /// Writes the ruleset as one JSON document, an object per line.
@@ -29,7 +29,9 @@ pub fn ruleset(out: &mut impl Write, ruleset: &Ruleset) -> io::Result<()> {
 /// The objects of a table in listing order: table, sets, chains, rules.
 fn objects(table: &Table) -> impl Iterator<Item = Json> {
     let family = table.family;
-    let head = json!({"table": {"family": family.nft_name(), "name": TABLE}});
+    let head = json!({"table": {
+        "family": family.nft_name(), "name": TABLE, "comment": TABLE_COMMENT,
+    }});
     std::iter::once(head)
         .chain(table.sets.values().map(move |s| set(family, s)))
         .chain(table.chains.iter().map(move |c| chain(family, c)))
@@ -45,6 +47,9 @@ fn objects(table: &Table) -> impl Iterator<Item = Json> {
 
 fn chain(family: Family, chain: &Chain) -> Json {
     let mut object = json!({"family": family.nft_name(), "table": TABLE, "name": chain.name});
+    if !chain.comment.is_empty() {
+        object["comment"] = json!(chain.comment);
+    }
     if let Some(base) = chain.base {
         object["type"] = json!(base.chain_type.nft_name());
         object["hook"] = json!(base.hook.nft_name());
@@ -56,6 +61,9 @@ fn chain(family: Family, chain: &Chain) -> Json {
 
 fn set(family: Family, set: &Set) -> Json {
     let mut object = json!({"family": family.nft_name(), "name": set.name, "table": TABLE});
+    if !set.comment.is_empty() {
+        object["comment"] = json!(set.comment);
+    }
     let names: Vec<&str> = set.key.iter().map(|t| t.nft_name()).collect();
     object["type"] = match names[..] {
         [one] => json!(one),

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use crate::ruleset::comment;
 use crate::ruleset::{
     Action, Chain, ClassId, DataType, Element, ElementData, Family, Hook, Match, Rule, Ruleset,
-    Selector, Set, SetData, SetKind, Statement, TABLE, Table, Value,
+    Selector, Set, SetData, SetKind, Statement, TABLE, TABLE_COMMENT, Table, Value,
 };
 
 /// Writes all tables: each is emptied and filled anew, in the one transaction that `nft -f`
@@ -49,7 +49,7 @@ pub fn elements(out: &mut impl Write, ruleset: &Ruleset) -> io::Result<()> {
 
 fn table(out: &mut impl Write, table: &Table) -> io::Result<()> {
     let family = table.family.nft_name();
-    writeln!(out, "table {family} {TABLE} {{")?;
+    writeln!(out, "table {family} {TABLE} {{ comment \"{TABLE_COMMENT}\"")?;
     for set in table.sets.values() {
         declare(out, table.family, set)?;
         writeln!(out)?;
@@ -63,12 +63,21 @@ fn table(out: &mut impl Write, table: &Table) -> io::Result<()> {
     writeln!(out, "}}")
 }
 
+/// The first line of a set or chain: its comment belongs to it, where `nft list` shows it.
+fn open(out: &mut impl Write, keyword: &str, name: &str, comment: &str) -> io::Result<()> {
+    write!(out, "\t{keyword} {name} {{")?;
+    if !comment.is_empty() {
+        write!(out, " comment \"{comment}\"")?;
+    }
+    writeln!(out)
+}
+
 fn declare(out: &mut impl Write, family: Family, set: &Set) -> io::Result<()> {
     let keyword = match set.data {
         SetData::None => "set",
         SetData::Fields(_) | SetData::Verdict => "map",
     };
-    writeln!(out, "\t{keyword} {} {{", set.name)?;
+    open(out, keyword, &set.name, set.comment)?;
     writeln!(out, "\t\t{}", set_type(family, set))?;
     match set.kind {
         SetKind::Exact => {}
@@ -217,7 +226,7 @@ impl std::fmt::Display for Range<'_> {
 }
 
 fn chain(out: &mut impl Write, family: Family, chain: &Chain) -> io::Result<()> {
-    writeln!(out, "\tchain {} {{", chain.name)?;
+    open(out, "chain", &chain.name, chain.comment)?;
     if let Some(base) = chain.base {
         writeln!(
             out,

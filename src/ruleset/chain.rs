@@ -84,6 +84,9 @@ pub struct Chain {
     pub name: String,
     /// Its hook, or `None` for a chain reached by jump or goto only.
     pub base: Option<BaseChain>,
+    /// For people who read `nft list`; none if empty. The kernel takes it when the chain is
+    /// added and never changes it, so it is no part of any comparison with what is installed.
+    pub comment: &'static str,
     /// Rules in order.
     pub rules: Vec<Rule>,
 }
@@ -91,10 +94,11 @@ pub struct Chain {
 impl Chain {
     /// A chain that rules jump to.
     #[must_use]
-    pub fn regular(name: impl Into<String>, rules: Vec<Rule>) -> Self {
+    pub fn regular(name: impl Into<String>, comment: &'static str, rules: Vec<Rule>) -> Self {
         Self {
             name: name.into(),
             base: None,
+            comment,
             rules,
         }
     }
@@ -103,6 +107,7 @@ impl Chain {
     #[must_use]
     pub fn base(
         name: impl Into<String>,
+        comment: &'static str,
         chain_type: ChainType,
         hook: Hook,
         priority: i32,
@@ -115,6 +120,7 @@ impl Chain {
                 hook,
                 priority,
             }),
+            comment,
             rules,
         }
     }

@@ -26,6 +26,9 @@ pub use value::{ClassId, DataType, Datum, FieldValue, Protocol, Value};
 /// The name of our table in both families. Nothing outside it is ever touched.
 pub const TABLE: &str = "svcnat";
 
+/// What `nft list` says of our table: whose it is.
+pub const TABLE_COMMENT: &str = "services, host ports and egress, kept by svcnat";
+
 /// The two nftables families we write to.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,

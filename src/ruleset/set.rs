@@ -95,6 +95,9 @@ pub struct Set {
     pub kind: SetKind,
     /// True if each element counts the packets that found it (`counter`).
     pub counted: bool,
+    /// For people who read `nft list`; none if empty. As with chains, no part of any
+    /// comparison with what is installed.
+    pub comment: &'static str,
     /// Elements by key, in byte order. Empty for dynamic sets.
     pub elements: BTreeMap<Value, Element>,
 }
@@ -109,6 +112,7 @@ impl Set {
             data: SetData::None,
             kind: SetKind::Exact,
             counted: false,
+            comment: "",
             elements: BTreeMap::new(),
         }
     }

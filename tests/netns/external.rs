@@ -326,6 +326,10 @@ fn ping(lab: &Lab, to: IpAddr) {
     });
 }
 
+/// A packet that goes round comes to node `a` some thirty times before its 64 hops are used up,
+/// one that does not comes once. Neighbour discovery, which is counted too, comes now and then.
+const ROUNDS: u64 = 15;
+
 /// One datagram to a port, and one echo request, to a VIP: how many packets came to node `a`.
 fn passes(lab: &Lab, to: IpAddr) -> (u64, u64) {
     let before = received(lab, "a");
@@ -355,7 +359,7 @@ fn a_packet_to_an_unserved_port_of_an_external_address_does_not_go_round() {
     for addr in routed_ip(5).both() {
         let (datagram, ping) = passes(&lab, addr);
         assert!(
-            datagram > 5 && ping > 5,
+            datagram > ROUNDS && ping > ROUNDS,
             "by default it is routed on: {datagram}, {ping}"
         );
     }
@@ -368,7 +372,7 @@ fn a_packet_to_an_unserved_port_of_an_external_address_does_not_go_round() {
         {
             let (datagram, ping) = passes(&lab, addr);
             assert!(
-                datagram <= 2 && ping <= 2,
+                datagram < ROUNDS && ping < ROUNDS,
                 "{answer} {addr}: {datagram}, {ping}"
             );
         }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::netlink::attr::messages;
 use crate::netlink::decode;
-use crate::ruleset::{DataType, Match, Rule, Statement};
+use crate::ruleset::{Chain, DataType, Match, Rule, Statement};
 
 fn delta(operation: Operation) -> Delta {
     let mut table = TableDelta::empty(Family::Ip);
@@ -69,7 +69,11 @@ fn names_keys_and_chains_that_do_not_fit_are_errors() {
     refused(Operation::AddElements("s".to_owned(), none));
     refused(Operation::DeleteSet("x".repeat(70_000)));
     refused(Operation::AddSet(Set::exact(&"x".repeat(70_000), &[])));
-    refused(Operation::AddChain("x".repeat(256), None));
+    refused(Operation::AddChain(Chain::regular(
+        "x".repeat(256),
+        "",
+        Vec::new(),
+    )));
     refused(Operation::DeleteOtherTable("x".repeat(70_000)));
     refused(Operation::FlushChain("x".repeat(70_000)));
 }
@@ -118,7 +122,8 @@ fn userdata_of_every_set_adds_up() {
     ];
     for family in Family::ALL {
         for (key, data) in shapes {
-            let set = Set::exact("s", key);
+            let mut set = Set::exact("s", key);
+            set.comment = "list number, protocol and slot : endpoint, of large lists";
             let set = if data.is_empty() {
                 set
             } else {
