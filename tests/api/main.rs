@@ -7,6 +7,7 @@ mod following;
 mod harness;
 mod histories;
 mod kills;
+mod kinds;
 mod misbehaviour;
 mod others;
 mod server;

@@ -106,7 +106,8 @@ impl Traffic {
         histories[n].push((change, state));
     }
 
-    fn put(&self, n: usize, sticky: bool, endpoints: &[usize]) {
+    /// Service `n` with these endpoints.
+    pub fn put(&self, n: usize, sticky: bool, endpoints: &[usize]) {
         self.record(n, Some(endpoints.iter().copied().collect()));
         let mut object = service(n);
         if sticky {
