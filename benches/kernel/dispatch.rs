@@ -103,11 +103,11 @@ pub fn text(way: Way, services: usize, classes: usize) -> String {
             );
             line("add map ip t classes { type classid : verdict; }".into());
             line("add map ip t endpoints { typeof meta priority . meta l4proto . numgen random mod 2 : ip daddr . th dport; }".into());
-            line("add chain ip t door".into());
+            line("add chain ip t service".into());
             line(format!(
-                "add rule ip t nat-prerouting meta priority set {KEY} map @services goto door"
+                "add rule ip t nat-prerouting meta priority set {KEY} map @services goto service"
             ));
-            line("add rule ip t door meta priority & fc0:0 vmap @classes".into());
+            line("add rule ip t service meta priority & fc0:0 vmap @classes".into());
             for k in 1..=classes + 1 {
                 line(format!("add chain ip t pick-{k}"));
                 line(format!(
@@ -122,7 +122,7 @@ pub fn text(way: Way, services: usize, classes: usize) -> String {
     }
     for n in 0..services {
         let (class, at) = (n % classes + 1, format!("{} . tcp . 80", service_ip(n)));
-        let (door, map, key) = match way {
+        let (service, map, key) = match way {
             Way::ClassRules => (at.clone(), format!("endpoints-{class}"), at),
             Way::VerdictMap => (format!("{at} : goto pick-{class}"), "endpoints".into(), at),
             Way::DataMap => (
@@ -131,7 +131,7 @@ pub fn text(way: Way, services: usize, classes: usize) -> String {
                 format!("{} . tcp", number(n, 0)),
             ),
         };
-        writeln!(out, "add element ip t services {{ {door} }}").expect("a string takes it");
+        writeln!(out, "add element ip t services {{ {service} }}").expect("a string takes it");
         slots(&mut out, &map, &key, class);
     }
     out

@@ -214,6 +214,8 @@ pub fn all(sizes: &[usize]) -> Vec<Setup> {
         if services == 1_000 {
             out.push(Setup::new(name("svcnat"), middle, own_rules(services)).outside());
             out.push(Setup::new(name("kube-proxy shape"), middle, Rules::Nft(shape)).outside());
+        }
+        if services <= 1_000 {
             out.push(Setup::new(
                 name("svcnat with affinity"),
                 middle,
@@ -236,7 +238,7 @@ pub fn all(sizes: &[usize]) -> Vec<Setup> {
                     counters: true,
                 },
             ));
-            for classes in [1, 8, 30] {
+            for classes in [1, 3, 8, 30] {
                 let at = asked(services, classes);
                 for way in dispatch::Way::ALL {
                     let text = dispatch::text(way, services, classes);

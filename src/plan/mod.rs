@@ -19,10 +19,11 @@ mod types;
 mod validate;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 
 use ipnet::IpNet;
 
-use crate::cluster::{Cluster, Family};
+use crate::cluster::{Cluster, EndpointSlice, Family, Service};
 use crate::config::{Config, NodePortAddresses};
 use crate::problem::Problem;
 
@@ -44,7 +45,10 @@ pub use types::{
 /// have none. Returns all problems between objects that no plan tells of.
 pub fn complete(cluster: &mut Cluster, config: &Config, node: &NodeContext) -> Vec<Problem> {
     let mut problems = standalone::allocate(cluster, &node.service_ranges);
-    problems.extend(standalone::open_doors(cluster, config.node_port_range));
+    problems.extend(standalone::ports_from_outside(
+        cluster,
+        config.node_port_range,
+    ));
     problems.extend(standalone::slices_from_pods(cluster));
     problems.extend(validate::check(cluster, config, node));
     problems
@@ -107,7 +111,7 @@ pub fn decide(
     let mut node = node.clone();
     node.weighted_slots = config.slot_limits.list;
     let mut demand = SlotDemand::default();
-    let weighted = |service: &crate::cluster::Service| !service.weights.is_empty();
+    let weighted = |service: &Service| !service.weights.is_empty();
     for family in Family::ALL {
         let services = cluster
             .services
@@ -123,10 +127,23 @@ pub fn decide(
     let mut families = Vec::new();
     let mut claims = Vec::new();
     for family in Family::ALL {
-        let known = claims_of(cluster, family, &node);
-        let plan = plan_family(
-            cluster, config, &node, family, &known, &mut found, &mut seen,
-        );
+        let parts = plan_services(cluster, &node, family);
+        let mut known = Claims::default();
+        let nothing = ServicePlan::empty(family);
+        for part in &parts {
+            known.change(&nothing, part);
+        }
+        let (mut plan, problems) = plan_node_level(cluster, config, &node, family);
+        found.node.extend(problems);
+        for mut part in parts {
+            found.services.append(&mut part.problems);
+            let (part, lost) = known.award(part);
+            found.services.extend(lost);
+            seen(&part);
+            plan.add(part);
+        }
+        let beaten = beaten_host_ports(&plan.host_ports, &known, &node);
+        found.host_ports.extend(beaten);
         if plan.pod_sources.is_empty() && !known.is_empty() {
             found.pods.extend(unknown_pods(config, [family]));
         }
@@ -149,14 +166,34 @@ pub fn decide(
     }
 }
 
-/// All claims of one family. Endpoints have no say in them.
-fn claims_of(cluster: &Cluster, family: Family, node: &NodeContext) -> Claims {
-    let mut claims = Claims::default();
-    let nothing = ServicePlan::empty(family);
-    for service in cluster.services.values() {
-        claims.change(&nothing, &plan_service(service, &[], family, node));
-    }
-    claims
+/// What each Service asks for in one family, in the order of their names. Many are planned on
+/// all processors: one does not depend on another. O(cluster).
+fn plan_services(cluster: &Cluster, node: &NodeContext, family: Family) -> Vec<ServicePlan> {
+    /// Fewer take less time than to start a thread.
+    const SHARE: usize = 500;
+    let services: Vec<_> = cluster.services_with_slices().collect();
+    let plan = |services: &[(&Service, Vec<&EndpointSlice>)]| -> Vec<ServicePlan> {
+        let each = services.iter();
+        each.map(|(service, slices)| plan_service(service, slices, family, node))
+            .collect()
+    };
+    let most = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let share = services.len().div_ceil(most).max(SHARE);
+    std::thread::scope(|scope| {
+        let mut shares = services.chunks(share);
+        let first = shares.next().unwrap_or_default();
+        let others: Vec<_> = shares
+            .map(|share| scope.spawn(move || plan(share)))
+            .collect();
+        let mut parts = plan(first);
+        for other in others {
+            match other.join() {
+                Ok(planned) => parts.extend(planned),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        parts
+    })
 }
 
 /// What no Service brings to one family: host ports, and the prefixes of this node and of
@@ -191,30 +228,6 @@ pub fn plan_node_level(
         non_masquerade: of_family(&egress::non_masquerade(cluster, config, node)),
     };
     (out, problems)
-}
-
-fn plan_family(
-    cluster: &Cluster,
-    config: &Config,
-    node: &NodeContext,
-    family: Family,
-    claims: &Claims,
-    found: &mut Found,
-    seen: &mut impl FnMut(&ServicePlan),
-) -> FamilyPlan {
-    let (mut out, problems) = plan_node_level(cluster, config, node, family);
-    found.node.extend(problems);
-    for (service, slices) in cluster.services_with_slices() {
-        let mut part = plan_service(service, &slices, family, node);
-        found.services.append(&mut part.problems);
-        let (part, lost) = claims.award(part);
-        found.services.extend(lost);
-        seen(&part);
-        out.add(part);
-    }
-    let beaten = beaten_host_ports(&out.host_ports, claims, node);
-    found.host_ports.extend(beaten);
-    out
 }
 
 /// Where node ports answer. A family of which no address is known gets none: closed is

@@ -117,7 +117,7 @@ fn wanted(service: &Service, ranges: &[IpNet]) -> Vec<Family> {
 /// has none, and the load-balancer address that a Service wishes for. Objects that were in a
 /// cluster (they say when they were made) are left as they are. A node port is a hash of the
 /// name and the port, so it stays when others come and go. O(ports · log).
-pub fn open_doors(cluster: &mut Cluster, range: PortRange) -> Vec<Problem> {
+pub fn ports_from_outside(cluster: &mut Cluster, range: PortRange) -> Vec<Problem> {
     let ports = cluster.services.values().flat_map(|s| &s.ports);
     let mut taken: BTreeSet<(Protocol, u16)> = ports
         .filter_map(|port| Some((port.protocol, port.node_port?.get())))

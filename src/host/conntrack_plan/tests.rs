@@ -181,7 +181,7 @@ fn is_stale(desired: &NodePlan, flow: Flow) -> bool {
 const BOTH: [&str; 2] = ["10.1.0.5:5353", "10.1.0.6:5353"];
 
 #[test]
-fn flows_to_a_removed_endpoint_are_stale_at_every_front_door() {
+fn flows_to_a_removed_endpoint_are_stale_at_every_frontend() {
     for protocol in [Protocol::Udp, Protocol::Sctp] {
         let stale = after(
             &dns(protocol, &BOTH),
@@ -231,7 +231,7 @@ fn flows_to_an_endpoint_that_still_serves_stay() {
     assert_eq!(
         deleted.len(),
         4,
-        "a deleted service has no front door: {deleted:?}"
+        "a deleted service has no frontend: {deleted:?}"
     );
 }
 
@@ -254,7 +254,7 @@ fn flows_to_an_endpoint_that_left_the_lists_before_it_stopped_serving_are_stale_
     // The service goes while an endpoint that left the lists still serves.
     let deleted = change((&plan, &both), (&empty(), &Serving::new()));
     assert_eq!(deleted.len(), 4, "{deleted:?}");
-    // An endpoint of the other family is behind no door of this one.
+    // An endpoint of the other family is behind no frontend of this one.
     let other = serving(&["[2001:db8::1]:53"]);
     assert!(change((&plan, &other), (&plan, &one)).is_empty());
 }
