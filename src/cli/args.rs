@@ -66,7 +66,11 @@ Stops on SIGTERM or SIGINT and leaves the rules in place; SIGHUP reads the input
     Delete(DeleteArgs),
     /// Validate the inputs and this host: overlapping ranges, sysctls, next hops, conflicts
     Check(CheckArgs),
-    /// Print tables of what the inputs mean on this node
+    /// List what the inputs mean on this node, or, with --live, what is installed
+    #[command(after_help = "Examples:
+  svcnat get services -f lab/ -o wide
+  svcnat get endpoints web -n default -f lab/ -o json
+  svcnat get endpoints --live                what the kernel holds, whoever installed it")]
     Get(GetArgs),
     /// Tell where a packet goes and why, without sending it
     #[command(after_help = "Examples:
@@ -385,16 +389,20 @@ pub enum Resource {
     Hostports,
 }
 
-/// `-o` of `svcnat get`.
+/// How lists are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum TableFormat {
+pub enum ListFormat {
     /// Columns.
     #[default]
     Table,
     /// More columns.
     Wide,
-    /// JSON.
+    /// JSON: a List of objects.
     Json,
+    /// The same as YAML.
+    Yaml,
+    /// RESOURCE/NAMESPACE/NAME, one a line.
+    Name,
 }
 
 /// `svcnat get`.
@@ -403,9 +411,21 @@ pub struct GetArgs {
     /// What to list
     #[arg(value_enum)]
     pub resource: Resource,
+    /// Only these: NAME, or NAMESPACE/NAME; a route's is its destination
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Only this namespace; all of them are listed otherwise
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// As kubectl has it: all namespaces are what is listed anyway
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    /// What is installed, from the kernel alone; needs no input, and root
+    #[arg(long, conflicts_with_all = ["filename", "config"])]
+    pub live: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: TableFormat,
+    pub output: ListFormat,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,

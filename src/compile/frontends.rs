@@ -12,8 +12,7 @@ use super::skeleton::Outline;
 use super::source_ranges;
 use super::value::{Affinity, Class, MODE_MASK, Mode, OPTIONS_MASK, frontend_value};
 use super::words::{
-    class_is, dnat, frontend_key, goto, in_set, jump, load, not_in_set, port_key, priority_is,
-    rule, slot,
+    class_is, frontend_key, goto, in_set, jump, load, not_in_set, port_key, priority_is, rule,
 };
 use super::{ListRef, Sink, number, ranged};
 use crate::config::{DetectLocal, Unallocated, UnservedExternal};
@@ -46,7 +45,7 @@ pub fn reject_chain(outline: &Outline<'_>) -> Vec<Chain> {
 }
 
 /// Rules for the classes without endpoints.
-fn unserved(outline: &Outline<'_>) -> Vec<Rule> {
+pub fn unserved(outline: &Outline<'_>) -> Vec<Rule> {
     let mut rules = Vec::new();
     if outline.parts.has_class(Class::Reject) {
         rules.push(rule([class_is(Class::Reject), goto("reject-chain")]));
@@ -65,28 +64,29 @@ pub fn retry_chain(outline: &Outline<'_>) -> Vec<Chain> {
     if !parts.has_any(&[SetId::Endpoints, SetId::EndpointsLarge]) {
         return Vec::new();
     }
-    let mut rules = Vec::new();
+    // A chain of its own, that no class changes: see `endpoints::draws`.
+    let mut lookup = Vec::new();
     if parts.has(SetId::ServiceIps) {
-        rules.push(rule([load(frontend_key(), SetId::ServiceIps)]));
+        lookup.push(rule([load(frontend_key(), SetId::ServiceIps)]));
     }
     if parts.has(SetId::ServiceNodeports) {
-        rules.push(rule([
+        lookup.push(rule([
             Match::DaddrLocal.into(),
             load(port_key(), SetId::ServiceNodeports),
         ]));
     }
+    let mut rules = vec![rule([jump("lookup")])];
     rules.extend(unserved(outline));
-    for map in [SetId::Endpoints, SetId::EndpointsLarge] {
-        if parts.has(map) {
-            rules.push(rule([dnat(slot(1), map)]));
-        }
-    }
+    rules.extend(endpoints::first_slot(outline));
     rules.push(rule([Action::Drop.into()]));
-    vec![Chain::regular(
-        "retry-lookup",
-        "endpoints changed since the frontend was looked up: once more",
-        rules,
-    )]
+    vec![
+        Chain::regular("lookup", "the frontend's value", lookup),
+        Chain::regular(
+            "retry-lookup",
+            "endpoints changed since the frontend was looked up: once more",
+            rules,
+        ),
+    ]
 }
 
 /// The chain that a found frontend leads to, and its options.
@@ -116,8 +116,12 @@ pub fn chains(outline: &Outline<'_>) -> Vec<Chain> {
         ]));
     }
     service.extend(endpoints::draws(outline));
-    service.extend(unserved(outline));
-    service.extend(endpoints::last_draw(outline));
+    if outline
+        .parts
+        .has_any(&[SetId::Endpoints, SetId::EndpointsLarge])
+    {
+        service.push(rule([goto("retry-lookup")]));
+    }
     let mut chains = Vec::new();
     if !options.is_empty() {
         chains.push(Chain::regular(

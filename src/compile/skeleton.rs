@@ -60,8 +60,8 @@ pub fn table(outline: &Outline<'_>) -> Table {
     let chains = [
         frontends::reject_chain(outline),
         frontends::external_chain(outline),
-        frontends::retry_chain(outline),
         endpoints::chains(outline),
+        frontends::retry_chain(outline),
         affinity::lookup_chains(outline),
         local_policy::chains(outline),
         frontends::chains(outline),

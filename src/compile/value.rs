@@ -30,8 +30,6 @@ pub const AFFINITY_MASK: u32 = 0x3000_0000;
 /// Set in values that need more than a class and the test whether the client is a pod: those
 /// of modes `Masquerade` and `Local`, and of lists with affinity.
 pub const OPTIONS_MASK: u32 = 0xb000_0000;
-/// Set in the classes of more slots than [`EXACT`].
-pub const LARGE_BIT: u32 = 0x40 << CLASS_SHIFT;
 /// Bits of an affinity handle that name its group; the rest names the endpoint in it.
 pub const GROUP_MASK: u32 = 0xffff_0000;
 /// Set in every group: a bit of the class, so that handles too are told from other programs'
@@ -207,8 +205,6 @@ mod tests {
         assert!(bits.iter().all(|b| *b != 0 && b & !CLASS_MASK == 0));
         for class in all() {
             assert_eq!(Class::of(class.bits() | 0xf00f_ffff), Some(class));
-            let large = class.bits() & LARGE_BIT != 0;
-            assert_eq!(large, matches!(class, Class::Large(_)), "{class:?}");
         }
         assert_eq!(Class::of(0xf00f_ffff), None);
     }

@@ -55,7 +55,10 @@ fn table(out: &mut impl Write, table: &Table) -> io::Result<()> {
         writeln!(out)?;
     }
     for (i, chain) in table.chains.iter().enumerate() {
-        if i > 0 {
+        // Chains of one line stand together.
+        let short = |chain: &Chain| chain.base.is_none() && chain.rules.len() == 1;
+        let before = i.checked_sub(1).and_then(|i| table.chains.get(i));
+        if before.is_some_and(|before| !(short(before) && short(chain))) {
             writeln!(out)?;
         }
         self::chain(out, table.family, chain)?;
@@ -78,33 +81,41 @@ fn declare(out: &mut impl Write, family: Family, set: &Set) -> io::Result<()> {
         SetData::Fields(_) | SetData::Verdict => "map",
     };
     open(out, keyword, &set.name, set.comment)?;
-    writeln!(out, "\t\t{}", set_type(family, set))?;
+    let declared = set_type(family, set);
     match set.kind {
-        SetKind::Exact => {}
-        SetKind::Interval => writeln!(out, "\t\tflags interval")?,
-        SetKind::Dynamic { size, timeout } => {
-            writeln!(out, "\t\tsize {size}")?;
-            writeln!(out, "\t\tflags dynamic,timeout")?;
-            writeln!(out, "\t\ttimeout {timeout}s")?;
-        }
+        SetKind::Exact => writeln!(out, "\t\t{declared}")?,
+        SetKind::Interval => writeln!(out, "\t\t{declared}; flags interval")?,
+        SetKind::Dynamic { size, timeout } => writeln!(
+            out,
+            "\t\t{declared}; size {size}; flags dynamic,timeout; timeout {timeout}s"
+        )?,
     }
     if set.counted {
         writeln!(out, "\t\tcounter")?;
     }
-    let mut first = true;
-    for (key, element) in &set.elements {
-        out.write_all(if first {
-            b"\t\telements = { "
-        } else {
-            b",\n\t\t\t     "
-        })?;
-        first = false;
-        self::element(out, set, key, element)?;
-    }
-    if !first {
-        writeln!(out, " }}")?;
-    }
+    elements_of(out, set)?;
     writeln!(out, "\t}}")
+}
+
+/// The elements of a set: one a line, those without a comment as many as fit.
+fn elements_of(out: &mut impl Write, set: &Set) -> io::Result<()> {
+    const WIDTH: usize = 96;
+    if set.elements.is_empty() {
+        return Ok(());
+    }
+    out.write_all(b"\t\telements = { ")?;
+    let (mut line, mut width) = (Vec::new(), 0);
+    for (i, (key, element)) in set.elements.iter().enumerate() {
+        line.clear();
+        self::element(&mut line, set, key, element)?;
+        let fits = element.comment.is_none() && width + line.len() <= WIDTH;
+        if i > 0 {
+            out.write_all(if fits { b", " } else { b",\n\t\t\t     " })?;
+        }
+        width = if fits { width } else { 0 } + line.len() + 2;
+        out.write_all(&line)?;
+    }
+    writeln!(out, " }}")
 }
 
 /// The `type` or `typeof` line of a set.
@@ -226,6 +237,13 @@ impl std::fmt::Display for Range<'_> {
 }
 
 fn chain(out: &mut impl Write, family: Family, chain: &Chain) -> io::Result<()> {
+    if let (None, [only]) = (chain.base, &chain.rules[..]) {
+        write!(out, "\tchain {} {{ ", chain.name)?;
+        if !chain.comment.is_empty() {
+            write!(out, "comment \"{}\"; ", chain.comment)?;
+        }
+        return writeln!(out, "{}; }}", self::rule(family, only));
+    }
     open(out, "chain", &chain.name, chain.comment)?;
     if let Some(base) = chain.base {
         writeln!(

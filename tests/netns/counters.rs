@@ -48,14 +48,10 @@ fn of_frontend(lab: &Lab, cluster: &Cluster, frontend: &str) -> (u64, u64, Vec<(
     let rows = rows(lab, "endpoints", cluster);
     let row = rows.iter().find(|row| row["frontend"] == frontend);
     let row = row.unwrap_or_else(|| panic!("no {frontend} in {rows:?}"));
-    let text = |key: &str| row[key].as_str().expect("text").to_owned();
-    let number = |key: &str| text(key).parse().expect("a number");
-    let by_endpoint = text("byEndpoint");
-    let by_endpoint = by_endpoint.split(',').filter(|part| *part != "<none>");
-    let by_endpoint = by_endpoint.map(|part| {
-        let (endpoint, count) = part.split_once('=').expect("ENDPOINT=COUNT");
-        (endpoint.to_owned(), count.parse().expect("a number"))
-    });
+    let number = |key: &str| row[key].as_u64().expect("a number");
+    let by_endpoint = row["byEndpoint"].as_object().expect("endpoints").iter();
+    let by_endpoint =
+        by_endpoint.map(|(endpoint, count)| (endpoint.clone(), count.as_u64().expect("a number")));
     (
         number("connections"),
         number("refused"),

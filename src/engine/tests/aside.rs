@@ -3,7 +3,7 @@
 use super::*;
 
 /// Five services of two endpoints each.
-fn five() -> Engine {
+pub(super) fn five() -> Engine {
     let mut engine = Engine::new(config(), Vec::new());
     for n in 0..5 {
         let plain = Action::Service {
@@ -24,7 +24,7 @@ fn five() -> Engine {
     engine
 }
 
-fn endpoints(n: u8, count: u8) -> Action {
+pub(super) fn endpoints(n: u8, count: u8) -> Action {
     Action::Slice {
         n,
         slice: 0,

@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 
 use super::super::*;
+use super::aside::{endpoints, five};
 use super::wide::{act, wide_change, wide_engine};
 use super::{Kernel, Statement, Table, step, target};
 use crate::compile::Parts;
+use crate::diff::Operation;
 use crate::ruleset::{DataType, FieldValue, Protocol};
 use crate::walk::{Packet, Trace, shares, walk};
 
@@ -147,5 +149,44 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// The kernel walks a map for every rule that is added and looks into it: a class that comes
+/// into use may add one such rule, and one that goes none.
+#[test]
+fn the_first_and_last_of_a_class_add_no_rule_that_uses_a_map_but_their_own() {
+    let mut engine = five();
+    let mut kernel = Kernel::new();
+    step(&mut engine, &mut kernel);
+    let mut engine_to = |count: u8| {
+        engine.apply(super::change(&endpoints(0, count)).unwrap());
+        let Next::Step(step) = engine.advance() else {
+            panic!("a step was expected");
+        };
+        let operations = step.delta.tables.iter().flat_map(|t| &t.operations);
+        let added = operations.filter_map(|operation| match operation {
+            Operation::AddRules(chain, rules) => Some((chain.clone(), rules)),
+            _ => None,
+        });
+        added
+            .filter(|(_, rules)| {
+                let statements = rules.iter().flat_map(|rule| &rule.statements);
+                statements.filter_map(Statement::set).next().is_some()
+            })
+            .map(|(chain, _)| chain)
+            .collect::<Vec<_>>()
+    };
+    for (endpoints, chains) in [
+        (3, &["balance-3"][..]),
+        (2, &[]),
+        (1, &[]),
+        (40, &["balance-48", "balance-large-1"]),
+        (2, &[]),
+        (0, &[]),
+    ] {
+        let mut added = engine_to(endpoints);
+        added.sort();
+        assert_eq!(added, chains, "{endpoints} endpoints");
     }
 }
