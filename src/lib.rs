@@ -22,12 +22,15 @@ pub mod follow;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod host;
+pub mod net;
 pub mod netlink;
 pub mod observe;
 pub mod plan;
 pub mod print;
 pub mod problem;
+pub mod progress;
 pub mod ruleset;
 pub mod source;
+pub mod syntax;
 pub mod text;
 pub mod walk;

@@ -19,8 +19,8 @@ use crate::host::conntrack::Conntrack;
 use crate::host::conntrack_plan::closed;
 use crate::host::{HostError, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
-use crate::observe::Progress;
 use crate::plan::plan;
+use crate::progress::Progress;
 use crate::ruleset::{LiveRuleset, Ruleset};
 use crate::text::printable;
 

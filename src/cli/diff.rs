@@ -9,7 +9,7 @@ use super::intent::Intent;
 use super::say::say;
 use super::writer;
 use crate::netlink::Nfnetlink;
-use crate::observe::Progress;
+use crate::progress::Progress;
 
 pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
     Inputs::given(&args.inputs)?;

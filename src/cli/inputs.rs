@@ -11,9 +11,9 @@ use crate::config::file::{
     self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
 };
 use crate::config::{Config, DetectLocal, InterfaceName, Sysctls, Unallocated, UnservedExternal};
-use crate::observe::Progress;
 use crate::plan::{NodeContext, NodePlan, complete, plan};
 use crate::problem::{Problem, Severity};
+use crate::progress::Progress;
 use crate::source::{self, Input};
 use crate::text::did_you_mean;
 

@@ -17,10 +17,11 @@ use crate::follow::{
 };
 use crate::netlink::Nfnetlink;
 use crate::observe::{
-    Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
-    init_log, raise_descriptor_limit, serve,
+    Binds, Capability, ConnectionSource, Connections, Counted, Shared, drop_all_but, init_log,
+    raise_descriptor_limit, serve,
 };
 use crate::plan::of_url;
+use crate::progress::Progress;
 use crate::source::{Rules, api};
 use crate::text::printable;
 

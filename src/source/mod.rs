@@ -6,7 +6,6 @@
 mod answers;
 pub mod api;
 mod clients;
-mod documents;
 mod endpoints;
 mod exchange;
 mod fields;
@@ -17,8 +16,6 @@ mod known;
 mod life;
 mod limits;
 mod list_watch;
-mod nulls;
-pub(crate) mod parse;
 mod pod;
 mod raw;
 mod service;
@@ -36,16 +33,13 @@ use serde_json::value::RawValue;
 
 use crate::cluster::{Cluster, EndpointSlice, Names, Origin};
 use crate::problem::{Problem, Severity};
+use crate::syntax::{documents, parse};
 use crate::text::nearest;
 use insert::{name_of, shown};
 use kinds::Standing;
 
-pub(crate) use documents::documents;
-pub use fields::{address, name_problem, prefix};
 pub use flags::service_ranges_from;
 pub use insert::insert_object;
-pub(crate) use known::fields_of;
-pub(crate) use nulls::drop_nulls;
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
