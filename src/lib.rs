@@ -11,6 +11,7 @@
 //! `docs/architecture.md` is the map with the invariants of each room.
 
 pub mod apply;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod cluster;
 pub mod compile;
@@ -18,16 +19,20 @@ pub mod config;
 pub mod counters;
 pub mod diff;
 pub mod engine;
+#[cfg(feature = "daemon")]
 pub mod follow;
+#[cfg(feature = "daemon")]
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod host;
 pub mod net;
 pub mod netlink;
+#[cfg(feature = "daemon")]
 pub mod observe;
 pub mod plan;
 pub mod print;
 pub mod problem;
+#[cfg(feature = "cli")]
 pub mod progress;
 pub mod ruleset;
 pub mod source;

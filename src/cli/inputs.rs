@@ -98,6 +98,7 @@ impl Inputs {
     ///
     /// # Errors
     /// If a flag or the file cannot be used.
+    #[cfg(feature = "daemon")]
     pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
         config(args)
     }

@@ -3,22 +3,30 @@
 //!
 //! What is wrong with one object is reported and that object left out; the rest is read.
 
+#[cfg(feature = "cluster")]
 mod answers;
+#[cfg(feature = "cluster")]
 pub mod api;
+#[cfg(feature = "cluster")]
 mod clients;
 mod endpoints;
+#[cfg(feature = "cluster")]
 mod exchange;
 mod fields;
 mod flags;
 mod insert;
 mod kinds;
 mod known;
+#[cfg(feature = "cluster")]
 mod life;
+#[cfg(feature = "cluster")]
 mod limits;
+#[cfg(feature = "cluster")]
 mod list_watch;
 mod pod;
 mod raw;
 mod service;
+#[cfg(feature = "cluster")]
 mod telling;
 
 use std::borrow::Cow;
