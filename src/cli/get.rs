@@ -7,11 +7,12 @@ use serde_json::{Value as Json, json};
 
 use super::args::{GetArgs, Resource, TableFormat};
 use super::error::CliError;
-use super::inputs::Inputs;
+use super::inputs;
 use super::say::say;
 use crate::cluster::{ObjectName, Service};
 use crate::counters::{Counts, What};
 use crate::netlink::Nfnetlink;
+use crate::node::Node;
 use crate::plan::{Endpoint, FamilyPlan, Frontend, FrontendKey, ListKey, ServicePortKey, Target};
 use crate::text::printable;
 
@@ -22,8 +23,8 @@ struct Table {
 }
 
 pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let inputs = Inputs::resolve(&args.inputs)?;
-    Inputs::say_if_none(&args.inputs);
+    let inputs = inputs::resolve(&args.inputs)?;
+    inputs::say_if_none(&args.inputs);
     let wide = args.output == TableFormat::Wide;
     let counts = match args.output {
         TableFormat::Table => None,
@@ -53,7 +54,7 @@ pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
 }
 
 /// What the kernel has counted, if it is to count.
-fn counts(inputs: &Inputs) -> Result<Option<Counts>, CliError> {
+fn counts(inputs: &Node) -> Result<Option<Counts>, CliError> {
     if !inputs.config.service_counters {
         return Ok(None);
     }
@@ -115,7 +116,7 @@ fn or_none(items: &[String]) -> String {
     }
 }
 
-fn services(inputs: &Inputs, wide: bool, counts: Option<&Counts>) -> Table {
+fn services(inputs: &Node, wide: bool, counts: Option<&Counts>) -> Table {
     let mut columns = vec![
         "NAMESPACE",
         "NAME",
@@ -183,7 +184,7 @@ fn services(inputs: &Inputs, wide: bool, counts: Option<&Counts>) -> Table {
 }
 
 /// Connections taken and refused by service. O(frontends).
-fn connections<'i>(inputs: &'i Inputs, counts: &Counts) -> BTreeMap<&'i ObjectName, (u64, u64)> {
+fn connections<'i>(inputs: &'i Node, counts: &Counts) -> BTreeMap<&'i ObjectName, (u64, u64)> {
     let mut totals: BTreeMap<&ObjectName, (u64, u64)> = BTreeMap::new();
     for plan in &inputs.plan.families {
         for (key, frontend) in &plan.frontends {
@@ -209,7 +210,7 @@ fn ports(service: &Service) -> String {
 }
 
 /// Endpoints this node uses for the service, over all its ports.
-fn count(inputs: &Inputs, service: &Service) -> usize {
+fn count(inputs: &Node, service: &Service) -> usize {
     let mut found: BTreeSet<Endpoint> = BTreeSet::new();
     for family in &inputs.plan.families {
         let lists = family
@@ -254,7 +255,7 @@ fn unix_seconds(text: &str) -> Option<u64> {
     Some(days.checked_sub(epoch)? * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
-fn endpoints(inputs: &Inputs, counts: Option<&Counts>) -> Table {
+fn endpoints(inputs: &Node, counts: Option<&Counts>) -> Table {
     let mut columns = vec!["SERVICE", "PORT", "KIND", "FRONTEND", "POLICY", "ENDPOINTS"];
     if counts.is_some() {
         columns.extend(["CONNECTIONS", "REFUSED", "BY-ENDPOINT"]);
@@ -343,7 +344,7 @@ fn counted(
     ]
 }
 
-fn routes(inputs: &Inputs) -> Table {
+fn routes(inputs: &Node) -> Table {
     let rows = inputs
         .plan
         .routes
@@ -356,7 +357,7 @@ fn routes(inputs: &Inputs) -> Table {
     }
 }
 
-fn host_ports(inputs: &Inputs) -> Table {
+fn host_ports(inputs: &Node) -> Table {
     let rows = inputs
         .plan
         .families

@@ -144,6 +144,29 @@ pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, Sour
             }
         }
     }
+    finish(&mut loaded);
+    if !inputs.is_empty() && loaded.cluster == Cluster::default() && loaded.problems.is_empty() {
+        loaded
+            .problems
+            .push(Problem::warning(None, "input", "", "holds no objects"));
+    }
+    Ok(loaded)
+}
+
+/// Reads the documents of a text, as [`load`] reads a file's.
+#[must_use]
+pub fn load_text(text: &str, legacy_source_ranges: bool) -> Loaded {
+    let mut loaded = Loaded {
+        legacy_source_ranges,
+        ..Loaded::default()
+    };
+    load_str(text, "<text>", &mut loaded);
+    finish(&mut loaded);
+    loaded
+}
+
+/// What can be said only when all was read.
+fn finish(loaded: &mut Loaded) {
     prefer_slices(&mut loaded.cluster);
     for (field, count) in &loaded.unknown {
         if let Some(more) = count.checked_sub(MOST_UNKNOWN).filter(|more| *more > 0) {
@@ -153,12 +176,6 @@ pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, Sour
             loaded.problems.push(problem);
         }
     }
-    if !inputs.is_empty() && loaded.cluster == Cluster::default() && loaded.problems.is_empty() {
-        loaded
-            .problems
-            .push(Problem::warning(None, "input", "", "holds no objects"));
-    }
-    Ok(loaded)
 }
 
 /// True for names that begin with a dot. In folders they are passed over: editors' locks and

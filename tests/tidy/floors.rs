@@ -3,6 +3,7 @@
 use super::sources;
 
 /// The rooms from the ground up. A new one finds its place here, and in docs/architecture.md.
+#[rustfmt::skip]
 const FLOORS: &[&str] = &[
     // What is spoken everywhere.
     "text", "net",
@@ -11,7 +12,8 @@ const FLOORS: &[&str] = &[
     // nftables: the rules that do it.
     "ruleset", "compile", "print", "walk", "diff", "engine",
     // The world: files, the API, the kernel.
-    "source", "netlink", "counters", "host", "apply", // Programs.
+    "source", "netlink", "counters", "host", "apply", "node",
+    // Programs.
     "progress", "observe", "follow", "fuzzing", "cli", "lib", "main",
 ];
 
