@@ -33,6 +33,7 @@ fn manifests(count: usize, first: usize) -> String {
 
 fn ruleset(count: usize, first: usize, live: &LiveRuleset) -> Ruleset {
     let config = Config {
+        cluster_cidrs: vec!["172.17.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.254.0.0/16".parse().unwrap()],
         ..Config::default()
     };
