@@ -4,6 +4,8 @@
 //! terminal acts on control characters, and marks of writing direction show text in another
 //! order than it is in: none of them is ever printed raw.
 
+pub mod comment;
+
 use std::borrow::Cow;
 use std::io::{self, Write};
 

@@ -1,35 +1,16 @@
 //! Bad input is reported with its source, field and value, and nothing is applied.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
+use program::{Said, svcnat};
 use support::in_namespace;
 
 const RANGE: &str = "--service-cluster-ip-range=10.254.0.0/16";
-
-/// Runs svcnat with this standard input.
-fn svcnat(args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    std::thread::scope(|scope| {
-        // A verb that fails early need not read all of its input.
-        scope.spawn(move || drop(stdin.write_all(input.as_bytes())));
-        child.wait_with_output().unwrap()
-    })
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 /// Applies in a namespace of its own: must fail with code 2, name all of `expected`, and
 /// leave the namespace without a table.
@@ -43,24 +24,15 @@ fn refused(input: &str, expected: &[&str]) {
             RANGE,
             "--cluster-cidr=172.17.0.0/16",
         ];
-        let output = svcnat(&args, input);
-        let text = stderr(&output);
-        assert_eq!(output.status.code(), Some(2), "{text}");
-        for part in expected {
-            assert!(text.contains(part), "{part:?} is not in:\n{text}");
-        }
+        svcnat(&args, input).expect(2).names(expected);
         assert_eq!(support::run("nft", &["list", "ruleset"], ""), "");
     });
 }
 
 /// Renders: must succeed and warn with all of `expected`.
 fn warned(input: &str, expected: &[&str]) {
-    let output = svcnat(&["render", "-f", "-", "--node-name=n1", RANGE], input);
-    let text = stderr(&output);
-    assert!(output.status.success(), "{text}");
-    for part in expected {
-        assert!(text.contains(part), "{part:?} is not in:\n{text}");
-    }
+    let args = ["render", "-f", "-", "--node-name=n1", RANGE];
+    svcnat(&args, input).expect(0).names(expected);
 }
 
 fn service(name: &str, spec: &str) -> String {
@@ -164,8 +136,8 @@ fn an_external_ip_that_is_a_cluster_ip_stays_with_the_service_that_has_it() {
     let input = service("a", thief) + &service("b", "{clusterIP: 10.254.0.7, ports: [{port: 80}]}");
     let args = ["render", "--elements", "-f", "-", "--node-name=n1", RANGE];
     let output = svcnat(&args, &input);
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), stderr(&output));
-    assert!(output.status.success(), "{errors}");
+    let (text, errors) = (&output.out, &output.err);
+    assert_eq!(output.code, Some(0), "{errors}");
     assert!(
         text.contains("10.254.0.7 . tcp . 80 comment \"default/b\""),
         "{text}"
@@ -202,7 +174,7 @@ fn addresses_that_can_be_nobodys_are_named_with_their_field_and_left_out() {
             "--node-name=n1",
             RANGE,
         ];
-        let text = String::from_utf8(svcnat(&args, &service("a", &spec)).stdout).unwrap();
+        let text = svcnat(&args, &service("a", &spec)).out;
         assert!(text.contains("203.0.113.7 . tcp . 80"), "{text}");
         assert!(!text.contains(&format!("{odd} . tcp . 80")), "{text}");
         let slice = format!(
@@ -214,7 +186,7 @@ fn addresses_that_can_be_nobodys_are_named_with_their_field_and_left_out() {
             &input,
             &["EndpointSlice default/a-1", "endpoints[0].addresses", odd],
         );
-        let text = String::from_utf8(svcnat(&args, &input).stdout).unwrap();
+        let text = svcnat(&args, &input).out;
         assert!(text.contains(": 172.17.0.2 . 80"), "{text}");
         assert!(!text.contains(&format!(": {odd} . 80")), "{text}");
     }
@@ -250,7 +222,7 @@ fn nothing_may_take_the_api_servers_own_address_and_port() {
         "--node-name=n1",
         RANGE,
     ];
-    let text = String::from_utf8(svcnat(&args, &input).stdout).unwrap();
+    let text = svcnat(&args, &input).out;
     assert!(text.contains("192.168.50.10 . tcp . 80 "), "{text}");
     assert!(!text.contains("192.168.50.10 . tcp . 6443"), "{text}");
 }
@@ -312,19 +284,15 @@ fn without_a_cluster_cidr_or_a_pod_cidr_it_is_said_what_will_not_work() {
     let node = "apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: [172.17.0.0/24]}\nstatus: {addresses: [{type: InternalIP, address: 192.168.50.11}]}\n";
     let args = ["render", "-f", "-", "--node-name=n1", RANGE];
     let output = svcnat(&args, &(input + node));
-    assert!(
-        !stderr(&output).contains("cluster CIDR"),
-        "{}",
-        stderr(&output)
-    );
+    assert!(!output.err.contains("cluster CIDR"), "{}", output.err);
 }
 
 /// What `get services` prints.
 fn services(args: &[&str], input: &str) -> String {
     let all = [&["get", "services", "-f", "-", "--node-name=n1"], args].concat();
     let output = svcnat(&all, input);
-    assert!(output.status.success(), "{}", stderr(&output));
-    String::from_utf8(output.stdout).unwrap()
+    assert_eq!(output.code, Some(0), "{}", output.err);
+    output.out
 }
 
 #[test]
@@ -342,7 +310,7 @@ fn a_service_that_prefers_two_families_has_those_there_are_ranges_of() {
         // The clusterIP column has the first one; a frontend shows each.
         let args = ["get", "endpoints", "-f", "-", "--node-name=n1", both];
         let output = svcnat(&args, &prefer(families));
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = output.out;
         assert!(
             text.contains("10.254.") && text.contains("[fd00:254::"),
             "{families}: {text}"
@@ -427,8 +395,8 @@ fn weights_beyond_what_a_list_may_take_are_approximated_and_said() {
     ) + &service("b", "{clusterIP: 10.254.0.8, ports: [{port: 80}]}");
     let args = ["render", "--elements", "-f", "-", "--node-name=n1", RANGE];
     let output = svcnat(&args, &input);
-    let text = String::from_utf8(output.stdout.clone()).unwrap();
-    assert!(output.status.success(), "{}", stderr(&output));
+    let text = output.out;
+    assert_eq!(output.code, Some(0), "{}", output.err);
     let slots = text.lines().filter(|line| line.contains("endpoints-large"));
     let slots = slots.count();
     assert!((20 * 8_192..=20 * 16_384).contains(&slots), "{slots}");
@@ -438,7 +406,7 @@ fn weights_beyond_what_a_list_may_take_are_approximated_and_said() {
         "slots",
         "differ by up to 0.0",
     ] {
-        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+        assert!(output.err.contains(part), "{}", output.err);
     }
     assert!(text.contains("10.254.0.8 . tcp . 80"));
 }
@@ -498,7 +466,7 @@ fn odd_text_in_port_names_does_not_break_the_ruleset() {
         &["render", "-f", "-", "--node-name=n1", RANGE],
         &service("a", spec),
     );
-    let text = String::from_utf8(output.stdout).unwrap();
+    let text = output.out;
     in_namespace(|| {
         support::run("nft", &["-f", "-"], &text);
         let listed = support::run("nft", &["list", "map", "ip", "svcnat", "service-ips"], "");
@@ -531,8 +499,8 @@ fn skip_invalid_applies_the_rest() {
         ],
         &input,
     );
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{}", stderr(&output));
+    let text = output.out;
+    assert_eq!(output.code, Some(0), "{}", output.err);
     assert!(text.contains("10.254.0.9 . tcp . 80"), "{text}");
 }
 
@@ -544,13 +512,8 @@ fn without_the_capability_it_is_named() {
         // Root without the capability: the binary may live where only root can read.
         command.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin", binary]);
         command.args(["apply", "--allow-empty", "--node-name=n1", RANGE]);
-        let output = command.output().unwrap();
-        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
-        assert!(
-            stderr(&output).contains("CAP_NET_ADMIN"),
-            "{}",
-            stderr(&output)
-        );
+        let output = Said::from(command.output().unwrap()).expect(3);
+        output.names(&["CAP_NET_ADMIN"]);
     });
 }
 

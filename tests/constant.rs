@@ -4,25 +4,21 @@
 
 use std::collections::BTreeMap;
 
-use svcnat::cluster::Cluster;
-use svcnat::compile::compile;
 use svcnat::config::Config;
 use svcnat::diff::{Counts, diff};
 use svcnat::netlink::encode::{Finish, batch};
-use svcnat::plan::{NodeContext, complete, plan};
+use svcnat::node::Node;
 use svcnat::print::text;
 use svcnat::ruleset::{LiveRuleset, LiveTable, Ruleset};
-use svcnat::source::{Loaded, load_str};
 
 /// `count` services; the first has `first` endpoints, the others 0 to 40.
-fn cluster(count: usize, first: usize) -> Cluster {
-    let mut loaded = Loaded::default();
+fn manifests(count: usize, first: usize) -> String {
+    let mut text = String::new();
     for i in 0..count {
         let ip = format!("10.254.{}.{}", i / 250, i % 250 + 2);
         let service = format!(
             r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"s{i}"}},"spec":{{"clusterIP":"{ip}","ports":[{{"port":80}}]}}}}"#
         );
-        load_str(&service, "test", &mut loaded);
         let endpoints: Vec<String> = (0..if i == 0 { first } else { i % 41 })
             .map(|n| format!(r#"{{"addresses":["172.17.{}.{}"]}}"#, i % 200, n + 2))
             .collect();
@@ -30,22 +26,20 @@ fn cluster(count: usize, first: usize) -> Cluster {
             r#"{{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{{"name":"s{i}-1","labels":{{"kubernetes.io/service-name":"s{i}"}}}},"addressType":"IPv4","ports":[{{"port":80}}],"endpoints":[{}]}}"#,
             endpoints.join(",")
         );
-        load_str(&slice, "test", &mut loaded);
+        text.extend([&service, "\n---\n", &slice, "\n---\n"]);
     }
-    assert!(loaded.problems.is_empty(), "{:?}", loaded.problems.first());
-    loaded.cluster
+    text
 }
 
 fn ruleset(count: usize, first: usize, live: &LiveRuleset) -> Ruleset {
-    let mut cluster = cluster(count, first);
     let config = Config {
+        cluster_cidrs: vec!["172.17.0.0/16".parse().unwrap()],
         service_cidrs: vec!["10.254.0.0/16".parse().unwrap()],
         ..Config::default()
     };
-    let (node, _) = NodeContext::resolve(&cluster, &config, &[]);
-    let problems = complete(&mut cluster, &config, &node);
+    let (node, problems) = Node::parse(&manifests(count, first), config);
     assert!(problems.is_empty(), "{:?}", problems.first());
-    compile(&plan(&cluster, &config, &node).0, &live.sets())
+    node.ruleset_over(live)
 }
 
 fn nothing() -> LiveRuleset {

@@ -1,8 +1,10 @@
 //! `svcnat explain` gives the reason that the objects give, in words and as JSON.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+#[path = "support/program.rs"]
+mod program;
+
+use program::svcnat;
 
 use serde_json::Value;
 
@@ -122,33 +124,18 @@ status: {phase: Running, podIP: 172.17.0.6, podIPs: [{ip: 172.17.0.6}], conditio
 "#;
 
 fn explain(source: &str, destination: &str, more: &[&str]) -> String {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
-        .args([
-            "explain",
-            source,
-            destination,
-            "-f",
-            "-",
-            "--node-name=n1",
-            "--pod-cidr=172.17.0.0/24",
-        ])
-        .args([
-            "--cluster-cidr=172.17.0.0/16",
-            "--service-cluster-ip-range=10.254.0.0/16",
-        ])
-        .args(more)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(OBJECTS.as_bytes()).unwrap();
-    drop(input);
-    let output = child.wait_with_output().unwrap();
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{error}");
-    String::from_utf8(output.stdout).unwrap()
+    let verb = [
+        "explain",
+        source,
+        destination,
+        "-f",
+        "-",
+        "--node-name=n1",
+        "--pod-cidr=172.17.0.0/24",
+        "--cluster-cidr=172.17.0.0/16",
+        "--service-cluster-ip-range=10.254.0.0/16",
+    ];
+    svcnat(&[&verb, more].concat(), OBJECTS).expect(0).out
 }
 
 #[track_caller]
@@ -393,12 +380,8 @@ fn what_no_packet_can_be_is_bad_usage() {
             "is not ADDRESS:PORT/PROTOCOL",
         ),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_svcnat"))
-            .args(["explain", source, destination])
-            .output()
-            .unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{destination}: {error}");
-        assert!(error.contains(part), "{destination}: {error}");
+        svcnat(&["explain", source, destination], "")
+            .expect(2)
+            .names(&[part]);
     }
 }

@@ -2,15 +2,17 @@
 //! by accident, and there is one writer.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use program::{Said, svcnat};
 use support::{in_namespace, run};
 
 const SETTINGS: [&str; 4] = [
@@ -20,50 +22,9 @@ const SETTINGS: [&str; 4] = [
     "--manage-routes=false",
 ];
 
-/// What a verb said.
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-fn svcnat(args: &[&str], input: &str) -> Said {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // One that fails early leaves its input unread.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let output = child.wait_with_output().unwrap();
-    Said {
-        code: output.status.code(),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
-}
-
 /// A verb with inputs from standard input.
 fn with(verb: &[&str], input: &str) -> Said {
     svcnat(&[verb, &["-f", "-"], &SETTINGS].concat(), input)
-}
-
-impl Said {
-    #[track_caller]
-    fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
-        self
-    }
-
-    #[track_caller]
-    fn names(self, parts: &[&str]) -> Self {
-        for part in parts {
-            assert!(self.err.contains(part), "{part:?} is not in:\n{}", self.err);
-        }
-        self
-    }
 }
 
 /// Services, each with so many endpoints.

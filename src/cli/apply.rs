@@ -1,27 +1,24 @@
 //! `svcnat apply`: install everything and say what changed.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 
 use serde_json::json;
 
 use super::args::{ApplyArgs, DryRun, Output};
 use super::error::CliError;
-use super::inputs::Inputs;
-use super::intent::{Intent, host, sysctls_json, wanted};
+use super::inputs;
+use super::intent::{Intent, host, sysctls_json};
 use super::say::{count, say};
 use super::writer;
 use crate::apply::{Outcome, carry_out_setting_aside, drop_stale_flows, purge_affinity};
 use crate::cluster::ObjectName;
-use crate::compile::compile;
 use crate::diff::Delta;
 use crate::host::conntrack::Conntrack;
 use crate::host::conntrack_plan::closed;
 use crate::host::{HostError, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
-use crate::observe::Progress;
-use crate::plan::plan;
-use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::node::Node;
+use crate::progress::Progress;
 use crate::text::printable;
 
 /// What one installation did.
@@ -42,9 +39,9 @@ pub struct Done {
 
 pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
     if !args.loss.allow_empty {
-        Inputs::given(&args.inputs)?;
+        inputs::given(&args.inputs)?;
     }
-    let inputs = Inputs::resolve(&args.inputs)?;
+    let inputs = inputs::resolve(&args.inputs)?;
     if args.dry_run != DryRun::None {
         return dry_run(args, &inputs, out);
     }
@@ -67,7 +64,7 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
 }
 
 /// Carries it out: settings, routes, rules, then flows and clients that lead nowhere any more.
-fn install(kernel: &mut Nfnetlink, inputs: &Inputs, intent: Intent) -> Result<Done, CliError> {
+fn install(kernel: &mut Nfnetlink, inputs: &Node, intent: Intent) -> Result<Done, CliError> {
     let settings: Vec<_> = intent.sysctls.iter().map(|c| c.setting.clone()).collect();
     let sysctls = sysctl::Sysctls::default().apply(&settings).map_err(host)?;
     // Routes before rules: what a service leads to should be reachable when it starts to.
@@ -75,7 +72,7 @@ fn install(kernel: &mut Nfnetlink, inputs: &Inputs, intent: Intent) -> Result<Do
     let services: Vec<ObjectName> = inputs.cluster.services.keys().cloned().collect();
     let (outcome, aside) = Progress::during("installing", || {
         carry_out_setting_aside(kernel, intent.rules, &services, |aside, live| {
-            without(inputs, aside, live)
+            inputs.ruleset_without(aside, live)
         })
     })?;
     let mut failed: Vec<String> = routes.errors.iter().map(ToString::to_string).collect();
@@ -102,18 +99,7 @@ fn install(kernel: &mut Nfnetlink, inputs: &Inputs, intent: Intent) -> Result<Do
     })
 }
 
-/// The ruleset without these Services.
-fn without(inputs: &Inputs, aside: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Ruleset {
-    if aside.is_empty() {
-        return wanted(inputs, live);
-    }
-    let mut cluster = inputs.cluster.clone();
-    cluster.services.retain(|name, _| !aside.contains(name));
-    let (plan, _) = plan(&cluster, &inputs.config, &inputs.node);
-    compile(&plan, &live.sets())
-}
-
-fn dry_run(args: &ApplyArgs, inputs: &Inputs, out: &mut impl Write) -> Result<u8, CliError> {
+fn dry_run(args: &ApplyArgs, inputs: &Node, out: &mut impl Write) -> Result<u8, CliError> {
     let mut kernel = Nfnetlink::open()?;
     let intent = Intent::of(&mut kernel, inputs)?;
     intent.check(inputs, &args.loss)?;
@@ -151,7 +137,7 @@ fn dry_run(args: &ApplyArgs, inputs: &Inputs, out: &mut impl Write) -> Result<u8
 }
 
 /// Removes tracked flows that the commit made stale.
-fn cut_flows(inputs: &Inputs, committed: &Delta) -> Result<usize, HostError> {
+fn cut_flows(inputs: &Node, committed: &Delta) -> Result<usize, HostError> {
     let local = interfaces::local_addresses(&interfaces::list()?);
     let closed = closed(committed, &local);
     let mut table = Conntrack::open()?;

@@ -3,13 +3,17 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+#[cfg(feature = "daemon")]
 use std::time::Duration;
 
+#[cfg(feature = "daemon")]
 use super::kube_proxy_flags::KubeProxyFlags;
 use crate::apply::Limit;
 use crate::config::file::parse_node_name;
 use crate::config::{InterfaceName, MarkBit, PortRange};
+#[cfg(feature = "daemon")]
 use crate::follow::NameWriters;
+#[cfg(feature = "daemon")]
 use crate::observe::LogFormat;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -57,6 +61,7 @@ pub enum Verb {
   svcnat apply -f lab/                      a second run sends nothing")]
     Apply(ApplyArgs),
     /// Keep it installed: follow the input files, repair what others change
+    #[cfg(feature = "daemon")]
     #[command(after_help = "Examples:
   svcnat run -f /etc/svcnat/manifests --config /etc/svcnat/config.yaml
 
@@ -205,6 +210,7 @@ pub struct ApplyArgs {
 }
 
 /// A duration as Go and systemd write them: `500ms`, `5s`, `1m30s`.
+#[cfg(feature = "daemon")]
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 500ms, 5s or 1m30s");
     let mut rest = text;
@@ -239,6 +245,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// What `run` does when others change our tables.
+#[cfg(feature = "daemon")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum DriftArg {
     /// Put them right at once.
@@ -251,6 +258,7 @@ pub enum DriftArg {
 }
 
 /// `--proxy-mode` of kube-proxy on Linux.
+#[cfg(feature = "daemon")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProxyMode {
     /// What this program does.
@@ -262,6 +270,7 @@ pub enum ProxyMode {
 }
 
 /// `svcnat run`.
+#[cfg(feature = "daemon")]
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// What to do when others change our tables

@@ -7,22 +7,22 @@ use serde_json::json;
 
 use super::args::{CheckArgs, Output};
 use super::error::{CliError, owner_name};
-use super::inputs::Inputs;
+use super::inputs;
 use super::intent::host;
 use super::say::count;
 use super::writer;
-use crate::compile::compile;
 use crate::config::Sysctls;
 use crate::diff::diff;
 use crate::host::interfaces::{self, Interface};
 use crate::host::others::{self, Ours};
 use crate::host::{HostError, check, hidden, routes, sysctl};
 use crate::netlink::{ForeignChain, Nfnetlink};
+use crate::node::Node;
 use crate::problem::{Problem, Severity};
 use crate::ruleset::{Hook, LiveRuleset, Ruleset};
 
 pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let (inputs, inputs_own) = Inputs::collect(&args.inputs)?;
+    let (inputs, inputs_own) = inputs::collect(&args.inputs)?;
     let mut hosts = of_host(&inputs).map_err(host)?;
     hosts.extend(of_kernel(&inputs));
     if let Some(other) = writer::other() {
@@ -76,9 +76,9 @@ pub fn run(args: &CheckArgs, out: &mut impl Write) -> Result<u8, CliError> {
     Ok(code)
 }
 
-fn of_host(inputs: &Inputs) -> Result<Vec<Problem>, HostError> {
+fn of_host(inputs: &Node) -> Result<Vec<Problem>, HostError> {
     let interfaces = interfaces::list()?;
-    let mut problems = check::overlaps(&inputs.node.service_ranges, &interfaces);
+    let mut problems = check::overlaps(&inputs.context.service_ranges, &interfaces);
     problems.extend(check::next_hops(
         inputs.plan.routes.iter().cloned(),
         routes::next_hop,
@@ -90,12 +90,12 @@ fn of_host(inputs: &Inputs) -> Result<Vec<Problem>, HostError> {
 
 /// As `--sysctls` says: what is to be left alone is not looked at, what is to be set is no
 /// error.
-fn of_sysctls(inputs: &Inputs, interfaces: &[Interface]) -> Result<Vec<Problem>, HostError> {
+fn of_sysctls(inputs: &Node, interfaces: &[Interface]) -> Result<Vec<Problem>, HostError> {
     let wish = inputs.config.sysctls;
     if wish == Sysctls::Ignore {
         return Ok(Vec::new());
     }
-    let needed = sysctl::needed_by(&inputs.node, interfaces);
+    let needed = sysctl::needed_by(&inputs.context, interfaces);
     let sysctls = sysctl::Sysctls::default();
     let mut status = sysctls.status(&needed)?;
     let mut problems = Vec::new();
@@ -121,14 +121,14 @@ fn of_sysctls(inputs: &Inputs, interfaces: &[Interface]) -> Result<Vec<Problem>,
 
 /// Asks the kernel itself: who else is there, and whether it takes the very batch, which it
 /// checks and throws away.
-fn of_kernel(inputs: &Inputs) -> Vec<Problem> {
+fn of_kernel(inputs: &Node) -> Vec<Problem> {
     let failed = |message: String| vec![Problem::error(None, "kernel", "", message)];
     let mut kernel = match Nfnetlink::open() {
         Ok(kernel) => kernel,
         Err(e) => return failed(e.to_string()),
     };
     let live = LiveRuleset::default();
-    let desired = compile(&inputs.plan, &live.sets());
+    let desired = inputs.ruleset_over(&live);
     let mut problems = match kernel.foreign_chains() {
         Ok(chains) => of_others(inputs, &desired, &chains),
         Err(e) => return failed(e.to_string()),
@@ -166,7 +166,7 @@ fn owned(port: u32) -> Problem {
 }
 
 /// Other programs that do the same job, or undo it.
-fn of_others(inputs: &Inputs, desired: &Ruleset, chains: &[ForeignChain]) -> Vec<Problem> {
+fn of_others(inputs: &Node, desired: &Ruleset, chains: &[ForeignChain]) -> Vec<Problem> {
     let nodes = inputs
         .cluster
         .nodes
@@ -176,7 +176,7 @@ fn of_others(inputs: &Inputs, desired: &Ruleset, chains: &[ForeignChain]) -> Vec
         .config
         .cluster_cidrs
         .iter()
-        .chain(&inputs.node.pod_cidrs);
+        .chain(&inputs.context.pod_cidrs);
     let pods: Vec<IpNet> = pods.chain(nodes).copied().collect();
     let hooks = desired.tables.values().flat_map(|table| &table.chains);
     let ours = hooks.filter_map(|chain| chain.base.filter(|base| base.hook == Hook::Prerouting));

@@ -10,10 +10,9 @@ use super::error::CliError;
 use super::intent::host;
 use super::say::count;
 use super::writer;
-use crate::apply::reconcile;
 use crate::host::routes;
 use crate::netlink::Nfnetlink;
-use crate::ruleset::Ruleset;
+use crate::node;
 
 pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let _seat = writer::take("delete", args.beside_run)?;
@@ -23,7 +22,7 @@ pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
 /// Removes it; the caller has the writer's place.
 pub fn all(output: Output, out: &mut impl Write) -> Result<u8, CliError> {
     let mut kernel = Nfnetlink::open()?;
-    let outcome = reconcile(&mut kernel, |_| Ruleset::default())?;
+    let outcome = node::remove(&mut kernel)?;
     let live = routes::list_ours().map_err(host)?;
     let delta = routes::plan(&BTreeSet::new(), &live);
     let report = routes::apply(&delta).map_err(host)?;

@@ -4,16 +4,16 @@ use std::io::Write;
 
 use super::args::{DiffArgs, LossArgs, Output};
 use super::error::CliError;
-use super::inputs::Inputs;
+use super::inputs;
 use super::intent::Intent;
 use super::say::say;
 use super::writer;
 use crate::netlink::Nfnetlink;
-use crate::observe::Progress;
+use crate::progress::Progress;
 
 pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    Inputs::given(&args.inputs)?;
-    let inputs = Inputs::resolve(&args.inputs)?;
+    inputs::given(&args.inputs)?;
+    let inputs = inputs::resolve(&args.inputs)?;
     let mut kernel = Nfnetlink::open()?;
     let intent = Progress::during("reading our tables back", || {
         Intent::of(&mut kernel, &inputs)

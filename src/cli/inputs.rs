@@ -6,149 +6,80 @@ use std::path::PathBuf;
 use super::args::{InputArgs, SysctlsArg, UnallocatedArg, UnservedExternalArg};
 use super::error::CliError;
 use super::say::{report, say};
-use crate::cluster::Cluster;
 use crate::config::file::{
     self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
 };
 use crate::config::{Config, DetectLocal, InterfaceName, Sysctls, Unallocated, UnservedExternal};
-use crate::observe::Progress;
-use crate::plan::{NodeContext, NodePlan, complete, plan};
+use crate::node::{Node, Objects};
 use crate::problem::{Problem, Severity};
+use crate::progress::Progress;
 use crate::source::{self, Input};
 use crate::text::did_you_mean;
 
-/// Resolved inputs of a verb.
-#[derive(Debug)]
-pub struct Inputs {
-    /// Settings.
-    pub config: Config,
-    /// Objects.
-    pub cluster: Cluster,
-    /// This node.
-    pub node: NodeContext,
-    /// What this node is to do.
-    pub plan: NodePlan,
+/// What installs needs an input: nothing given is not the same as nothing wanted.
+///
+/// # Errors
+/// If no file, folder or standard input was named.
+pub fn given(args: &InputArgs) -> Result<(), CliError> {
+    if args.filename.is_empty() {
+        return Err(CliError::Usage(
+            "must specify -f or a cluster: -f FILE, -f FOLDER or -f - (`run` also takes \
+             --kubernetes, --kubeconfig or --apiserver)"
+                .to_owned(),
+        ));
+    }
+    Ok(())
 }
 
-impl Inputs {
-    /// What installs needs an input: nothing given is not the same as nothing wanted.
-    ///
-    /// # Errors
-    /// If no file, folder or standard input was named.
-    pub fn given(args: &InputArgs) -> Result<(), CliError> {
-        if args.filename.is_empty() {
-            return Err(CliError::Usage(
-                "must specify -f or a cluster: -f FILE, -f FOLDER or -f - (`run` also takes \
-                 --kubernetes, --kubeconfig or --apiserver)"
-                    .to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    /// Says that there are no objects if none were given, where that is allowed: settings alone
-    /// have a ruleset too.
-    pub fn say_if_none(args: &InputArgs) {
-        if args.filename.is_empty() {
-            say("notice: no objects were given (-f)\n");
-        }
-    }
-
-    /// Resolves and prints problems on standard error.
-    ///
-    /// # Errors
-    /// If something cannot be used and `--skip-invalid` was not given.
-    pub fn resolve(args: &InputArgs) -> Result<Self, CliError> {
-        let (inputs, problems) = Self::collect(args)?;
-        report(&problems);
-        let errors = problems
-            .iter()
-            .filter(|p| p.severity == Severity::Error)
-            .count();
-        if errors > 0 && !args.skip_invalid {
-            let noun = if errors == 1 { "error" } else { "errors" };
-            return Err(CliError::Invalid(format!("{errors} {noun} in the input")));
-        }
-        Ok(inputs)
-    }
-
-    /// The same, with the problems handed back instead of printed.
-    ///
-    /// # Errors
-    /// If a flag or a file cannot be used at all.
-    pub fn collect(args: &InputArgs) -> Result<(Self, Vec<Problem>), CliError> {
-        let Objects {
-            config,
-            cluster,
-            node,
-            mut problems,
-        } = Progress::during("reading the inputs", || Self::objects(args))?;
-        let (plan, found) = plan(&cluster, &config, &node);
-        problems.extend(found);
-        let inputs = Self {
-            config,
-            cluster,
-            node,
-            plan,
-        };
-        Ok((inputs, problems))
-    }
-
-    /// Settings alone: flags over file over defaults; and what of them has no effect.
-    ///
-    /// # Errors
-    /// If a flag or the file cannot be used.
-    pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
-        config(args)
-    }
-
-    /// Settings and objects, without a plan.
-    ///
-    /// # Errors
-    /// If a flag or a file cannot be used at all.
-    pub fn objects(args: &InputArgs) -> Result<Objects, CliError> {
-        let (config, mut problems) = config(args)?;
-        let sources: Vec<Input> = args
-            .filename
-            .iter()
-            .map(|path| {
-                if path == &PathBuf::from("-") {
-                    Input::Stdin
-                } else {
-                    Input::Path(path.clone())
-                }
-            })
-            .collect();
-        let loaded = source::load(&sources, config.legacy_source_ranges).map_err(usage)?;
-        problems.extend(loaded.problems);
-        let mut cluster = loaded.cluster;
-        // Without privileges or interfaces there is simply nothing to fall back to.
-        let addresses = crate::host::interfaces::list()
-            .map(|found| crate::host::interfaces::primary_addresses(&found))
-            .unwrap_or_default();
-        let (node, found) = NodeContext::resolve(&cluster, &config, &addresses);
-        problems.extend(found);
-        problems.extend(complete(&mut cluster, &config, &node));
-        Ok(Objects {
-            config,
-            cluster,
-            node,
-            problems,
-        })
+/// Says that there are no objects if none were given, where that is allowed: settings alone
+/// have a ruleset too.
+pub fn say_if_none(args: &InputArgs) {
+    if args.filename.is_empty() {
+        say("notice: no objects were given (-f)\n");
     }
 }
 
-/// What was typed and read, before anything is planned.
-#[derive(Debug)]
-pub struct Objects {
-    /// Settings.
-    pub config: Config,
-    /// Objects, completed.
-    pub cluster: Cluster,
-    /// This node.
-    pub node: NodeContext,
-    /// What was found wrong or odd.
-    pub problems: Vec<Problem>,
+/// Resolves and prints problems on standard error.
+///
+/// # Errors
+/// If something cannot be used and `--skip-invalid` was not given.
+pub fn resolve(args: &InputArgs) -> Result<Node, CliError> {
+    let (node, problems) = collect(args)?;
+    report(&problems);
+    let errors = problems
+        .iter()
+        .filter(|p| p.severity == Severity::Error)
+        .count();
+    if errors > 0 && !args.skip_invalid {
+        let noun = if errors == 1 { "error" } else { "errors" };
+        return Err(CliError::Invalid(format!("{errors} {noun} in the input")));
+    }
+    Ok(node)
+}
+
+/// The same, with the problems handed back instead of printed.
+///
+/// # Errors
+/// If a flag or a file cannot be used at all.
+pub fn collect(args: &InputArgs) -> Result<(Node, Vec<Problem>), CliError> {
+    let objects = Progress::during("reading the inputs", || objects(args))?;
+    Ok(Node::of(objects))
+}
+
+/// Settings and objects, without a plan.
+///
+/// # Errors
+/// If a flag or a file cannot be used at all.
+pub fn objects(args: &InputArgs) -> Result<Objects, CliError> {
+    let (config, notes) = config(args)?;
+    let input = |path: &PathBuf| match path.to_str() {
+        Some("-") => Input::Stdin,
+        _ => Input::Path(path.clone()),
+    };
+    let sources: Vec<Input> = args.filename.iter().map(input).collect();
+    let mut objects = Objects::read(&sources, config).map_err(usage)?;
+    objects.problems.splice(0..0, notes);
+    Ok(objects)
 }
 
 fn usage(error: impl std::fmt::Display) -> CliError {
@@ -169,9 +100,12 @@ fn list<T>(
         .map_err(|e| CliError::Usage(format!("--{flag}: {e}")))
 }
 
-/// The settings, and what was found odd in them. One that is wrong is an error whatever
-/// becomes of invalid objects: everything else depends on them.
-fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
+/// The settings, flags over file over defaults, and what was found odd in them. One that is
+/// wrong is an error whatever becomes of invalid objects: everything else depends on them.
+///
+/// # Errors
+/// If a flag or the file cannot be used.
+pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
     let mut config = Config::default();
     let mut notes = Vec::new();
     if let Some(path) = &args.config {

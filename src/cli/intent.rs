@@ -7,10 +7,8 @@ use serde_json::{Value, json};
 
 use super::args::LossArgs;
 use super::error::CliError;
-use super::inputs::Inputs;
 use super::say::{count, report, say};
 use crate::apply::{Comparison, Holding, Limit, clients_of, compare, gone_clients, stale_flows};
-use crate::compile::compile;
 use crate::config::Sysctls;
 use crate::diff::{self, Delta};
 use crate::host::conntrack::{Conntrack, Flow};
@@ -18,6 +16,7 @@ use crate::host::conntrack_plan::closed;
 use crate::host::routes::RouteDelta;
 use crate::host::{HostError, check, interfaces, routes, sysctl};
 use crate::netlink::Nfnetlink;
+use crate::node::Node;
 use crate::plan::Route;
 use crate::problem::{Problem, Severity};
 use crate::ruleset::LiveRuleset;
@@ -43,8 +42,8 @@ impl Intent {
     ///
     /// # Errors
     /// If the host cannot be asked, or a setting could not be set.
-    pub fn of(kernel: &mut Nfnetlink, inputs: &Inputs) -> Result<Self, CliError> {
-        let rules = compare(kernel, |live| wanted(inputs, live))?;
+    pub fn of(kernel: &mut Nfnetlink, inputs: &Node) -> Result<Self, CliError> {
+        let rules = compare(kernel, |live| inputs.ruleset_over(live))?;
         let live = routes::list_ours().map_err(host)?;
         let routes = if inputs.config.manage_routes {
             routes::plan(&inputs.plan.routes, &live)
@@ -72,7 +71,7 @@ impl Intent {
     ///
     /// # Errors
     /// If the inputs take away more than they may, or a next hop cannot be used.
-    pub fn check(&self, inputs: &Inputs, loss: &LossArgs) -> Result<(), CliError> {
+    pub fn check(&self, inputs: &Node, loss: &LossArgs) -> Result<(), CliError> {
         not_lost(&self.rules.before, self.live_routes, inputs, loss)?;
         let problems = unreachable(inputs)?;
         if problems.is_empty() {
@@ -90,7 +89,7 @@ impl Intent {
     ///
     /// # Errors
     /// If the host cannot be asked.
-    pub fn warn(&self, inputs: &Inputs, loss: &LossArgs) -> Result<(), CliError> {
+    pub fn warn(&self, inputs: &Node, loss: &LossArgs) -> Result<(), CliError> {
         let mut problems = unreachable(inputs)?;
         for problem in &mut problems {
             problem.severity = Severity::Warning;
@@ -215,11 +214,6 @@ pub fn sysctls_json(sysctls: &[sysctl::Changed]) -> Vec<Value> {
     sysctls.iter().map(one).collect()
 }
 
-/// The ruleset the inputs ask for, with the numbers that are in force.
-pub fn wanted(inputs: &Inputs, live: &LiveRuleset) -> crate::ruleset::Ruleset {
-    compile(&inputs.plan, &live.sets())
-}
-
 /// An error of the host, for the command line.
 pub fn host(error: HostError) -> CliError {
     CliError::Host(error.to_string())
@@ -228,7 +222,7 @@ pub fn host(error: HostError) -> CliError {
 fn not_lost(
     before: &LiveRuleset,
     routes: usize,
-    inputs: &Inputs,
+    inputs: &Node,
     loss: &LossArgs,
 ) -> Result<(), CliError> {
     let after = Holding::of_cluster(&inputs.cluster);
@@ -253,13 +247,13 @@ fn not_lost(
 }
 
 /// Routes whose next hop is no neighbour.
-fn unreachable(inputs: &Inputs) -> Result<Vec<Problem>, CliError> {
+fn unreachable(inputs: &Node) -> Result<Vec<Problem>, CliError> {
     let routes = inputs.plan.routes.iter().cloned();
     check::next_hops(routes, routes::next_hop).map_err(host)
 }
 
 /// The kernel settings to set; what is missing is reported if it is only to be checked.
-fn settings(inputs: &Inputs) -> Result<Vec<sysctl::Changed>, CliError> {
+fn settings(inputs: &Node) -> Result<Vec<sysctl::Changed>, CliError> {
     if inputs.config.sysctls == Sysctls::Ignore {
         return Ok(Vec::new());
     }
@@ -282,12 +276,12 @@ fn settings(inputs: &Inputs) -> Result<Vec<sysctl::Changed>, CliError> {
 }
 
 /// The settings this node needs.
-pub fn needed_sysctls(inputs: &Inputs) -> Result<Vec<sysctl::Setting>, CliError> {
+pub fn needed_sysctls(inputs: &Node) -> Result<Vec<sysctl::Setting>, CliError> {
     let interfaces = interfaces::list().map_err(host)?;
-    Ok(sysctl::needed_by(&inputs.node, &interfaces))
+    Ok(sysctl::needed_by(&inputs.context, &interfaces))
 }
 
-fn flows(inputs: &Inputs, delta: &Delta) -> Result<Vec<Flow>, HostError> {
+fn flows(inputs: &Node, delta: &Delta) -> Result<Vec<Flow>, HostError> {
     let local = interfaces::local_addresses(&interfaces::list()?);
     let closed = closed(delta, &local);
     let mut table = Conntrack::open()?;

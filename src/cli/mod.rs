@@ -10,9 +10,11 @@ mod explain;
 mod get;
 mod inputs;
 mod intent;
+#[cfg(feature = "daemon")]
 mod kube_proxy_flags;
 mod man;
 mod render;
+#[cfg(feature = "daemon")]
 mod run;
 mod say;
 mod writer;
@@ -71,6 +73,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
         Verb::Render(args) => render::run(args, out),
         Verb::Diff(args) => diff::run(args, out),
         Verb::Apply(args) => apply::run(args, out),
+        #[cfg(feature = "daemon")]
         Verb::Run(args) => run::run(args),
         Verb::Delete(args) => delete::run(args, out),
         Verb::Check(args) => check::run(args, out),

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::args::{DriftArg, Output, RunArgs};
 use super::error::CliError;
-use super::inputs::Inputs;
+use super::inputs;
 use super::{delete, writer};
 use crate::config::Config;
 use crate::counters::{Counts, What};
@@ -17,10 +17,11 @@ use crate::follow::{
 };
 use crate::netlink::Nfnetlink;
 use crate::observe::{
-    Binds, Capability, ConnectionSource, Connections, Counted, Progress, Shared, drop_all_but,
-    init_log, raise_descriptor_limit, serve,
+    Binds, Capability, ConnectionSource, Connections, Counted, Shared, drop_all_but, init_log,
+    raise_descriptor_limit, serve,
 };
 use crate::plan::of_url;
+use crate::progress::Progress;
 use crate::source::{Rules, api};
 use crate::text::printable;
 
@@ -38,7 +39,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     progress.start();
     let signals = signals()?;
     let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
-    let (mut config, found) = Inputs::config(&args.inputs)?;
+    let (mut config, found) = inputs::config(&args.inputs)?;
     let _seat = writer::take("run", args.beside_run)?;
     // With files they are found again at each reading.
     notes.extend(found.into_iter().filter(|_| from_api));
@@ -288,7 +289,7 @@ fn check(args: &RunArgs, from_api: bool) -> Result<(), CliError> {
         ));
     }
     if !from_api && !args.loss.allow_empty {
-        Inputs::given(&args.inputs)?;
+        inputs::given(&args.inputs)?;
     }
     Ok(())
 }
@@ -332,7 +333,7 @@ fn files(args: &RunArgs) -> Result<Sources<'_>, CliError> {
     let read = move || {
         // It may have become a pipe.
         paths.iter().try_for_each(|path| can_be_followed(path))?;
-        Inputs::objects(&args.inputs)
+        inputs::objects(&args.inputs)
             .map(|mut found| Reading {
                 config: {
                     node_address(args, &mut found.config);

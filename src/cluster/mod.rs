@@ -16,7 +16,7 @@ use std::num::NonZeroU16;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use crate::ruleset::{Family, Protocol};
+pub use crate::net::{Family, Protocol};
 pub use change::Change;
 pub use names::{Name, Names};
 pub use slices::Slices;

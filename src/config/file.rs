@@ -13,7 +13,7 @@ use super::{
     UnservedExternal, others,
 };
 use crate::problem::Problem;
-use crate::source::{address, documents, drop_nulls, fields_of, name_problem, parse, prefix};
+use crate::syntax::{address, documents, drop_nulls, fields_of, name_problem, parse, prefix};
 use crate::text::did_you_mean;
 
 /// RFC 1918: private networks.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::file::{RawDetect, detect, parse_cidr_list, parse_node_name, typed_loosely};
 use super::{Config, MarkBit, NodePortAddresses};
-use crate::source::{address, fields_of};
+use crate::syntax::{address, fields_of};
 use crate::text::did_you_mean;
 
 /// The fields that have a meaning here. The others are in [`UNUSED`].

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::Config;
 use super::file::{OneOrMany, parse_cidr_list, parse_destinations, read_document};
 use super::kube_proxy;
-use crate::source::parse;
+use crate::syntax::parse;
 
 /// Takes the settings of another program's configuration; in `notes`, what is not used of it.
 /// False if it is none that is known.

@@ -40,7 +40,7 @@ pub fn take_ahead(delta: &mut Delta) -> Delta {
 }
 
 /// What of `delta` is to be committed before the rest, if anything: [`take_ahead`], then
-/// [`without_removals`].
+/// `without_removals`.
 #[must_use]
 pub fn take_first(delta: &mut Delta) -> Delta {
     let first = take_ahead(delta);

@@ -8,7 +8,8 @@ use nix::errno::Errno;
 
 use super::attr::{Attrs, HEADER, Message, u32_at};
 use crate::diff::{Delta, Operation, TableDelta};
-use crate::ruleset::{Element, Family, TABLE, Value, comment};
+use crate::ruleset::{Element, Family, TABLE, Value};
+use crate::text::comment;
 
 /// Why an object cannot be written as a message. Numbers are what it has, and what there is
 /// room for.

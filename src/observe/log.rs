@@ -1,6 +1,6 @@
 //! The log: one line per event on standard error, as logfmt or JSON.
 
-use super::Progress;
+use crate::progress::Progress;
 use crate::text::Printable;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;

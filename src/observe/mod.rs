@@ -11,7 +11,6 @@ mod http;
 mod log;
 mod metrics;
 mod privileges;
-mod progress;
 mod server;
 
 use std::collections::BTreeMap;
@@ -29,7 +28,6 @@ pub use descriptors::raise_descriptor_limit;
 pub use log::{LogFormat, init as init_log};
 use metrics::Metrics;
 pub use privileges::{Capability, drop_all_but, held as held_capabilities};
-pub use progress::Progress;
 pub use server::{Binds, serve};
 
 /// One sync, as the agent tells it.

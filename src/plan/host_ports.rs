@@ -9,7 +9,7 @@ use super::claims::{Claimant, Claims};
 use super::types::{Endpoint, FrontendKey, HostPort, HostPortKey};
 use crate::cluster::{Cluster, ContainerPort, Family, Pod, Protocol, special};
 use crate::problem::Problem;
-use crate::ruleset::comment;
+use crate::text::comment;
 
 /// What is said of a host port at 127.0.0.1, and at ::1.
 const LOOPBACK: &str = "is reached from this node's own addresses; processes that call from \

@@ -19,7 +19,7 @@ use crate::cluster::{
     SliceEndpoint, TrafficPolicy,
 };
 use crate::problem::Problem;
-use crate::ruleset::comment;
+use crate::text::comment;
 
 /// What one service asks for in one family, or what of it is its own once
 /// [`super::Claims::award`] has decided.

@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use super::ServicePlan;
 use crate::cluster::{Balancing, Family, Name, ObjectName, Protocol};
 use crate::config::{Config, DetectLocal, MarkBit, Unallocated, UnservedExternal};
+pub use crate::net::Endpoint;
 
 /// A port of a service in one family: the unit of load balancing.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,15 +41,6 @@ pub struct ListKey {
     pub port: Arc<ServicePortKey>,
     /// Which endpoints.
     pub view: View,
-}
-
-/// Address and port of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Endpoint {
-    /// Address.
-    pub addr: IpAddr,
-    /// Port.
-    pub port: NonZeroU16,
 }
 
 /// Endpoints in order, each once, with its weight. A sorted list: most are short, and there
@@ -210,13 +202,6 @@ impl std::fmt::Display for FrontendKey {
             }
             Self::NodePort(protocol, port) => write!(f, "node:{port}/{protocol}"),
         }
-    }
-}
-
-/// `ADDRESS:PORT`, IPv6 in brackets.
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        SocketAddr::new(self.addr, self.port.get()).fmt(f)
     }
 }
 

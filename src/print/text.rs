@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use crate::ruleset::comment;
 use crate::ruleset::{
     Action, Chain, ClassId, DataType, Element, ElementData, Family, Hook, Match, Rule, Ruleset,
     Selector, Set, SetData, SetKind, Statement, TABLE, TABLE_COMMENT, Table, Value,
 };
+use crate::text::comment;
 
 /// Writes all tables: each is emptied and filled anew, in the one transaction that `nft -f`
 /// makes of a file.

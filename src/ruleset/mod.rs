@@ -6,7 +6,6 @@
 
 pub mod bytecode;
 mod chain;
-pub mod comment;
 mod live;
 mod lower;
 mod set;
@@ -14,64 +13,20 @@ mod statement;
 mod value;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+pub use crate::net::{Family, Protocol};
 pub use chain::{BaseChain, Chain, ChainType, Hook};
 pub use live::{LiveChain, LiveRuleset, LiveTable};
 pub use lower::lower;
 pub use set::{Element, ElementData, Set, SetData, SetKind};
 pub use statement::{Action, Match, Rule, Selector, Statement};
-pub use value::{ClassId, DataType, Datum, FieldValue, Protocol, Value};
+pub use value::{ClassId, DataType, Datum, FieldValue, Value};
 
 /// The name of our table in both families. Nothing outside it is ever touched.
 pub const TABLE: &str = "svcnat";
 
 /// What `nft list` says of our table: whose it is.
 pub const TABLE_COMMENT: &str = "services, host ports and egress, kept by svcnat";
-
-/// The two nftables families we write to.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-pub enum Family {
-    /// `ip` (NFPROTO_IPV4).
-    Ip,
-    /// `ip6` (NFPROTO_IPV6).
-    Ip6,
-}
-
-impl Family {
-    /// Both, IPv4 first.
-    pub const ALL: [Self; 2] = [Self::Ip, Self::Ip6];
-
-    /// nft's name of the family.
-    #[must_use]
-    pub const fn nft_name(self) -> &'static str {
-        match self {
-            Self::Ip => "ip",
-            Self::Ip6 => "ip6",
-        }
-    }
-
-    /// The family of an address.
-    #[must_use]
-    pub const fn of(addr: &std::net::IpAddr) -> Self {
-        match addr {
-            std::net::IpAddr::V4(_) => Self::Ip,
-            std::net::IpAddr::V6(_) => Self::Ip6,
-        }
-    }
-}
-
-/// Kubernetes' spelling: `IPv4`, `IPv6`.
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ip => "IPv4",
-            Self::Ip6 => "IPv6",
-        })
-    }
-}
 
 /// One of our tables.
 #[derive(Clone, Debug, PartialEq, Eq)]

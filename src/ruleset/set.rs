@@ -36,7 +36,7 @@ pub struct Element {
     /// Map data.
     pub data: ElementData,
     /// A comment for people who read `nft list`: untrusted text, already cleaned and cut
-    /// by [`super::comment`].
+    /// by [`crate::text::comment`].
     pub comment: Option<Arc<str>>,
 }
 

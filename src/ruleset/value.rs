@@ -7,7 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::Family;
+use crate::net::{Family, Protocol};
 
 /// The type of one field of a set key or of map data, in nft's own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,63 +64,6 @@ impl DataType {
             Self::ClassId => "classid",
             Self::Slot => "integer",
         }
-    }
-}
-
-/// A transport protocol that a Service port may name.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[repr(u8)]
-pub enum Protocol {
-    /// IPPROTO_TCP.
-    Tcp = 6,
-    /// IPPROTO_UDP.
-    Udp = 17,
-    /// IPPROTO_SCTP.
-    Sctp = 132,
-}
-
-impl Protocol {
-    /// All of them, in number order.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// The IANA protocol number.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        self as u8
-    }
-
-    /// The protocol with this IANA number, if a Service can use it.
-    #[must_use]
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            6 => Some(Self::Tcp),
-            17 => Some(Self::Udp),
-            132 => Some(Self::Sctp),
-            _ => None,
-        }
-    }
-
-    /// nft's name of it: `tcp`, `udp`, `sctp`.
-    #[must_use]
-    pub const fn nft_name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-            Self::Sctp => "sctp",
-        }
-    }
-}
-
-/// Kubernetes' spelling: `TCP`, `UDP`, `SCTP`.
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! EndpointSlices, and Endpoints as slices.
 
-use super::fields::{Checker, address};
+use super::fields::Checker;
 use super::raw;
 use crate::cluster::{EndpointSlice, Family, Hints, Name, ObjectName, SliceEndpoint, SlicePort};
+use crate::syntax::address;
 use crate::text::nearest;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";

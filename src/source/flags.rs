@@ -6,8 +6,8 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::fields::prefix;
-use super::{SourceError, documents, parse, read_error};
+use super::{SourceError, read_error};
+use crate::syntax::{documents, parse, prefix};
 
 /// Flags that give the range: kube-apiserver's, and that of k3s and rke2.
 const FLAGS: [&str; 2] = ["--service-cluster-ip-range", "--service-cidr"];

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::fields::{Checker, name_problem};
-use super::parse::expectation;
-use super::{Rules, endpoints, nulls, pod, service};
+use super::fields::Checker;
+use super::{Rules, endpoints, pod, service};
 use crate::cluster::{Cluster, EndpointSlice, Names, ObjectName, Origin};
 use crate::problem::Problem;
+use crate::syntax::parse::expectation;
+use crate::syntax::{drop_nulls, name_problem};
 
 /// Namespace and name, of which the first is `default` where it is left out.
 pub(super) fn name_of(object: &Value) -> ObjectName {
@@ -75,7 +76,7 @@ pub fn insert_object(
         c.error("metadata.namespace", problem);
         return;
     }
-    nulls::drop_nulls(&mut object);
+    drop_nulls(&mut object);
     insert(cluster, names, &kind, name, object, &mut c);
 }
 

@@ -3,23 +3,18 @@
 //! The lists are those of the API's own types, so they are complete, down to where this
 //! program stops reading. Only manifests are held against them: a server may be newer.
 
-use std::cell::Cell;
-
 use k8s_openapi::api::apps::v1 as apps;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use serde::Deserialize;
-use serde::de::value::Error;
-use serde::de::{Deserializer, Error as _, Visitor};
 use serde_json::Value;
 
 use crate::cluster::Origin;
 use crate::problem::Problem;
+use crate::syntax::{Fields, fields_of};
 use crate::text::did_you_mean;
-
-type Fields = &'static [&'static str];
 
 /// An object or a part of one: its fields, and what is known of those below.
 struct Shape {
@@ -49,41 +44,6 @@ impl Shape {
     const fn with_past(mut self, past: Fields) -> Self {
         self.past = past;
         self
-    }
-}
-
-/// The fields that a type asks its format for; none if it is no struct.
-pub(crate) fn fields_of<T: for<'de> Deserialize<'de>>() -> Fields {
-    let found = Cell::new(&[][..]);
-    // Always an error: nothing is there to be read.
-    let _ = T::deserialize(Asked(&found));
-    found.get()
-}
-
-/// A format without content that keeps what it is asked for.
-struct Asked<'c>(&'c Cell<Fields>);
-
-impl<'de> Deserializer<'de> for Asked<'_> {
-    type Error = Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Error> {
-        Err(Error::custom("no content"))
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: Fields,
-        _: V,
-    ) -> Result<V::Value, Error> {
-        self.0.set(fields);
-        Err(Error::custom("no content"))
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf
-        option unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
-        ignored_any
     }
 }
 

@@ -3,25 +3,30 @@
 //!
 //! What is wrong with one object is reported and that object left out; the rest is read.
 
+#[cfg(feature = "cluster")]
 mod answers;
+#[cfg(feature = "cluster")]
 pub mod api;
+#[cfg(feature = "cluster")]
 mod clients;
-mod documents;
 mod endpoints;
+#[cfg(feature = "cluster")]
 mod exchange;
 mod fields;
 mod flags;
 mod insert;
 mod kinds;
 mod known;
+#[cfg(feature = "cluster")]
 mod life;
+#[cfg(feature = "cluster")]
 mod limits;
+#[cfg(feature = "cluster")]
 mod list_watch;
-mod nulls;
-pub(crate) mod parse;
 mod pod;
 mod raw;
 mod service;
+#[cfg(feature = "cluster")]
 mod telling;
 
 use std::borrow::Cow;
@@ -36,16 +41,13 @@ use serde_json::value::RawValue;
 
 use crate::cluster::{Cluster, EndpointSlice, Names, Origin};
 use crate::problem::{Problem, Severity};
+use crate::syntax::{documents, parse};
 use crate::text::nearest;
 use insert::{name_of, shown};
 use kinds::Standing;
 
-pub(crate) use documents::documents;
-pub use fields::{address, name_problem, prefix};
 pub use flags::service_ranges_from;
 pub use insert::insert_object;
-pub(crate) use known::fields_of;
-pub(crate) use nulls::drop_nulls;
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +144,29 @@ pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, Sour
             }
         }
     }
+    finish(&mut loaded);
+    if !inputs.is_empty() && loaded.cluster == Cluster::default() && loaded.problems.is_empty() {
+        loaded
+            .problems
+            .push(Problem::warning(None, "input", "", "holds no objects"));
+    }
+    Ok(loaded)
+}
+
+/// Reads the documents of a text, as [`load`] reads a file's.
+#[must_use]
+pub fn load_text(text: &str, legacy_source_ranges: bool) -> Loaded {
+    let mut loaded = Loaded {
+        legacy_source_ranges,
+        ..Loaded::default()
+    };
+    load_str(text, "<text>", &mut loaded);
+    finish(&mut loaded);
+    loaded
+}
+
+/// What can be said only when all was read.
+fn finish(loaded: &mut Loaded) {
     prefer_slices(&mut loaded.cluster);
     for (field, count) in &loaded.unknown {
         if let Some(more) = count.checked_sub(MOST_UNKNOWN).filter(|more| *more > 0) {
@@ -151,12 +176,6 @@ pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, Sour
             loaded.problems.push(problem);
         }
     }
-    if !inputs.is_empty() && loaded.cluster == Cluster::default() && loaded.problems.is_empty() {
-        loaded
-            .problems
-            .push(Problem::warning(None, "input", "", "holds no objects"));
-    }
-    Ok(loaded)
 }
 
 /// True for names that begin with a dot. In folders they are passed over: editors' locks and

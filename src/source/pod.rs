@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::fields::{Checker, address};
+use super::fields::Checker;
 use super::raw;
 use crate::cluster::{ContainerPort, Node, ObjectName, Pod, Workload};
+use crate::syntax::address;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// The taint by which the autoscaler announces that it will delete a node.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::fields::{Checker, address, prefix};
+use super::fields::Checker;
 use super::raw::{self, IntOrString};
 use crate::cluster::{
     Balancing, Family, FamilyPolicy, Name, ObjectName, Service, ServiceCidr, ServicePort,
     ServiceType, TargetPort, TrafficPolicy,
 };
+use crate::syntax::{address, prefix};
 use crate::text::did_you_mean;
 
 /// Label that hands a service to another proxy, whatever its value.

@@ -12,7 +12,7 @@ mod rule;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::plan::Endpoint;
+use crate::net::Endpoint;
 use crate::ruleset::{Family, Protocol, Table};
 use rule::{Flow, State};
 

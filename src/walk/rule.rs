@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Packet, Step, hash};
-use crate::plan::Endpoint;
+use crate::net::Endpoint;
 use crate::print::text;
 use crate::ruleset::{
     Action, DataType, Element, ElementData, FieldValue, Match, Rule, Selector, Set, SetData,

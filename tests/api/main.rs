@@ -8,6 +8,7 @@ mod harness;
 mod histories;
 mod kills;
 mod kinds;
+mod limits;
 mod misbehaviour;
 mod others;
 mod server;

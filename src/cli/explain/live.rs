@@ -1,13 +1,13 @@
 //! What the kernel holds, to be walked through.
 
 use crate::cli::error::CliError;
-use crate::cli::inputs::Inputs;
 use crate::cli::say::say;
 use crate::cluster::Family;
-use crate::compile::{SetId, compile};
+use crate::compile::SetId;
 use crate::diff::diff;
 use crate::host::others;
 use crate::netlink::Nfnetlink;
+use crate::node::Node;
 use crate::ruleset::{Ruleset, TABLE};
 
 /// The rules of this configuration with the elements the kernel holds, those that packets
@@ -15,7 +15,7 @@ use crate::ruleset::{Ruleset, TABLE};
 /// installed unless somebody changed them, which is said. `None` if there should be a table of
 /// the packet's family, and there is none. O(elements + remembered clients).
 pub fn installed(
-    inputs: &Inputs,
+    inputs: &Node,
     family: Family,
     from_node: bool,
 ) -> Result<Option<Ruleset>, CliError> {
@@ -26,7 +26,7 @@ pub fn installed(
     if let Some(others) = others::in_the_way(&chains, from_node) {
         say(&format!("warning: {others}\n"));
     }
-    let mut ruleset = compile(&inputs.plan, &live.sets());
+    let mut ruleset = inputs.ruleset_over(&live);
     let given = !ruleset.tables.is_empty();
     if !live.tables.contains_key(&family) && (ruleset.tables.contains_key(&family) || !given) {
         say(&format!(

@@ -4,15 +4,14 @@ mod live;
 mod reasons;
 mod say;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::IpAddr;
 
 use super::args::{ExplainArgs, Output};
 use super::error::CliError;
-use super::inputs::Inputs;
+use super::inputs;
 use crate::cluster::{Family, Protocol};
-use crate::compile::compile;
 use crate::host::interfaces;
 use crate::ruleset::Table;
 use crate::walk::{Packet, walk};
@@ -32,9 +31,9 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
             "{source} and {destination} are not of one family: no packet goes from one to the other"
         )));
     }
-    let inputs = Inputs::resolve(&args.inputs)?;
+    let inputs = inputs::resolve(&args.inputs)?;
     let family = Family::of(&destination);
-    let mut local: BTreeSet<IpAddr> = inputs.node.addresses.iter().copied().collect();
+    let mut local: BTreeSet<IpAddr> = inputs.context.addresses.iter().copied().collect();
     if args.live {
         let found = interfaces::list().map_err(|e| CliError::Host(e.to_string()))?;
         local.extend(interfaces::local_addresses(&found));
@@ -50,7 +49,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let ruleset = if args.live {
         live::installed(&inputs, family, packet.from_node)?
     } else {
-        Some(compile(&inputs.plan, &BTreeMap::new()))
+        Some(inputs.ruleset())
     };
     // A family that nothing is in use of has no table.
     let none = Table::new(family);

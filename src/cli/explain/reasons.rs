@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::cli::args::ExplainArgs;
-use crate::cli::inputs::Inputs;
 use crate::cluster::{Balancing, Family};
 use crate::compile::SetId;
 use crate::config::DetectLocal;
+use crate::node::Node;
 use crate::plan::{
     Endpoint, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey, ListKey,
     Standing, Target, View, Viewpoint, standings, without_port,
@@ -19,7 +19,7 @@ use crate::walk::{Candidate, Fate, Packet, Trace};
 
 /// A packet, where it was walked, and what came of it.
 pub struct Scene<'a> {
-    pub inputs: &'a Inputs,
+    pub inputs: &'a Node,
     pub packet: &'a Packet,
     pub trace: &'a Trace,
     /// This node's addresses.
@@ -151,7 +151,7 @@ impl<'a> Reasons<'a> {
         view
     }
 
-    fn endpoints(&mut self, inputs: &Inputs, plan: &FamilyPlan, frontend: &Frontend, view: View) {
+    fn endpoints(&mut self, inputs: &Node, plan: &FamilyPlan, frontend: &Frontend, view: View) {
         let owner = &frontend.owner;
         let port = owner.clone();
         if let Some(list) = plan.lists.get(&ListKey { port, view }) {
@@ -165,8 +165,8 @@ impl<'a> Reasons<'a> {
             p.name == owner.port_name && p.protocol == owner.protocol
         };
         let from = Viewpoint {
-            node: &inputs.node.name,
-            zone: inputs.node.zone.as_deref(),
+            node: &inputs.context.name,
+            zone: inputs.context.zone.as_deref(),
         };
         if let Some(port) = service.ports.iter().find(same) {
             let slices = inputs.cluster.slices_of(&owner.service);

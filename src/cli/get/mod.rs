@@ -12,10 +12,11 @@ use serde::Serialize;
 
 use super::args::{GetArgs, ListFormat, Resource};
 use super::error::CliError;
-use super::inputs::Inputs;
+use super::inputs;
 use super::say::say;
 use crate::counters::{Counts, What};
 use crate::netlink::Nfnetlink;
+use crate::node::Node;
 use crate::plan::{Endpoint, FrontendKey};
 use crate::ruleset::Family;
 use crate::text::printable;
@@ -57,8 +58,8 @@ pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
 }
 
 fn planned(args: &GetArgs) -> Result<Found, CliError> {
-    let inputs = Inputs::resolve(&args.inputs)?;
-    Inputs::say_if_none(&args.inputs);
+    let inputs = inputs::resolve(&args.inputs)?;
+    inputs::say_if_none(&args.inputs);
     let counts = match args.output {
         ListFormat::Table | ListFormat::Name => None,
         ListFormat::Wide | ListFormat::Json | ListFormat::Yaml => counts(&inputs)?,
@@ -94,7 +95,7 @@ fn installed(resource: Resource) -> Result<Found, CliError> {
 }
 
 /// What the kernel has counted, if it is to count.
-fn counts(inputs: &Inputs) -> Result<Option<Counts>, CliError> {
+fn counts(inputs: &Node) -> Result<Option<Counts>, CliError> {
     if !inputs.config.service_counters {
         return Ok(None);
     }

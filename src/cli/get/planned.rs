@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::rows::{EndpointOf, FrontendRow, HostPortRow, Outcome, Port, RouteRow, ServiceRow};
-use crate::cli::inputs::Inputs;
 use crate::cluster::{ObjectName, Service};
 use crate::counters::Counts;
+use crate::node::Node;
 use crate::plan::{Endpoint, ListKey, Target, View};
 
 /// O(services + endpoints).
-pub fn services(inputs: &Inputs, counts: Option<&Counts>) -> Vec<ServiceRow> {
+pub fn services(inputs: &Node, counts: Option<&Counts>) -> Vec<ServiceRow> {
     let totals = counts.map(|counts| super::totals(&self::endpoints(inputs, Some(counts))));
     let endpoints = endpoints_of(inputs);
     let row = |service: &Service| ServiceRow {
@@ -53,7 +53,7 @@ pub fn services(inputs: &Inputs, counts: Option<&Counts>) -> Vec<ServiceRow> {
 }
 
 /// The endpoints this node uses for each Service, over all its ports.
-fn endpoints_of(inputs: &Inputs) -> BTreeMap<&ObjectName, BTreeSet<Endpoint>> {
+fn endpoints_of(inputs: &Node) -> BTreeMap<&ObjectName, BTreeSet<Endpoint>> {
     let mut found: BTreeMap<&ObjectName, BTreeSet<Endpoint>> = BTreeMap::new();
     for (key, list) in inputs.plan.families.iter().flat_map(|plan| &plan.lists) {
         let own = found.entry(&key.port.service).or_default();
@@ -63,7 +63,7 @@ fn endpoints_of(inputs: &Inputs) -> BTreeMap<&ObjectName, BTreeSet<Endpoint>> {
 }
 
 /// O(frontends + endpoints).
-pub fn endpoints(inputs: &Inputs, counts: Option<&Counts>) -> Vec<FrontendRow> {
+pub fn endpoints(inputs: &Node, counts: Option<&Counts>) -> Vec<FrontendRow> {
     let mut rows = Vec::new();
     for family in &inputs.plan.families {
         let list = |key: &ListKey| {
@@ -119,7 +119,7 @@ pub fn endpoints(inputs: &Inputs, counts: Option<&Counts>) -> Vec<FrontendRow> {
     rows
 }
 
-pub fn routes(inputs: &Inputs) -> Vec<RouteRow> {
+pub fn routes(inputs: &Node) -> Vec<RouteRow> {
     let routes = inputs.plan.routes.iter();
     routes
         .map(|route| RouteRow {
@@ -130,7 +130,7 @@ pub fn routes(inputs: &Inputs) -> Vec<RouteRow> {
         .collect()
 }
 
-pub fn host_ports(inputs: &Inputs) -> Vec<HostPortRow> {
+pub fn host_ports(inputs: &Node) -> Vec<HostPortRow> {
     let families = inputs.plan.families.iter();
     families
         .flat_map(|family| &family.host_ports)

@@ -12,13 +12,13 @@ use serde_saphyr::{Budget, Options, Spanned};
 const MAX_DEPTH: usize = 128;
 
 /// Where in a text, by line from 1, and what is wrong there.
-pub(crate) type Fault = (usize, String);
+pub type Fault = (usize, String);
 
 /// The text in `bytes`, without a byte-order mark.
 ///
 /// # Errors
 /// If it is not UTF-8, with the name of what it is instead where that can be seen.
-pub(crate) fn text(bytes: &[u8]) -> Result<&str, Fault> {
+pub fn text(bytes: &[u8]) -> Result<&str, Fault> {
     if let Some(other) = encoding(bytes) {
         return Err((1, other.to_owned()));
     }
@@ -57,7 +57,7 @@ fn encoding(bytes: &[u8]) -> Option<&'static str> {
 ///
 /// # Errors
 /// With the line in `text`.
-pub(crate) fn value(text: &str) -> Result<Value, Fault> {
+pub fn value(text: &str) -> Result<Value, Fault> {
     if text.trim_start().starts_with('{') {
         return json(text).or_else(|e| {
             // Flow style YAML also starts with a brace.
@@ -68,7 +68,7 @@ pub(crate) fn value(text: &str) -> Result<Value, Fault> {
 }
 
 /// Reads one JSON value; a field that is there twice is an error, as in YAML.
-pub(super) fn json(text: &str) -> serde_json::Result<Value> {
+pub fn json(text: &str) -> serde_json::Result<Value> {
     serde_json::from_str::<Unique>(text).map(|Unique(value)| value)
 }
 
@@ -136,7 +136,7 @@ impl<'de> Deserialize<'de> for Unique {
 }
 
 /// What is wrong with a JSON text, without the place.
-pub(super) fn json_message(error: &serde_json::Error) -> String {
+pub fn json_message(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let message = text.rsplit_once(" at line ").map_or(&*text, |(m, _)| m);
     format!("malformed JSON: {message}")
@@ -146,7 +146,7 @@ pub(super) fn json_message(error: &serde_json::Error) -> String {
 ///
 /// # Errors
 /// With the line in `text`.
-pub(crate) fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+pub fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     serde_saphyr::from_str_with_options(text, options(text.len())).map_err(|e| {
         let line = e
             .location()
@@ -156,7 +156,7 @@ pub(crate) fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
 }
 
 /// What serde says of a value of another type, in words of the format and not of this program.
-pub(crate) fn expectation(message: &str) -> String {
+pub fn expectation(message: &str) -> String {
     match message.split_once("expected struct ") {
         Some((found, _)) => format!("{found}expected an object"),
         None => message
@@ -168,7 +168,7 @@ pub(crate) fn expectation(message: &str) -> String {
 
 /// A List in YAML, its items as JSON texts: their trees at once would take twenty times the
 /// memory of the text. `None` if `text` is not one, or not a good one.
-pub(super) fn yaml_list(text: &str) -> Option<YamlList> {
+pub fn yaml_list(text: &str) -> Option<YamlList> {
     let is_list = |line: &str| {
         let kind = line
             .strip_prefix("kind:")
@@ -184,7 +184,7 @@ pub(super) fn yaml_list(text: &str) -> Option<YamlList> {
 /// What [`yaml_list`] found.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct YamlList {
+pub struct YamlList {
     /// Kind of the list.
     pub kind: String,
     /// Its version.
@@ -195,7 +195,7 @@ pub(super) struct YamlList {
 
 /// Items as JSON texts, each with its line from 1.
 #[derive(Debug, Default)]
-pub(super) struct Items(pub Vec<(usize, Box<str>)>);
+pub struct Items(pub Vec<(usize, Box<str>)>);
 
 impl<'de> Deserialize<'de> for Items {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -259,7 +259,7 @@ fn yaml_message(error: &serde_saphyr::Error) -> String {
 
 /// A hint if `text`, of which something is wrong, is not a manifest but what one is made from.
 /// Braces inside texts are no sign of that.
-pub(crate) fn template(text: &str) -> Option<&'static str> {
+pub fn template(text: &str) -> Option<&'static str> {
     let starts = |open: &str| {
         let value = format!(": {open}");
         let item = format!("- {open}");

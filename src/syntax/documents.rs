@@ -6,7 +6,7 @@
 
 /// One document of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Document<'a> {
+pub struct Document<'a> {
     /// Its text.
     pub text: &'a str,
     /// Its number in the source, from 1; documents without content are not counted.
@@ -16,7 +16,7 @@ pub(crate) struct Document<'a> {
 }
 
 /// The documents of `text` that have content.
-pub(crate) fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
+pub fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
     let mut chunks = Chunks {
         rest: Some(text.strip_prefix('\u{feff}').unwrap_or(text)),
         line: 1,
