@@ -165,6 +165,20 @@ fn changes(
             (Samples::default(), Samples::default(), Samples::default());
         let mut kernel = Samples::default();
         let fresh = services * endpoints;
+        // As in a cluster, where services differ: the class that one more endpoint leads to is
+        // in use. What the first of a class costs stands beside it.
+        let other = services + 500;
+        node.change(service_change(&cluster::service(other)));
+        node.change(slice_change(&slice(other, fresh..=fresh + endpoints)));
+        let mut first = Samples::default();
+        for i in 0..20 {
+            let n = i * 7919 % services;
+            let own = n * endpoints..(n + 1) * endpoints;
+            let two_more = own.clone().chain([fresh, fresh + 1]);
+            first.add(node.change(slice_change(&slice(n, two_more))).all);
+            node.change(slice_change(&slice(n, own)));
+        }
+        report.time("first service of its class", &size, &first);
         for i in 0..500 {
             let n = i * 7919 % services;
             let own = n * endpoints..(n + 1) * endpoints;
