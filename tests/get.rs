@@ -48,9 +48,9 @@ fn as_installed(resource: &str, mut row: Value) -> Option<Value> {
     match resource {
         "endpoints" => {
             let from_inside = |policy: &Value| *policy == json!("Local (from inside)");
-            object.remove("policy").filter(from_inside).map(|policy| {
+            if let Some(policy) = object.remove("policy").filter(from_inside) {
                 object.insert("policy".into(), policy);
-            });
+            }
             let kind = object["kind"].as_str().unwrap().to_owned();
             if kind == "ExternalIP" || kind == "LoadBalancer" {
                 object.insert("kind".into(), json!("External"));

@@ -84,11 +84,10 @@ impl Installed {
     /// Host ports. O(these).
     pub fn host_ports(&self) -> Vec<HostPortRow> {
         let sets = [SetId::HostPorts, SetId::HostPortIps];
-        let elements = self.tables.values().flat_map(|table| {
-            sets.into_iter()
-                .flat_map(|set| elements(table, set))
-                .map(|(set, key, element)| (set, key, element))
-        });
+        let elements = self
+            .tables
+            .values()
+            .flat_map(|table| sets.into_iter().flat_map(|set| elements(table, set)));
         elements
             .filter_map(|(set, key, element)| {
                 let at = frontend_key_of(set, key)?;
