@@ -408,9 +408,7 @@ fn example_with(from: &str) -> Config {
     fs::write(&path, &file).unwrap();
     let read = file::read(&path).unwrap_or_else(|e| panic!("{e}\n{file}"));
     fs::remove_file(path).unwrap();
-    let mut config = Config::default();
-    read.apply_to(&mut config);
-    config
+    read.settings.or_defaults()
 }
 
 #[test]

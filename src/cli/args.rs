@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::kube_proxy_flags::KubeProxyFlags;
 use crate::apply::Limit;
 use crate::config::file::parse_node_name;
-use crate::config::{InterfaceName, MarkBit, PortRange};
+use crate::config::{InterfaceName, MarkBit, PortRange, Sysctls, Unallocated, UnservedExternal};
 #[cfg(feature = "daemon")]
 use crate::follow::NameWriters;
 #[cfg(feature = "daemon")]
@@ -464,37 +464,6 @@ pub struct ExplainArgs {
     pub inputs: InputArgs,
 }
 
-/// `--sysctls`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SysctlsArg {
-    /// Set what service NAT needs.
-    Apply,
-    /// Report what is missing.
-    Check,
-    /// Do not look.
-    Ignore,
-}
-
-/// `--unallocated`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum UnallocatedArg {
-    /// Silence.
-    Drop,
-    /// TCP reset or port unreachable.
-    Reject,
-}
-
-/// `--unserved-external`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum UnservedExternalArg {
-    /// It is routed on.
-    Forward,
-    /// Silence.
-    Drop,
-    /// TCP reset or port unreachable.
-    Reject,
-}
-
 /// Inputs, the same for every verb. Flags win over the file.
 #[derive(Debug, Args, Default)]
 #[command(next_help_heading = "Inputs")]
@@ -570,12 +539,12 @@ pub struct InputArgs {
     pub manage_routes: Option<bool>,
     /// Kernel settings that service NAT needs
     #[arg(long, value_enum)]
-    pub sysctls: Option<SysctlsArg>,
+    pub sysctls: Option<Sysctls>,
     /// What unallocated addresses of the service range answer
     #[arg(long, value_enum)]
-    pub unallocated: Option<UnallocatedArg>,
+    pub unallocated: Option<Unallocated>,
     /// What others get at a port that nobody serves of a load-balancer address or external IP
     /// that this node does not have
     #[arg(long, value_enum)]
-    pub unserved_external: Option<UnservedExternalArg>,
+    pub unserved_external: Option<UnservedExternal>,
 }

@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 
-use super::args::{InputArgs, SysctlsArg, UnallocatedArg, UnservedExternalArg};
+use super::args::InputArgs;
 use super::error::CliError;
 use super::say::{report, say};
 use crate::config::file::{
     self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
 };
-use crate::config::{Config, DetectLocal, InterfaceName, Sysctls, Unallocated, UnservedExternal};
+use crate::config::{Config, DetectLocal, InterfaceName, PartialConfig};
 use crate::node::{Node, Objects};
 use crate::problem::{Problem, Severity};
 use crate::progress::Progress;
@@ -106,15 +106,12 @@ fn list<T>(
 /// # Errors
 /// If a flag or the file cannot be used.
 pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
-    let mut config = Config::default();
-    let mut notes = Vec::new();
+    let (mut file, mut notes) = (PartialConfig::default(), Vec::new());
     if let Some(path) = &args.config {
-        let mut file = file::read(path).map_err(usage)?;
-        notes = std::mem::take(&mut file.notes);
-        file.apply_to(&mut config);
+        let read = file::read(path).map_err(usage)?;
+        (file, notes) = (read.settings, read.notes);
     }
-    addresses(args, &mut config)?;
-    settings(args, &mut config)?;
+    let mut config = flags(args)?.or(file).or_defaults();
     if config.node_name.is_empty() {
         config.node_name = nix::unistd::gethostname()
             .map(|name| name.to_string_lossy().trim().to_lowercase())
@@ -132,96 +129,40 @@ pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
     }
 }
 
-fn addresses(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
-    if !args.node_ip.is_empty() {
-        config.node_ips.clone_from(&args.node_ip);
-    }
-    let lists = [
-        (
-            "cluster-cidr",
-            &args.cluster_cidr,
-            &mut config.cluster_cidrs,
-        ),
-        ("pod-cidr", &args.pod_cidr, &mut config.pod_cidrs),
-        (
-            "service-cluster-ip-range",
-            &args.service_cluster_ip_range,
-            &mut config.service_cidrs,
-        ),
-        (
-            "masquerade-cidrs",
-            &args.masquerade_cidrs,
-            &mut config.masquerade_cidrs,
-        ),
-    ];
-    for (flag, values, target) in lists {
-        if let Some(list) = list(flag, values, parse_cidr_list)? {
-            *target = list;
-        }
-    }
-    let destinations = &args.non_masquerade_cidrs;
-    if let Some(list) = list("non-masquerade-cidrs", destinations, parse_destinations)? {
-        config.non_masquerade_cidrs = list;
-    }
-    if let Some(path) = &args.service_cluster_ip_range_from {
-        config.service_cidrs = source::service_ranges_from(path).map_err(usage)?;
-    }
-    let addresses = &args.nodeport_addresses;
-    if let Some(found) = list("nodeport-addresses", addresses, parse_node_port_addresses)? {
-        config.nodeport_addresses = found;
-    }
-    Ok(())
+/// What the flags say.
+fn flags(args: &InputArgs) -> Result<PartialConfig, CliError> {
+    let ranges = &args.service_cluster_ip_range;
+    let ranges = match &args.service_cluster_ip_range_from {
+        Some(path) => Some(source::service_ranges_from(path).map_err(usage)?),
+        None => list("service-cluster-ip-range", ranges, parse_cidr_list)?,
+    };
+    let node_ports = &args.nodeport_addresses;
+    let kept = &args.non_masquerade_cidrs;
+    Ok(PartialConfig {
+        node_name: args.node_name.clone(),
+        node_ips: (!args.node_ip.is_empty()).then(|| args.node_ip.clone()),
+        cluster_cidrs: list("cluster-cidr", &args.cluster_cidr, parse_cidr_list)?,
+        pod_cidrs: list("pod-cidr", &args.pod_cidr, parse_cidr_list)?,
+        service_cidrs: ranges,
+        nodeport_addresses: list("nodeport-addresses", node_ports, parse_node_port_addresses)?,
+        node_port_range: args.service_node_port_range,
+        masquerade_all: args.masquerade_all,
+        service_counters: args.service_counters,
+        masquerade_bit: args.masquerade_bit,
+        detect_local: detect_local(args)?,
+        egress_masquerade: args.egress_masquerade,
+        non_masquerade_cidrs: list("non-masquerade-cidrs", kept, parse_destinations)?,
+        masquerade_cidrs: list("masquerade-cidrs", &args.masquerade_cidrs, parse_cidr_list)?,
+        legacy_source_ranges: args.source_ranges_annotation,
+        manage_routes: args.manage_routes,
+        sysctls: args.sysctls,
+        unallocated: args.unallocated,
+        unserved_external: args.unserved_external,
+        ..PartialConfig::default()
+    })
 }
 
-fn settings(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
-    if let Some(name) = &args.node_name {
-        config.node_name.clone_from(name);
-    }
-    if let Some(range) = args.service_node_port_range {
-        config.node_port_range = range;
-    }
-    let flags = [
-        (args.masquerade_all, &mut config.masquerade_all),
-        (args.service_counters, &mut config.service_counters),
-        (args.egress_masquerade, &mut config.egress_masquerade),
-        (
-            args.source_ranges_annotation,
-            &mut config.legacy_source_ranges,
-        ),
-        (args.manage_routes, &mut config.manage_routes),
-    ];
-    for (flag, target) in flags {
-        if let Some(value) = flag {
-            *target = value;
-        }
-    }
-    if let Some(bit) = args.masquerade_bit {
-        config.masquerade_bit = bit;
-    }
-    if let Some(sysctls) = args.sysctls {
-        config.sysctls = match sysctls {
-            SysctlsArg::Apply => Sysctls::Apply,
-            SysctlsArg::Check => Sysctls::Check,
-            SysctlsArg::Ignore => Sysctls::Ignore,
-        };
-    }
-    if let Some(unallocated) = args.unallocated {
-        config.unallocated = match unallocated {
-            UnallocatedArg::Drop => Unallocated::Drop,
-            UnallocatedArg::Reject => Unallocated::Reject,
-        };
-    }
-    if let Some(unserved) = args.unserved_external {
-        config.unserved_external = match unserved {
-            UnservedExternalArg::Forward => UnservedExternal::Forward,
-            UnservedExternalArg::Drop => UnservedExternal::Drop,
-            UnservedExternalArg::Reject => UnservedExternal::Reject,
-        };
-    }
-    detect_local(args, config)
-}
-
-fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
+fn detect_local(args: &InputArgs) -> Result<Option<DetectLocal>, CliError> {
     let mode = args.detect_local_mode.as_deref();
     let names = [
         (
@@ -243,14 +184,14 @@ fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
         }
     }
     let Some(mode) = mode else {
-        return Ok(());
+        return Ok(None);
     };
     let name = |value: &Option<InterfaceName>, flag: &str| {
         value
             .clone()
             .ok_or_else(|| CliError::Usage(format!("--detect-local-mode {mode} needs --{flag}")))
     };
-    config.detect_local = match mode {
+    let detector = match mode {
         "ClusterCIDR" => DetectLocal::ClusterCidr,
         "NodeCIDR" => DetectLocal::NodeCidr,
         "BridgeInterface" => {
@@ -268,5 +209,5 @@ fn detect_local(args: &InputArgs, config: &mut Config) -> Result<(), CliError> {
             )));
         }
     };
-    Ok(())
+    Ok(Some(detector))
 }

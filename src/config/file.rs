@@ -5,13 +5,11 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::StrDeserializer;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use serde_json::Value;
 
-use super::{
-    Config, ConfigNode, DetectLocal, InterfaceName, NodePortAddresses, Sysctls, Unallocated,
-    UnservedExternal, others,
-};
+use super::{ConfigNode, DetectLocal, InterfaceName, NodePortAddresses, PartialConfig, others};
 use crate::problem::Problem;
 use crate::syntax::{address, documents, drop_nulls, fields_of, name_problem, parse, prefix};
 use crate::text::did_you_mean;
@@ -134,16 +132,10 @@ struct RawNode {
 /// A parsed and checked file.
 #[derive(Debug)]
 pub struct FileConfig {
-    config: Config,
+    /// What it sets.
+    pub settings: PartialConfig,
     /// What of it is not used, and what to use instead.
     pub notes: Vec<Problem>,
-}
-
-impl FileConfig {
-    /// Puts the file's settings in place of the defaults.
-    pub fn apply_to(self, config: &mut Config) {
-        *config = self.config;
-    }
 }
 
 /// Reads a configuration file.
@@ -166,7 +158,7 @@ pub fn read(path: &Path) -> Result<FileConfig, ConfigError> {
 
 fn parse(text: &str, path: &str) -> Result<FileConfig, String> {
     let mut file = FileConfig {
-        config: Config::default(),
+        settings: PartialConfig::default(),
         notes: Vec::new(),
     };
     let mut found = 0;
@@ -180,7 +172,7 @@ fn parse(text: &str, path: &str) -> Result<FileConfig, String> {
         }
         found += 1;
         let mut notes = Vec::new();
-        read_document(value, &mut file.config, &mut notes)?;
+        read_document(value, &mut file.settings, &mut notes)?;
         let note = |text: String| Problem::notice(None, path, text);
         file.notes.extend(notes.into_iter().map(note));
     }
@@ -193,7 +185,7 @@ fn parse(text: &str, path: &str) -> Result<FileConfig, String> {
 /// Takes the settings of one document.
 pub(super) fn read_document(
     mut value: Value,
-    config: &mut Config,
+    settings: &mut PartialConfig,
     notes: &mut Vec<String>,
 ) -> Result<(), String> {
     others::keep_empty_lists(&mut value);
@@ -201,9 +193,10 @@ pub(super) fn read_document(
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
     if version == "svcnat/v1alpha1" && kind == "Configuration" {
-        return own(typed(value)?, config);
+        *settings = own(typed(value)?)?.or(std::mem::take(settings));
+        return Ok(());
     }
-    if others::read(&value, config, notes)? {
+    if others::read(&value, settings, notes)? {
         return Ok(());
     }
     Err(match (version, kind) {
@@ -245,50 +238,7 @@ pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
     })
 }
 
-fn own(raw: Raw, config: &mut Config) -> Result<(), String> {
-    let lists = [
-        ("clusterCIDR", raw.cluster_cidr, &mut config.cluster_cidrs),
-        ("podCIDRs", raw.pod_cidrs, &mut config.pod_cidrs),
-        (
-            "serviceClusterIPRange",
-            raw.service_cluster_ip_range,
-            &mut config.service_cidrs,
-        ),
-        (
-            "nonMasqueradeCIDRs",
-            raw.non_masquerade_cidrs,
-            &mut config.non_masquerade_cidrs,
-        ),
-        (
-            "masqueradeCIDRs",
-            raw.masquerade_cidrs,
-            &mut config.masquerade_cidrs,
-        ),
-    ];
-    for (field, value, target) in lists {
-        if let Some(value) = value {
-            let of_destinations = field == "nonMasqueradeCIDRs";
-            *target = if of_destinations {
-                parse_destinations(&value.joined())
-            } else {
-                parse_cidr_list(&value.joined())
-            }
-            .map_err(|e| format!("{field}: {e}"))?;
-        }
-    }
-    if let Some(name) = raw.node_name {
-        config.node_name = parse_node_name(&name).map_err(|e| format!("nodeName: {e}"))?;
-    }
-    config.node_ips = addresses("nodeIPs", raw.node_ips)?;
-    if let Some(value) = raw.node_port_addresses {
-        config.nodeport_addresses = parse_node_port_addresses(&value.joined())
-            .map_err(|e| format!("nodePortAddresses: {e}"))?;
-    }
-    if let Some(range) = raw.service_node_port_range {
-        config.node_port_range = range
-            .parse()
-            .map_err(|e| format!("serviceNodePortRange: {e}"))?;
-    }
+fn own(raw: Raw) -> Result<PartialConfig, String> {
     let names = raw.detect_local.unwrap_or_default();
     let unused = [
         (
@@ -309,67 +259,106 @@ fn own(raw: Raw, config: &mut Config) -> Result<(), String> {
             ));
         }
     }
-    config.detect_local = detect(raw.detect_local_mode.as_deref(), names)?;
+    let mode = raw.detect_local_mode.as_deref();
     let link_local = raw.masq_link_local;
-    let switches = [
-        (raw.masquerade_all, &mut config.masquerade_all),
-        (raw.service_counters, &mut config.service_counters),
-        (raw.egress_masquerade, &mut config.egress_masquerade),
-        (link_local, &mut config.masq_link_local),
-        (
-            raw.masq_link_local_ipv6.or(link_local),
-            &mut config.masq_link_local_ipv6,
-        ),
-        (
-            raw.source_ranges_annotation,
-            &mut config.legacy_source_ranges,
-        ),
-        (raw.manage_routes, &mut config.manage_routes),
-    ];
-    for (value, target) in switches {
-        *target = value.unwrap_or(*target);
-    }
-    if let Some(bit) = raw.masquerade_bit {
-        let parsed = bit.to_string().parse();
-        config.masquerade_bit = parsed.map_err(|e| format!("masqueradeBit: {e}"))?;
-    }
-    config.sysctls = match choice("sysctls", raw.sysctls, &["check", "apply", "ignore"])? {
-        "apply" => Sysctls::Apply,
-        "ignore" => Sysctls::Ignore,
-        _ => Sysctls::Check,
-    };
-    config.unallocated = match choice("unallocated", raw.unallocated, &["drop", "reject"])? {
-        "reject" => Unallocated::Reject,
-        _ => Unallocated::Drop,
-    };
-    let known = ["forward", "drop", "reject"];
-    config.unserved_external = match choice("unservedExternal", raw.unserved_external, &known)? {
-        "drop" => UnservedExternal::Drop,
-        "reject" => UnservedExternal::Reject,
-        _ => UnservedExternal::Forward,
-    };
-    for node in raw.nodes.unwrap_or_default() {
-        let name = parse_node_name(&node.name).map_err(|e| format!("nodes[].name: {e}"))?;
-        config.nodes.push(ConfigNode {
-            addresses: addresses("nodes[].addresses", Some(node.addresses))?,
-            pod_cidrs: parse_cidr_list(&node.pod_cidrs.joined())
-                .map_err(|e| format!("nodes[].podCIDRs of {name}: {e}"))?,
-            name,
-        });
-    }
-    Ok(())
+    Ok(PartialConfig {
+        node_name: parsed("nodeName", raw.node_name, parse_node_name)?,
+        node_ips: raw
+            .node_ips
+            .map(|list| addresses("nodeIPs", list))
+            .transpose()?,
+        cluster_cidrs: list("clusterCIDR", raw.cluster_cidr, parse_cidr_list)?,
+        pod_cidrs: list("podCIDRs", raw.pod_cidrs, parse_cidr_list)?,
+        service_cidrs: list(
+            "serviceClusterIPRange",
+            raw.service_cluster_ip_range,
+            parse_cidr_list,
+        )?,
+        nodeport_addresses: list(
+            "nodePortAddresses",
+            raw.node_port_addresses,
+            parse_node_port_addresses,
+        )?,
+        node_port_range: parsed(
+            "serviceNodePortRange",
+            raw.service_node_port_range,
+            str::parse,
+        )?,
+        masquerade_all: raw.masquerade_all,
+        service_counters: raw.service_counters,
+        masquerade_bit: parsed(
+            "masqueradeBit",
+            raw.masquerade_bit.map(|bit| bit.to_string()),
+            str::parse,
+        )?,
+        detect_local: mode.map(|mode| detect(Some(mode), names)).transpose()?,
+        egress_masquerade: raw.egress_masquerade,
+        non_masquerade_cidrs: list(
+            "nonMasqueradeCIDRs",
+            raw.non_masquerade_cidrs,
+            parse_destinations,
+        )?,
+        masquerade_cidrs: list("masqueradeCIDRs", raw.masquerade_cidrs, parse_cidr_list)?,
+        masq_link_local: link_local,
+        masq_link_local_ipv6: raw.masq_link_local_ipv6.or(link_local),
+        legacy_source_ranges: raw.source_ranges_annotation,
+        manage_routes: raw.manage_routes,
+        sysctls: choice("sysctls", raw.sysctls)?,
+        unallocated: choice("unallocated", raw.unallocated)?,
+        unserved_external: choice("unservedExternal", raw.unserved_external)?,
+        nodes: raw
+            .nodes
+            .map(|nodes| nodes.into_iter().map(node).collect())
+            .transpose()?,
+        ..PartialConfig::default()
+    })
 }
 
-/// The one of `known` that is set, or else the first.
-fn choice<'k>(field: &str, value: Option<String>, known: &[&'k str]) -> Result<&'k str, String> {
-    let Some(value) = value else {
-        return Ok(known[0]);
-    };
-    let found = known.iter().find(|name| **name == value).copied();
-    found.ok_or_else(|| {
-        let near = did_you_mean(&value, known.iter().copied());
-        format!("{field}: {value:?} is none of {}{near}", known.join(", "))
+fn node(raw: RawNode) -> Result<ConfigNode, String> {
+    let name = parse_node_name(&raw.name).map_err(|e| format!("nodes[].name: {e}"))?;
+    Ok(ConfigNode {
+        addresses: addresses("nodes[].addresses", raw.addresses)?,
+        pod_cidrs: parse_cidr_list(&raw.pod_cidrs.joined())
+            .map_err(|e| format!("nodes[].podCIDRs of {name}: {e}"))?,
+        name,
     })
+}
+
+/// What a field says, if it is there.
+fn parsed<T>(
+    field: &str,
+    value: Option<String>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    let parsed = value.map(|text| parse(&text).map_err(|e| format!("{field}: {e}")));
+    parsed.transpose()
+}
+
+/// What a field lists, if it is there.
+fn list<T>(
+    field: &str,
+    value: Option<OneOrMany>,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    parsed(field, value.map(OneOrMany::joined), parse)
+}
+
+/// One of the words that `T` knows, if the field is there.
+fn choice<T: for<'de> Deserialize<'de>>(
+    field: &str,
+    value: Option<String>,
+) -> Result<Option<T>, String> {
+    let word = |text: &str| {
+        let word: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+        T::deserialize(word).map_err(|_| unknown(text, fields_of::<T>()))
+    };
+    parsed(field, value, word)
+}
+
+/// Says what a word could be.
+fn unknown(word: &str, known: &[&str]) -> String {
+    let near = did_you_mean(word, known.iter().copied());
+    format!("{word:?} is none of {}{near}", known.join(", "))
 }
 
 /// The modes of `--detect-local-mode`.
@@ -386,21 +375,21 @@ pub(super) fn detect(mode: Option<&str>, raw: RawDetect) -> Result<DetectLocal, 
         let name = name.ok_or_else(|| format!("{field} is needed by this detectLocalMode"))?;
         name.parse().map_err(|e| format!("{field}: {e}"))
     };
-    let mode = mode.filter(|mode| !mode.is_empty()).map(str::to_owned);
-    match choice("detectLocalMode", mode, &MODES)? {
+    match mode.unwrap_or_default() {
+        "" | "ClusterCIDR" => Ok(DetectLocal::ClusterCidr),
         "NodeCIDR" => Ok(DetectLocal::NodeCidr),
         "BridgeInterface" => {
             name("bridgeInterface", raw.bridge_interface).map(DetectLocal::BridgeInterface)
         }
         "InterfaceNamePrefix" => name("interfaceNamePrefix", raw.interface_name_prefix)
             .map(DetectLocal::InterfaceNamePrefix),
-        _ => Ok(DetectLocal::ClusterCidr),
+        other => Err(format!("detectLocalMode: {}", unknown(other, &MODES))),
     }
 }
 
-fn addresses(field: &str, list: Option<OneOrMany>) -> Result<Vec<std::net::IpAddr>, String> {
-    let list = list.map(OneOrMany::listed).unwrap_or_default();
-    list.iter()
+fn addresses(field: &str, list: OneOrMany) -> Result<Vec<std::net::IpAddr>, String> {
+    list.listed()
+        .iter()
         .map(|text| address(text).ok_or_else(|| format!("{field}: {text:?} is not an IP address")))
         .collect()
 }
@@ -480,11 +469,12 @@ pub fn parse_destinations(text: &str) -> Result<Vec<IpNet>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
 
     const HEAD: &str = "apiVersion: svcnat/v1alpha1\nkind: Configuration\n";
 
     fn config(text: &str) -> Result<Config, String> {
-        parse(&format!("{HEAD}{text}"), "file").map(|file| file.config)
+        parse(&format!("{HEAD}{text}"), "file").map(|file| file.settings.or_defaults())
     }
 
     #[test]
@@ -541,5 +531,31 @@ mod tests {
         assert_eq!(config.masquerade_cidrs.len(), 1);
         assert!(config.masq_link_local && config.masq_link_local_ipv6);
         assert!(config.legacy_source_ranges);
+    }
+
+    #[test]
+    fn what_wins_is_asked_first_and_what_is_silent_is_asked_of_the_next() {
+        let read = |text: &str| parse(&format!("{HEAD}{text}"), "file").unwrap().settings;
+        let flags = PartialConfig {
+            manage_routes: Some(false),
+            node_ips: Some(Vec::new()),
+            ..PartialConfig::default()
+        };
+        let file = read("manageRoutes: true\nmasqueradeAll: true\nnodeIPs: 192.0.2.1\n");
+        let config = flags.or(file).or_defaults();
+        assert!(!config.manage_routes && config.masquerade_all && config.egress_masquerade);
+        assert!(config.node_ips.is_empty());
+        // Of several documents the last one that says it.
+        let two = read(&format!(
+            "nodeIPs: 192.0.2.1\nsysctls: apply\n---\n{HEAD}sysctls: ignore\n"
+        ));
+        let config = two.or_defaults();
+        assert_eq!(config.sysctls, crate::config::Sysctls::Ignore);
+        assert_eq!(
+            config.node_ips.len(),
+            1,
+            "a document that is silent takes nothing back"
+        );
+        assert_eq!(PartialConfig::default().or_defaults(), Config::default());
     }
 }

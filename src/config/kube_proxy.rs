@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::file::{RawDetect, detect, parse_cidr_list, parse_node_name, typed_loosely};
-use super::{Config, MarkBit, NodePortAddresses};
+use super::{MarkBit, NodePortAddresses, PartialConfig};
 use crate::syntax::{address, fields_of};
 use crate::text::did_you_mean;
 
@@ -102,7 +102,7 @@ const UNUSED: [(&str, &str); 24] = [
 /// Takes what `value` sets; in `notes`, what of it has no effect.
 pub(super) fn read(
     value: Value,
-    config: &mut Config,
+    settings: &mut PartialConfig,
     notes: &mut Vec<String>,
 ) -> Result<(), String> {
     for (path, instead) in UNUSED {
@@ -127,25 +127,24 @@ pub(super) fn read(
     let raw: Raw = typed_loosely(value)?;
     let named = |field: &'static str| move |e: String| format!("{field}: {e}");
     if !raw.hostname_override.is_empty() {
-        config.node_name =
-            parse_node_name(&raw.hostname_override).map_err(named("hostnameOverride"))?;
+        settings.node_name =
+            Some(parse_node_name(&raw.hostname_override).map_err(named("hostnameOverride"))?);
     }
     if !raw.bind_address.is_empty() {
         let addr = address(&raw.bind_address)
             .ok_or_else(|| format!("bindAddress: {:?} is not an IP address", raw.bind_address))?;
         if !addr.is_unspecified() {
-            config.node_ips = vec![addr];
+            settings.node_ips = Some(vec![addr]);
         }
     }
-    config.cluster_cidrs = parse_cidr_list(&raw.cluster_cidr).map_err(named("clusterCIDR"))?;
+    settings.cluster_cidrs =
+        Some(parse_cidr_list(&raw.cluster_cidr).map_err(named("clusterCIDR"))?);
     let filled = |text: String| (!text.is_empty()).then_some(text);
-    config.detect_local = detect(
-        Some(&raw.detect_local_mode),
-        RawDetect {
-            bridge_interface: filled(raw.detect_local.bridge_interface),
-            interface_name_prefix: filled(raw.detect_local.interface_name_prefix),
-        },
-    )?;
+    let names = RawDetect {
+        bridge_interface: filled(raw.detect_local.bridge_interface),
+        interface_name_prefix: filled(raw.detect_local.interface_name_prefix),
+    };
+    settings.detect_local = Some(detect(Some(&raw.detect_local_mode), names)?);
     let nftables = match raw.mode.as_str() {
         "nftables" => true,
         "" | "iptables" => false,
@@ -160,13 +159,13 @@ pub(super) fn read(
         }
     };
     let masquerade = if nftables { raw.nftables } else { raw.iptables };
-    config.masquerade_all = masquerade.masquerade_all;
+    settings.masquerade_all = Some(masquerade.masquerade_all);
     if let Some(bit) = masquerade.masquerade_bit {
         let bit: MarkBit = bit.to_string().parse().map_err(named("masqueradeBit"))?;
-        config.masquerade_bit = bit;
+        settings.masquerade_bit = Some(bit);
     }
     let list = raw.node_port_addresses.join(",");
-    config.nodeport_addresses = match list.as_str() {
+    let addresses = match list.as_str() {
         "primary" => NodePortAddresses::Primary,
         // kube-proxy's default differs from mode to mode.
         "" if nftables => NodePortAddresses::Primary,
@@ -181,6 +180,7 @@ pub(super) fn read(
             NodePortAddresses::Prefixes(parse_cidr_list(&list).map_err(named("nodePortAddresses"))?)
         }
     };
+    settings.nodeport_addresses = Some(addresses);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod validate;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use serde::Deserialize;
 
 pub use types::{InterfaceName, MarkBit, PortRange};
 
@@ -41,7 +42,9 @@ pub enum NodePortAddresses {
 }
 
 /// What a new packet to an unallocated address of the service range gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum Unallocated {
     /// Silence, as kube-proxy.
     #[default]
@@ -54,7 +57,9 @@ pub enum Unallocated {
 /// this node does not have, at a port that nobody serves (`--unserved-external`). Where routers
 /// send these addresses to this node it would go back to them, and round until its hop limit
 /// ends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum UnservedExternal {
     /// It is routed on: the address may be somebody else's.
     #[default]
@@ -66,7 +71,9 @@ pub enum UnservedExternal {
 }
 
 /// What to do about kernel settings that service NAT depends on (`--sysctls`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "lowercase")]
 pub enum Sysctls {
     /// Set them.
     Apply,
@@ -106,94 +113,95 @@ pub struct ConfigNode {
     pub pod_cidrs: Vec<IpNet>,
 }
 
-/// Everything the user can set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// This node's name in the cluster.
-    pub node_name: String,
-    /// This node's addresses, first of each family is its primary one. Empty: taken from
-    /// the Node object, else from the interfaces.
-    pub node_ips: Vec<IpAddr>,
-    /// Pod addresses of the whole cluster.
-    pub cluster_cidrs: Vec<IpNet>,
-    /// Pod addresses of this node; empty: the Node object's.
-    pub pod_cidrs: Vec<IpNet>,
-    /// `--service-cluster-ip-range`; ServiceCIDR objects add to it.
-    pub service_cidrs: Vec<IpNet>,
-    /// Where node ports answer.
-    pub nodeport_addresses: NodePortAddresses,
-    /// `--service-node-port-range`.
-    pub node_port_range: PortRange,
-    /// Masquerade everything to ClusterIPs.
-    pub masquerade_all: bool,
-    /// Count new connections per frontend and per endpoint.
-    pub service_counters: bool,
-    /// Mark bit between DNAT and postrouting.
-    pub masquerade_bit: MarkBit,
-    /// How pods are told from outsiders.
-    pub detect_local: DetectLocal,
-    /// Masquerade pod traffic that leaves the cluster.
-    pub egress_masquerade: bool,
-    /// Destinations never masqueraded by the above, besides cluster and service ranges.
-    pub non_masquerade_cidrs: Vec<IpNet>,
-    /// Destinations masqueraded all the same: of the prefixes that hold an address, in these
-    /// lists and of the cluster's own, the longest decides.
-    pub masquerade_cidrs: Vec<IpNet>,
-    /// Masquerade IPv4 link-local destinations as well (ip-masq-agent's `masqLinkLocal`).
-    pub masq_link_local: bool,
-    /// The same for IPv6 (`masqLinkLocalIPv6`).
-    pub masq_link_local_ipv6: bool,
-    /// The annotation that `spec.loadBalancerSourceRanges` comes from counts where that is
-    /// empty. kube-proxy never obeyed it.
-    pub legacy_source_ranges: bool,
-    /// Install routes to the other nodes' pod CIDRs.
-    pub manage_routes: bool,
-    /// What to do about sysctls.
-    pub sysctls: Sysctls,
-    /// What unallocated service addresses answer.
-    pub unallocated: Unallocated,
-    /// What unserved ports of external addresses answer.
-    pub unserved_external: UnservedExternal,
-    /// Nodes listed by hand.
-    pub nodes: Vec<ConfigNode>,
-    /// Where the API servers that are followed answer: no Service and no Pod may take that.
-    pub protected: Vec<SocketAddr>,
-    /// How many slots weighted endpoint lists may take.
-    pub slot_limits: SlotLimits,
+/// Declares each setting once: what it means, its type and its default.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr,)*) => {
+        /// Everything the user can set.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Config {
+            $($(#[$doc])* pub $name: $type,)*
+        }
+
+        impl Default for Config {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        /// What one place says of the settings: a file, or the flags.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct PartialConfig {
+            $($(#[$doc])* pub $name: Option<$type>,)*
+        }
+
+        impl PartialConfig {
+            /// These settings, and the other's where these are silent.
+            #[must_use]
+            pub fn or(self, other: Self) -> Self {
+                Self { $($name: self.$name.or(other.$name),)* }
+            }
+
+            /// These settings, and the defaults where these are silent.
+            #[must_use]
+            pub fn or_defaults(self) -> Config {
+                Config { $($name: self.$name.unwrap_or_else(|| $default),)* }
+            }
+        }
+    };
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            node_name: String::new(),
-            node_ips: Vec::new(),
-            cluster_cidrs: Vec::new(),
-            pod_cidrs: Vec::new(),
-            service_cidrs: Vec::new(),
-            nodeport_addresses: NodePortAddresses::default(),
-            node_port_range: PortRange {
-                from: 30_000,
-                to: 32_767,
-            },
-            masquerade_all: false,
-            service_counters: false,
-            masquerade_bit: MarkBit::default(),
-            detect_local: DetectLocal::default(),
-            egress_masquerade: true,
-            non_masquerade_cidrs: Vec::new(),
-            masquerade_cidrs: Vec::new(),
-            masq_link_local: false,
-            masq_link_local_ipv6: false,
-            legacy_source_ranges: false,
-            manage_routes: true,
-            sysctls: Sysctls::default(),
-            unallocated: Unallocated::default(),
-            unserved_external: UnservedExternal::default(),
-            nodes: Vec::new(),
-            protected: Vec::new(),
-            slot_limits: SlotLimits::default(),
-        }
-    }
+settings! {
+    /// This node's name in the cluster.
+    node_name: String = String::new(),
+    /// This node's addresses, first of each family is its primary one. Empty: taken from
+    /// the Node object, else from the interfaces.
+    node_ips: Vec<IpAddr> = Vec::new(),
+    /// Pod addresses of the whole cluster.
+    cluster_cidrs: Vec<IpNet> = Vec::new(),
+    /// Pod addresses of this node; empty: the Node object's.
+    pod_cidrs: Vec<IpNet> = Vec::new(),
+    /// `--service-cluster-ip-range`; ServiceCIDR objects add to it.
+    service_cidrs: Vec<IpNet> = Vec::new(),
+    /// Where node ports answer.
+    nodeport_addresses: NodePortAddresses = NodePortAddresses::default(),
+    /// `--service-node-port-range`.
+    node_port_range: PortRange = PortRange { from: 30_000, to: 32_767 },
+    /// Masquerade everything to ClusterIPs.
+    masquerade_all: bool = false,
+    /// Count new connections per frontend and per endpoint.
+    service_counters: bool = false,
+    /// Mark bit between DNAT and postrouting.
+    masquerade_bit: MarkBit = MarkBit::default(),
+    /// How pods are told from outsiders.
+    detect_local: DetectLocal = DetectLocal::default(),
+    /// Masquerade pod traffic that leaves the cluster.
+    egress_masquerade: bool = true,
+    /// Destinations never masqueraded by the above, besides cluster and service ranges.
+    non_masquerade_cidrs: Vec<IpNet> = Vec::new(),
+    /// Destinations masqueraded all the same: of the prefixes that hold an address, in these
+    /// lists and of the cluster's own, the longest decides.
+    masquerade_cidrs: Vec<IpNet> = Vec::new(),
+    /// Masquerade IPv4 link-local destinations as well (ip-masq-agent's `masqLinkLocal`).
+    masq_link_local: bool = false,
+    /// The same for IPv6 (`masqLinkLocalIPv6`).
+    masq_link_local_ipv6: bool = false,
+    /// The annotation that `spec.loadBalancerSourceRanges` comes from counts where that is
+    /// empty. kube-proxy never obeyed it.
+    legacy_source_ranges: bool = false,
+    /// Install routes to the other nodes' pod CIDRs.
+    manage_routes: bool = true,
+    /// What to do about sysctls.
+    sysctls: Sysctls = Sysctls::default(),
+    /// What unallocated service addresses answer.
+    unallocated: Unallocated = Unallocated::default(),
+    /// What unserved ports of external addresses answer.
+    unserved_external: UnservedExternal = UnservedExternal::default(),
+    /// Nodes listed by hand.
+    nodes: Vec<ConfigNode> = Vec::new(),
+    /// Where the API servers that are followed answer: no Service and no Pod may take that.
+    protected: Vec<SocketAddr> = Vec::new(),
+    /// How many slots weighted endpoint lists may take.
+    slot_limits: SlotLimits = SlotLimits::default(),
 }
 
 impl Config {

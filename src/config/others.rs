@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Config;
+use super::PartialConfig;
 use super::file::{OneOrMany, parse_cidr_list, parse_destinations, read_document};
 use super::kube_proxy;
 use crate::syntax::parse;
@@ -16,7 +16,7 @@ use crate::syntax::parse;
 /// If it cannot be read, or if only a person can tell what it means here.
 pub(super) fn read(
     value: &Value,
-    config: &mut Config,
+    settings: &mut PartialConfig,
     notes: &mut Vec<String>,
 ) -> Result<bool, String> {
     let Some(fields) = value.as_object() else {
@@ -30,10 +30,10 @@ pub(super) fn read(
     };
     match (group, text("kind")) {
         ("kubeproxy.config.k8s.io", "KubeProxyConfiguration") => {
-            kube_proxy::read(value.clone(), config, notes).map_err(of("kube-proxy"))?;
+            kube_proxy::read(value.clone(), settings, notes).map_err(of("kube-proxy"))?;
         }
         ("kubeadm.k8s.io", "ClusterConfiguration") => {
-            kubeadm(fields, config).map_err(of("kubeadm"))?;
+            kubeadm(fields, settings).map_err(of("kubeadm"))?;
         }
         // Other documents of a file that kubeadm reads.
         ("kubeadm.k8s.io" | "kubelet.config.k8s.io", kind) => {
@@ -41,9 +41,9 @@ pub(super) fn read(
                 "{kind} is not used: nothing in it is a setting here"
             ));
         }
-        ("v1", "ConfigMap") => return config_map(fields, config, notes),
+        ("v1", "ConfigMap") => return config_map(fields, settings, notes),
         ("", "") if is_ip_masq_agent(fields) => {
-            ip_masq_agent(value, config, notes).map_err(of("ip-masq-agent"))?;
+            ip_masq_agent(value, settings, notes).map_err(of("ip-masq-agent"))?;
         }
         ("", "") => return pointer(fields).map_or(Ok(false), Err),
         _ => return Ok(false),
@@ -84,7 +84,7 @@ pub(super) fn keep_empty_lists(value: &mut Value) {
 
 fn ip_masq_agent(
     value: &Value,
-    config: &mut Config,
+    settings: &mut PartialConfig,
     notes: &mut Vec<String>,
 ) -> Result<(), String> {
     #[derive(Deserialize)]
@@ -102,10 +102,10 @@ fn ip_masq_agent(
         Some(list) => list.joined(),
         None => "rfc1918".to_owned(),
     };
-    config.non_masquerade_cidrs =
-        parse_destinations(&list).map_err(|e| format!("nonMasqueradeCIDRs: {e}"))?;
-    config.masq_link_local = raw.masq_link_local.unwrap_or(false);
-    config.masq_link_local_ipv6 = raw.masq_link_local_ipv6.unwrap_or(false);
+    settings.non_masquerade_cidrs =
+        Some(parse_destinations(&list).map_err(|e| format!("nonMasqueradeCIDRs: {e}"))?);
+    settings.masq_link_local = Some(raw.masq_link_local.unwrap_or(false));
+    settings.masq_link_local_ipv6 = Some(raw.masq_link_local_ipv6.unwrap_or(false));
     let unused = [
         ("resyncInterval", "changes are followed as they come"),
         ("cidrLimit", "there is no such limit"),
@@ -125,7 +125,7 @@ fn ip_masq_agent(
     Ok(())
 }
 
-fn kubeadm(fields: &Map<String, Value>, config: &mut Config) -> Result<(), String> {
+fn kubeadm(fields: &Map<String, Value>, settings: &mut PartialConfig) -> Result<(), String> {
     let networking = fields.get("networking");
     let list = |name: &str| {
         let text = networking.and_then(|n| n.get(name)).and_then(Value::as_str);
@@ -133,10 +133,10 @@ fn kubeadm(fields: &Map<String, Value>, config: &mut Config) -> Result<(), Strin
             .transpose()
     };
     if let Some(ranges) = list("serviceSubnet")? {
-        config.service_cidrs = ranges;
+        settings.service_cidrs = Some(ranges);
     }
     if let Some(cidrs) = list("podSubnet")? {
-        config.cluster_cidrs = cidrs;
+        settings.cluster_cidrs = Some(cidrs);
     }
     Ok(())
 }
@@ -144,7 +144,7 @@ fn kubeadm(fields: &Map<String, Value>, config: &mut Config) -> Result<(), Strin
 /// The configuration in a ConfigMap of a cluster: kube-proxy's, ip-masq-agent's, kubeadm's.
 fn config_map(
     fields: &Map<String, Value>,
-    config: &mut Config,
+    settings: &mut PartialConfig,
     notes: &mut Vec<String>,
 ) -> Result<bool, String> {
     let names = [
@@ -160,7 +160,7 @@ fn config_map(
         };
         let value =
             parse::yaml(text).map_err(|(line, e)| format!("data.{name}: line {line}: {e}"))?;
-        read_document(value, config, notes).map_err(|e| format!("data.{name}: {e}"))?;
+        read_document(value, settings, notes).map_err(|e| format!("data.{name}: {e}"))?;
         return Ok(true);
     }
     Err(format!(
@@ -236,14 +236,14 @@ fn pointer(fields: &Map<String, Value>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{DetectLocal, NodePortAddresses};
+    use crate::config::{Config, DetectLocal, NodePortAddresses};
 
     fn config(text: &str) -> (Result<(), String>, Config, String) {
-        let mut config = Config::default();
+        let mut settings = PartialConfig::default();
         let mut notes = Vec::new();
         let value = parse::yaml(text).unwrap();
-        let result = read_document(value, &mut config, &mut notes);
-        (result, config, notes.join("\n"))
+        let result = read_document(value, &mut settings, &mut notes);
+        (result, settings.or_defaults(), notes.join("\n"))
     }
 
     const KUBE_PROXY: &str =

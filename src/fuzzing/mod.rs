@@ -210,11 +210,10 @@ impl Drop for Scratch {
 pub fn configuration(data: &[u8]) {
     let scratch = Scratch::new("configuration");
     let path = scratch.with("config.yaml", data);
-    let mut config = Config::default();
-    match crate::config::file::read(&path) {
-        Ok(file) => file.apply_to(&mut config),
+    let config = match crate::config::file::read(&path) {
+        Ok(file) => file.settings.or_defaults(),
         Err(error) => return is_harmless(&error.to_string()),
-    }
+    };
     let problems = config.validate();
     for problem in &problems {
         is_harmless(&problem.to_string());
