@@ -113,8 +113,8 @@ fn own(
     let mut text = list(services, 1);
     if protocol == Protocol::Udp {
         text = text
-            .replace("\"port\":80", "\"protocol\":\"UDP\",\"port\":80")
-            .replace("\"port\":8080", "\"protocol\":\"UDP\",\"port\":8080");
+            .replace("\"port\":80,", "\"protocol\":\"UDP\",\"port\":80,")
+            .replace("\"port\":8080}", "\"protocol\":\"UDP\",\"port\":8080}");
     }
     if affinity {
         text = text.replace(
