@@ -212,6 +212,11 @@ fn masquerade_has_its_reasons() {
         &["hairpin: the client is the endpoint"],
     );
     says(
+        "172.17.0.4",
+        "10.254.0.15:80/tcp",
+        &["the client's address (the client is the endpoint, whose nodeName is not this node"],
+    );
+    says(
         "172.17.0.9",
         "8.8.8.8:53/udp",
         &["a pod of this node leaves the cluster: egress masquerade"],

@@ -9,16 +9,17 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{in_namespace, listing, run};
+use support::{in_namespace, listing, packets, run};
 
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("rulesets");
     let mut found: Vec<PathBuf> = fs::read_dir(root)
         .unwrap()
         .map(|e| e.unwrap().path())
+        .filter(|path| path.is_dir())
         .collect();
     found.sort();
-    assert!(found.len() >= 7);
+    assert!(found.len() >= 20);
     found
 }
 
@@ -86,34 +87,7 @@ fn fate(packet: &str, folder: &Path) -> String {
     let mut words = packet.split_whitespace();
     let (source, destination) = (words.next().unwrap(), words.next().unwrap());
     let text = svcnat(&["explain", source, destination, "-o", "json"], folder);
-    let trace: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let candidates: Vec<String> = trace["candidates"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|c| {
-            let share = c["probability"].as_f64().unwrap() * 100.0;
-            let seen = if c["masqueraded"] == true {
-                " masqueraded"
-            } else {
-                ""
-            };
-            format!(
-                "{} {} {share:.2}%{seen}",
-                c["address"].as_str().unwrap(),
-                c["port"]
-            )
-        })
-        .collect();
-    let end = match (trace["fate"].as_str().unwrap(), candidates.is_empty()) {
-        ("accepted", true) if trace["masqueraded"] == true => {
-            "untranslated, masqueraded".to_owned()
-        }
-        ("accepted", true) => "untranslated".to_owned(),
-        ("accepted", false) => candidates.join(", "),
-        (other, _) => other.to_owned(),
-    };
-    format!("{source} {destination} -> {end}\n")
+    packets::line(source, destination, &serde_json::from_str(&text).unwrap()) + "\n"
 }
 
 #[test]

@@ -117,6 +117,7 @@ pub fn rule(message: &Message<'_>) -> Option<(String, Vec<Instr>)> {
     let code = a
         .nested(rule::EXPRESSIONS)
         .filter(|(kind, _)| *kind == common::LIST_ELEM)
+        .filter(|(_, item)| !expr::is_idle(Attrs(item)))
         .map(|(_, item)| expr::decode(Attrs(item)))
         .collect();
     Some((a.string(rule::CHAIN)?.to_owned(), code))

@@ -468,12 +468,6 @@ mod tests {
                 mask: data.clone(),
                 xor: data.clone(),
             },
-            Instr::Hton {
-                sreg: 1,
-                dreg: 1,
-                len: 4,
-                size: 4,
-            },
             Instr::Lookup {
                 set: set(),
                 sreg: 1,

@@ -4,9 +4,14 @@
 use crate::ruleset::{DataType, Family, Set, SetData};
 
 /// nft's datatype numbers (enum datatypes): stable, they are stored in every kernel set.
+///
+/// A slot is an `integer`, which older nft (1.0.2, not 1.0.6) cannot have in a concatenation:
+/// it aborts, whatever it is asked to list in a namespace with such a set. A newer one takes
+/// the type from the set's userdata ([`userdata`]); the older ones do not understand that and
+/// take this number, so it is that of a packet mark, 32 bits in host order as well.
 const fn number(data_type: DataType) -> u32 {
     match data_type {
-        DataType::Slot => 4,
+        DataType::Slot => MARK,
         DataType::Ipv4Addr => 7,
         DataType::Ipv6Addr => 8,
         DataType::InetProto => 12,
@@ -15,9 +20,13 @@ const fn number(data_type: DataType) -> u32 {
     }
 }
 
+/// What nft stores for a slot, and what is stored here.
+const INTEGER: u32 = 4;
+const MARK: u32 = 19;
+
 const fn from_number(number: u32) -> Option<DataType> {
     Some(match number {
-        4 => DataType::Slot,
+        INTEGER | MARK => DataType::Slot,
         7 => DataType::Ipv4Addr,
         8 => DataType::Ipv6Addr,
         12 => DataType::InetProto,
@@ -158,10 +167,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_slot_is_written_as_a_type_that_older_nft_can_list_and_read_either_way() {
+        use DataType::{ClassId, InetProto, Slot};
+        let key = [ClassId, InetProto, Slot];
+        assert_eq!(type_number(&key), 0x17313);
+        assert_eq!(fields(0x17313), Some(key.to_vec()));
+    }
+
+    #[test]
     fn type_numbers_are_those_nft_stores() {
         use DataType::{ClassId, InetProto, InetService, Ipv4Addr, Slot};
         assert_eq!(type_number(&[Ipv4Addr, InetProto, InetService]), 0x730d);
-        assert_eq!(type_number(&[ClassId, InetProto, Slot]), 0x17304);
+        assert_eq!(type_number(&[ClassId, InetProto]), 0x5cc);
         assert_eq!(fields(0x17304), Some(vec![ClassId, InetProto, Slot]));
         assert_eq!(fields(0x3f), None);
     }

@@ -98,13 +98,6 @@ pub enum Instr {
         mask: Vec<u8>,
         xor: Vec<u8>,
     },
-    /// Host to network order.
-    Hton {
-        sreg: Register,
-        dreg: Register,
-        len: u32,
-        size: u32,
-    },
     /// Set membership or map lookup; without a hit (or with one, if inverted) the rule ends.
     Lookup {
         set: String,
@@ -201,7 +194,6 @@ impl fmt::Display for Instr {
                     hex(xor)
                 )
             }
-            Self::Hton { sreg, dreg, .. } => write!(f, "byteorder reg {dreg} = hton(reg {sreg})"),
             Self::Lookup {
                 set,
                 sreg,

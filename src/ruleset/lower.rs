@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::bytecode::{
     FIB_DADDR, FIB_SADDR, FULLY_RANDOM, Instr, RTN_LOCAL, Register, base, ct, meta, verdict,
 };
-use super::{Action, DataType, Family, Match, Rule, Selector, SetKind, Statement, Table};
+use super::{Action, DataType, Family, Match, Rule, Selector, Statement, Table};
 
 /// IPS_DST_NAT.
 const STATUS_DNAT: u32 = 0x20;
@@ -166,28 +166,16 @@ impl Code<'_> {
     }
 
     /// Loads a lookup's key from slot 0 on.
-    fn key(&mut self, key: &[Selector], interval: bool) {
+    fn key(&mut self, key: &[Selector]) {
         let address = self.words(DataType::addr(self.table.family));
         let words: usize = key.iter().map(|s| self.width(s, address)).sum();
-        self.fields(key, interval, SPARE + words);
+        self.fields(key, SPARE + words);
     }
 
-    fn fields(&mut self, key: &[Selector], interval: bool, spare: usize) {
+    fn fields(&mut self, key: &[Selector], spare: usize) {
         let mut slot = 0;
         for selector in key {
-            let width = self.select(selector, slot, spare);
-            if interval && key.len() > 1 && *selector == Selector::L4Proto {
-                // nft turns host-order fields of interval keys around; of one byte there
-                // is nothing to turn, but the instruction is there.
-                let reg = register(slot);
-                self.push(Instr::Hton {
-                    sreg: reg,
-                    dreg: reg,
-                    len: 1,
-                    size: 2,
-                });
-            }
-            slot += width;
+            slot += self.select(selector, slot, spare);
         }
     }
 
@@ -295,8 +283,7 @@ impl Code<'_> {
                 self.cmp(*negated, &bytes);
             }
             Match::InSet { key, set, negated } => {
-                let kind = self.table.sets.get(&**set).map(|set| set.kind);
-                self.key(key, kind == Some(SetKind::Interval));
+                self.key(key);
                 self.lookup(set, None, *negated);
             }
         }
@@ -305,7 +292,7 @@ impl Code<'_> {
     fn action(&mut self, action: &Action) {
         match action {
             Action::LoadPriority { key, map } => {
-                self.key(key, false);
+                self.key(key);
                 self.lookup(map, Some(1), false);
                 self.set_meta(meta::PRIORITY);
             }
@@ -327,7 +314,7 @@ impl Code<'_> {
                 self.set_meta(meta::MARK);
             }
             Action::Dnat { key, map } => {
-                self.key(key, false);
+                self.key(key);
                 self.lookup(map, Some(1), false);
                 self.push(Instr::Dnat {
                     family: if self.v4() { 2 } else { 10 },
@@ -336,7 +323,7 @@ impl Code<'_> {
                 });
             }
             Action::Remember { map, key, timeout } => {
-                self.fields(key, false, SPARE);
+                self.fields(key, SPARE);
                 self.select(&Selector::Priority, UPDATE_DATA, SPARE);
                 self.push(Instr::Update {
                     set: (*map).to_owned(),

@@ -17,6 +17,7 @@ mod harness;
 mod host_ports;
 mod lifecycle;
 mod node_ports;
+mod packets;
 mod policies;
 mod prefixes;
 mod sequences;

@@ -5,6 +5,8 @@
     reason = "each test binary uses its own part"
 )]
 
+pub mod packets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::IpAddr;

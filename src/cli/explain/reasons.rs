@@ -213,6 +213,9 @@ impl<'a> Reasons<'a> {
             () if scene.local.contains(&candidate.endpoint.addr) => {
                 "the endpoint is this node: nothing leaves it"
             }
+            () if candidate.endpoint.addr == scene.packet.source => {
+                "the client is the endpoint, whose nodeName is not this node: it will not answer itself"
+            }
             () if is_split && is_pod(scene) => "policy Local, and the client is a pod",
             () if is_split => "policy Local keeps it",
             () if is_cluster_ip && is_pod(scene) => "the client is a pod",

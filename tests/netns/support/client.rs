@@ -14,7 +14,7 @@ use super::lab::Lab;
 use super::sctp;
 
 /// How long an answer may take before it counts as silence. Generous: the machine is shared.
-const PATIENCE: Duration = Duration::from_secs(4);
+pub const PATIENCE: Duration = Duration::from_secs(4);
 /// How long silence is listened to where silence is expected.
 pub const SILENCE: Duration = Duration::from_millis(400);
 
@@ -184,48 +184,69 @@ impl<'a> Caller<'a> {
     }
 
     fn ask_here(&self, protocol: Protocol, to: SocketAddr) -> Outcome {
-        if protocol == Protocol::Sctp {
-            let source_port = (self.source_port != 0).then_some(self.source_port);
-            return Outcome::of(
-                sctp::ask(self.source, source_port, to, self.patience)
-                    .and_then(|line| parse(&line)),
-            );
-        }
-        Outcome::of(self.session(protocol, to).map(|session| session.opened))
+        ask_here(self.origin(), protocol, to, self.patience)
     }
 
     fn session(&self, protocol: Protocol, to: SocketAddr) -> io::Result<Session> {
-        let kind = match protocol {
-            Protocol::Tcp => Type::STREAM,
-            Protocol::Udp => Type::DGRAM,
-            Protocol::Sctp => return Err(io::Error::from(ErrorKind::Unsupported)),
-        };
-        let socket = Socket::new(Domain::for_address(to), kind, None)?;
-        if self.source.is_some() || self.source_port != 0 {
-            let any = SocketAddr::new(
-                if to.is_ipv4() {
-                    IpAddr::from([0; 4])
-                } else {
-                    IpAddr::from([0; 16])
-                },
-                self.source_port,
-            );
-            let source = self
-                .source
-                .map_or(any, |addr| (addr, self.source_port).into());
-            socket.set_reuse_address(true)?;
-            socket.bind(&source.into())?;
-        }
-        if protocol == Protocol::Tcp {
-            // Close with a reset: no port stays behind in TIME_WAIT, in either namespace.
-            socket.set_linger(Some(Duration::ZERO))?;
-            socket.connect_timeout(&to.into(), self.patience)?;
-        } else {
-            socket.connect(&to.into())?;
-        }
-        socket.set_read_timeout(Some(self.patience))?;
-        Session::open(socket, protocol)
+        session(self.origin(), protocol, to, self.patience)
     }
+
+    fn origin(&self) -> Origin {
+        Origin {
+            addr: self.source,
+            port: self.source_port,
+        }
+    }
+}
+
+/// The address and port to ask from; `None` and 0 leave it to the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    pub addr: Option<IpAddr>,
+    pub port: u16,
+}
+
+/// Asks once from the namespace of the calling thread.
+pub fn ask_here(from: Origin, protocol: Protocol, to: SocketAddr, patience: Duration) -> Outcome {
+    if protocol == Protocol::Sctp {
+        let port = (from.port != 0).then_some(from.port);
+        let line = sctp::ask(from.addr, port, to, patience);
+        return Outcome::of(line.and_then(|line| parse(&line)));
+    }
+    Outcome::of(session(from, protocol, to, patience).map(|session| session.opened))
+}
+
+fn session(
+    from: Origin,
+    protocol: Protocol,
+    to: SocketAddr,
+    patience: Duration,
+) -> io::Result<Session> {
+    let kind = match protocol {
+        Protocol::Tcp => Type::STREAM,
+        Protocol::Udp => Type::DGRAM,
+        Protocol::Sctp => return Err(io::Error::from(ErrorKind::Unsupported)),
+    };
+    let socket = Socket::new(Domain::for_address(to), kind, None)?;
+    if from.addr.is_some() || from.port != 0 {
+        let any = if to.is_ipv4() {
+            IpAddr::from([0; 4])
+        } else {
+            IpAddr::from([0; 16])
+        };
+        let source = SocketAddr::new(from.addr.unwrap_or(any), from.port);
+        socket.set_reuse_address(true)?;
+        socket.bind(&source.into())?;
+    }
+    if protocol == Protocol::Tcp {
+        // Close with a reset: no port stays behind in TIME_WAIT, in either namespace.
+        socket.set_linger(Some(Duration::ZERO))?;
+        socket.connect_timeout(&to.into(), patience)?;
+    } else {
+        socket.connect(&to.into())?;
+    }
+    socket.set_read_timeout(Some(patience))?;
+    Session::open(socket, protocol)
 }
 
 /// An open connection, or a UDP socket with a fixed peer.

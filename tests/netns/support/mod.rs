@@ -16,6 +16,7 @@ mod netns;
 mod program;
 mod responder;
 mod sctp;
+mod stage;
 mod stats;
 
 pub use addr::*;
@@ -28,4 +29,5 @@ pub use lab::*;
 pub use manifest::*;
 pub use netns::Netns;
 pub use program::*;
+pub use stage::*;
 pub use stats::*;
