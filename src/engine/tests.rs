@@ -14,10 +14,9 @@ use super::*;
 use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
 use crate::config::{SlotLimits, UnservedExternal};
 use crate::diff::Operation;
+use crate::fuzzing::Kernel;
 use crate::plan::plan;
-use crate::ruleset::{
-    Action as Nft, Element, LiveRuleset, LiveTable, Rule, Set, Statement, Table, Value,
-};
+use crate::ruleset::LiveRuleset;
 use crate::source::{Loaded, load_str};
 
 fn config() -> Config {
@@ -262,146 +261,21 @@ fn change(action: &Action) -> Option<Change> {
     })
 }
 
-/// A kernel that was told only deltas, as strict as the real one about what must be there.
-type Kernel = BTreeMap<Family, Held>;
-
-/// A table of it.
-#[derive(Debug, Default, PartialEq)]
-struct Held {
-    sets: BTreeMap<String, BTreeMap<Value, Element>>,
-    chains: BTreeMap<String, Vec<Rule>>,
-}
-
-impl Held {
-    fn refers(&self, to: impl Fn(&Statement) -> bool) -> bool {
-        let rules = self.chains.values().flatten();
-        rules.flat_map(|rule| &rule.statements).any(to)
-    }
-
-    fn carry_out(&mut self, operation: &Operation) {
-        match operation {
-            Operation::AddTable => {}
-            Operation::AddSet(set) => {
-                let before = self.sets.insert(set.name.clone(), BTreeMap::new());
-                assert_eq!(before, None, "set {} was there", set.name);
-            }
-            Operation::AddChain(chain) => {
-                let before = self.chains.insert(chain.name.clone(), Vec::new());
-                assert_eq!(before, None, "chain {} was there", chain.name);
-            }
-            Operation::FlushChain(name) => self.chains.get_mut(name).expect("a chain").clear(),
-            Operation::AddRules(name, rules) => {
-                for statement in rules.iter().flat_map(|rule| &rule.statements) {
-                    let set = statement.set();
-                    assert!(set.is_none_or(|set| self.sets.contains_key(set)), "{set:?}");
-                    let to = target(statement);
-                    assert!(to.is_none_or(|to| self.chains.contains_key(to)), "{to:?}");
-                }
-                let chain = self.chains.get_mut(name).expect("a chain");
-                chain.extend(rules.iter().cloned());
-            }
-            Operation::DeleteElements(set, elements) => {
-                let held = self.sets.get_mut(set).expect("a set");
-                for (key, _) in elements {
-                    assert!(held.remove(key).is_some(), "{set} has no {key:?}");
-                }
-            }
-            Operation::AddElements(set, elements) => {
-                let held = self.sets.get_mut(set).expect("a set");
-                for (key, element) in elements {
-                    let before = held.insert(*key, element.clone());
-                    assert_eq!(before, None, "{set} already has {key:?}");
-                }
-            }
-            Operation::DeleteSet(name) => {
-                assert!(!self.refers(|s| s.set() == Some(name)), "{name} is used");
-                self.sets.remove(name).expect("a set");
-            }
-            Operation::DeleteChain(name) => {
-                assert!(!self.refers(|s| target(s) == Some(name)), "{name} is used");
-                let rules = self.chains.remove(name).expect("a chain");
-                assert!(rules.is_empty(), "{name} is not empty");
-            }
-            Operation::DeleteTable | Operation::OwnTable | Operation::DeleteOtherTable(_) => {
-                panic!("{operation:?} is not for one table's steps");
-            }
-        }
-    }
-}
-
-/// The chain a statement leads to.
-fn target(statement: &Statement) -> Option<&str> {
-    match statement {
-        Statement::Action(Nft::Jump(chain) | Nft::Goto(chain)) => Some(chain),
-        _ => None,
-    }
-}
-
-fn carry_out(kernel: &mut Kernel, delta: &Delta) {
-    for table in &delta.tables {
-        if table.operations.last() == Some(&Operation::DeleteTable) {
-            kernel.remove(&table.family).expect("a table");
-            continue;
-        }
-        let adds = table.operations.first() == Some(&Operation::AddTable);
-        assert_eq!(
-            adds,
-            !kernel.contains_key(&table.family),
-            "{:?}",
-            table.family
-        );
-        let held = kernel.entry(table.family).or_default();
-        for operation in &table.operations {
-            held.carry_out(operation);
-        }
-    }
-}
-
-fn held(ruleset: &Ruleset) -> Kernel {
-    let held = |table: &Table| Held {
-        sets: (table.sets.iter())
-            .map(|(name, set)| (name.clone(), set.elements.clone()))
-            .collect(),
-        chains: (table.chains.iter())
-            .map(|chain| (chain.name.clone(), chain.rules.clone()))
-            .collect(),
+/// Tells the kernel of all changes so far.
+fn commit(engine: &mut Engine, kernel: &mut Kernel) {
+    let delta = match engine.advance() {
+        Next::Step(step) => step.delta,
+        Next::Rebuild => engine.rebuild(&kernel.live(1)).0,
     };
-    let tables = ruleset.tables.iter();
-    tables
-        .map(|(family, table)| (*family, held(table)))
-        .collect()
-}
-
-fn live(ruleset: &Ruleset) -> LiveRuleset {
-    let table = |sets: &BTreeMap<String, Set>| LiveTable {
-        sets: sets.clone(),
-        ..LiveTable::default()
-    };
-    LiveRuleset {
-        generation: 1,
-        tables: ruleset
-            .tables
-            .iter()
-            .map(|(f, t)| (*f, table(&t.sets)))
-            .collect(),
-    }
+    kernel.carry_out(&delta).unwrap();
+    engine.told();
 }
 
 /// Commits all changes so far; the kernel that hears only of them must end up the same.
 fn step(engine: &mut Engine, kernel: &mut Kernel) {
-    match engine.advance() {
-        Next::Step(step) => {
-            carry_out(kernel, &step.delta);
-            engine.told();
-        }
-        Next::Rebuild => {
-            let found = live(engine.ruleset());
-            engine.rebuild(&found);
-            *kernel = held(engine.ruleset());
-        }
-    }
+    commit(engine, kernel);
     assert!(
-        *kernel == held(engine.ruleset()),
+        kernel.holds(engine.ruleset()),
         "the deltas do not lead to what the engine believes"
     );
     let addresses = &engine.interface_addresses;
@@ -413,7 +287,7 @@ fn step(engine: &mut Engine, kernel: &mut Kernel) {
         ..problem
     });
     assert_eq!(engine.known.standing(), nowhere.collect());
-    let sets = live(engine.ruleset());
+    let sets = kernel.live(1);
     let compiled = crate::compile::compile(&from_scratch, &sets.sets());
     for (family, table) in &compiled.tables {
         for (name, set) in &table.sets {
@@ -449,7 +323,7 @@ proptest! {
             config.unserved_external = UnservedExternal::Reject;
         }
         let mut engine = Engine::new(config, Vec::new());
-        let mut kernel = Kernel::new();
+        let mut kernel = Kernel::default();
         step(&mut engine, &mut kernel);
         for action in &actions {
             match change(action) {
@@ -466,7 +340,7 @@ proptest! {
         second in prop::collection::vec(action(), 1..30),
     ) {
         let mut engine = Engine::new(config(), Vec::new());
-        let mut kernel = Kernel::new();
+        let mut kernel = Kernel::default();
         first.iter().filter_map(change).for_each(|c| engine.apply(c));
         step(&mut engine, &mut kernel);
         let mut other = Engine::new(config(), Vec::new());

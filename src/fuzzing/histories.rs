@@ -1,24 +1,17 @@
 //! Histories of objects: what the kernel is told bit by bit adds up to what a plan from
 //! scratch gives.
 
-use std::collections::BTreeMap;
-
-use super::{config, installed};
+use super::{Kernel, config};
 use crate::cluster::{Change, Cluster, ObjectName};
 use crate::compile::compile;
-use crate::diff::{Delta, Operation};
 use crate::engine::{Engine, Next};
 use crate::plan::plan;
-use crate::ruleset::{Element, Family, LiveRuleset, Ruleset, Value};
 use crate::source::{Loaded, load_str};
-
-/// The elements of a kernel that was told only deltas.
-type Kernel = BTreeMap<(Family, String), BTreeMap<Value, Element>>;
 
 /// Five bytes are one change of one object among few, so that histories meet themselves.
 pub fn histories(data: &[u8]) {
     let mut engine = Engine::new(config(), Vec::new());
-    let mut kernel = Kernel::new();
+    let mut kernel = Kernel::default();
     step(&mut engine, &mut kernel);
     // Longer ones only take longer.
     for action in data.chunks_exact(5).take(60) {
@@ -163,56 +156,15 @@ fn node(n: u8) -> Change {
     Change::Node(name, found.map(|(_, node)| Box::new(node)))
 }
 
-fn carry_out(kernel: &mut Kernel, delta: &Delta) {
-    for table in &delta.tables {
-        let named = |set: &String| (table.family, set.clone());
-        for operation in &table.operations {
-            match operation {
-                Operation::AddElements(set, elements) => {
-                    let held = kernel.entry(named(set)).or_default();
-                    for (key, element) in elements {
-                        let before = held.insert(*key, element.clone());
-                        assert_eq!(before, None, "{set} already has {key:?}");
-                    }
-                }
-                Operation::DeleteElements(set, elements) => {
-                    let held = kernel.entry(named(set)).or_default();
-                    for (key, _) in elements {
-                        assert!(held.remove(key).is_some(), "{set} has no {key:?}");
-                    }
-                }
-                Operation::DeleteSet(set) => drop(kernel.remove(&named(set))),
-                Operation::DeleteTable => kernel.retain(|(family, _), _| *family != table.family),
-                _ => {}
-            }
-        }
-    }
-}
-
-fn held(ruleset: &Ruleset) -> Kernel {
-    let tables = ruleset.tables.iter().flat_map(|(family, table)| {
-        let sets = table.sets.iter();
-        sets.map(|(name, set)| ((*family, name.clone()), set.elements.clone()))
-    });
-    tables
-        .filter(|(_, elements)| !elements.is_empty())
-        .collect()
-}
-
 fn step(engine: &mut Engine, kernel: &mut Kernel) {
-    match engine.advance() {
-        Next::Step(step) => carry_out(kernel, &step.delta),
-        Next::Rebuild => {
-            let live: LiveRuleset = installed(engine.ruleset());
-            engine.rebuild(&live);
-            *kernel = held(engine.ruleset());
-        }
-    }
-    kernel.retain(|_, elements| !elements.is_empty());
-    assert_eq!(*kernel, held(engine.ruleset()), "the deltas lead elsewhere");
+    let delta = match engine.advance() {
+        Next::Step(step) => step.delta,
+        Next::Rebuild => engine.rebuild(&kernel.live(1)).0,
+    };
+    kernel.carry_out(&delta).expect("the kernel takes it");
+    assert!(kernel.holds(engine.ruleset()), "the deltas lead elsewhere");
     let (plan, _) = plan(engine.cluster(), engine.config(), engine.node());
-    let live = installed(engine.ruleset());
-    let from_scratch = compile(&plan, &live.sets());
+    let from_scratch = compile(&plan, &kernel.live(1).sets());
     assert_eq!(
         from_scratch,
         *engine.ruleset(),

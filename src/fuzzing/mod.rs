@@ -4,11 +4,13 @@
 //! Each takes bytes and panics if something does not hold. Not part of the interface.
 
 mod histories;
+mod kernel;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use histories::histories;
+pub use kernel::{Kernel, Owner, Refused, target};
 
 use crate::cluster::Cluster;
 use crate::compile::compile;
@@ -20,9 +22,7 @@ use crate::netlink::encode::{Finish, batch};
 use crate::netlink::{NetlinkError, decode, is_refusal};
 use crate::plan::{NodeContext, complete, plan};
 use crate::print::{json, text};
-use crate::ruleset::{
-    DataType, Element, Family, LiveChain, LiveRuleset, LiveTable, Ruleset, Set, Value, lower,
-};
+use crate::ruleset::{DataType, Element, Family, LiveRuleset, Set, Value};
 use crate::source::{Loaded, load_str};
 
 /// Whatever is received is read without a panic, and what is read can be shown.
@@ -121,28 +121,11 @@ pub fn manifests(data: &[u8]) {
     serde_json::from_slice::<serde_json::Value>(&printed).expect("JSON");
     let delta = diff(&ruleset, &LiveRuleset::default());
     is_sent_as_it_is(&delta);
-    let live = installed(&ruleset);
+    let mut kernel = Kernel::default();
+    kernel.carry_out(&delta).expect("the kernel takes it");
+    let live = kernel.live(1);
     let again = compile(&plan, &live.sets());
     assert!(diff(&again, &live).is_empty(), "a second apply changes");
-}
-
-/// What the kernel would hold after installing `ruleset`.
-fn installed(ruleset: &Ruleset) -> LiveRuleset {
-    let mut live = LiveRuleset::default();
-    for (family, table) in &ruleset.tables {
-        let chains = table.chains.iter().map(|chain| {
-            let rules = chain.rules.iter().map(|rule| lower(rule, table)).collect();
-            let base = chain.base;
-            (chain.name.clone(), LiveChain { base, rules })
-        });
-        let table = LiveTable {
-            chains: chains.collect(),
-            sets: table.sets.clone(),
-            ..LiveTable::default()
-        };
-        live.tables.insert(*family, table);
-    }
-    live
 }
 
 /// A delta is a batch whose lengths add up, and in which each element reads back.

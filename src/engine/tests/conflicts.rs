@@ -92,7 +92,7 @@ fn weights_share_what_a_node_may_have_whatever_came_first() {
         .expect("a slice")
     };
     let mut engine = Engine::new(config(), Vec::new());
-    let mut kernel = Kernel::new();
+    let mut kernel = Kernel::default();
     for n in 0..5 {
         engine.apply(weighted(n));
         engine.apply(slice(n));

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use super::super::*;
 use super::aside::{endpoints, five};
 use super::wide::{act, wide_change, wide_engine};
-use super::{Kernel, Statement, Table, step, target};
+use super::{Kernel, step};
 use crate::compile::Parts;
 use crate::diff::Operation;
-use crate::ruleset::{DataType, FieldValue, Protocol};
+use crate::fuzzing::target;
+use crate::ruleset::{DataType, FieldValue, Protocol, Statement, Table};
 use crate::walk::{Packet, Trace, shares, walk};
 
 /// Every set is looked into by a rule, every chain is reached from a hook, and neither is
@@ -117,7 +118,7 @@ proptest! {
         acts in prop::collection::vec(act(), 1..40),
     ) {
         let mut engine = wide_engine(false);
-        let mut kernel = Kernel::new();
+        let mut kernel = Kernel::default();
         for act in &acts {
             if let Some(change) = wide_change(act) {
                 engine.apply(change);
@@ -157,7 +158,7 @@ proptest! {
 #[test]
 fn the_first_and_last_of_a_class_add_no_rule_that_uses_a_map_but_their_own() {
     let mut engine = five();
-    let mut kernel = Kernel::new();
+    let mut kernel = Kernel::default();
     step(&mut engine, &mut kernel);
     let mut engine_to = |count: u8| {
         engine.apply(super::change(&endpoints(0, count)).unwrap());

@@ -254,7 +254,7 @@ proptest! {
         counters in any::<bool>(),
     ) {
         let mut engine = wide_engine(counters);
-        let mut kernel = Kernel::new();
+        let mut kernel = Kernel::default();
         step(&mut engine, &mut kernel);
         for act in &acts {
             match wide_change(act) {
