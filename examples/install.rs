@@ -6,8 +6,8 @@
 use std::error::Error;
 
 use nix::sched::{CloneFlags, unshare};
+use svcnat::apply::{Host as _, ThisHost};
 use svcnat::config::Config;
-use svcnat::netlink::Nfnetlink;
 use svcnat::node::{self, Node};
 
 const MANIFEST: &str = "
@@ -40,17 +40,17 @@ pub fn main() -> Result<(), Box<dyn Error>> {
     let (node, problems) = Node::parse(MANIFEST, config);
     assert!(problems.is_empty(), "{problems:?}");
 
-    let mut kernel = Nfnetlink::open()?;
-    let first = node.install(&mut kernel)?;
+    let mut host = ThisHost::open()?;
+    let first = node.install(&mut host)?;
     let sent = first.committed.ok_or("the namespace was not empty")?;
     println!("installed: {} bytes", sent.bytes);
 
-    let again = node.install(&mut kernel)?;
+    let again = node.install(&mut host)?;
     assert!(again.committed.is_none(), "a second install sent something");
     println!("installed again: nothing to send");
 
-    node::remove(&mut kernel)?;
-    assert!(kernel.read()?.tables.is_empty(), "something was left");
+    node::remove(&mut host)?;
+    assert!(host.read()?.tables.is_empty(), "something was left");
     println!("removed");
     Ok(())
 }

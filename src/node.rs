@@ -26,10 +26,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::apply::{Kernel, Outcome, reconcile};
+use crate::apply::{Host, Outcome, reconcile};
 use crate::cluster::{Cluster, ObjectName};
 use crate::compile::compile;
 use crate::config::Config;
@@ -153,16 +153,12 @@ impl Node {
         compile(&self.plan, &live.sets())
     }
 
-    /// The same without these Services.
+    /// What it is to do without these Services.
     #[must_use]
-    pub fn ruleset_without(&self, services: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Ruleset {
-        if services.is_empty() {
-            return self.ruleset_over(live);
-        }
+    pub fn plan_without(&self, is_out: impl Fn(&ObjectName) -> bool) -> NodePlan {
         let mut cluster = self.cluster.clone();
-        cluster.services.retain(|name, _| !services.contains(name));
-        let (plan, _) = plan(&cluster, &self.config, &self.context);
-        compile(&plan, &live.sets())
+        cluster.services.retain(|name, _| !is_out(name));
+        plan(&cluster, &self.config, &self.context).0
     }
 
     /// What leads from `live` to this node's ruleset.
@@ -177,8 +173,8 @@ impl Node {
     ///
     /// # Errors
     /// If the kernel cannot be read or refuses; nothing has changed then.
-    pub fn install(&self, kernel: &mut impl Kernel) -> Result<Outcome, NetlinkError> {
-        reconcile(kernel, |live| self.ruleset_over(live))
+    pub fn install(&self, host: &mut impl Host) -> Result<Outcome, NetlinkError> {
+        reconcile(host, |live| self.ruleset_over(live))
     }
 }
 
@@ -186,6 +182,6 @@ impl Node {
 ///
 /// # Errors
 /// If the kernel cannot be read or refuses.
-pub fn remove(kernel: &mut impl Kernel) -> Result<Outcome, NetlinkError> {
-    reconcile(kernel, |_| Ruleset::default())
+pub fn remove(host: &mut impl Host) -> Result<Outcome, NetlinkError> {
+    reconcile(host, |_| Ruleset::default())
 }

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use support::{full_plan, in_namespace, listing, objects, run};
-use svcnat::apply::{Verification, holds, reconcile};
+use svcnat::apply::{Host as _, ThisHost, Verification, holds, reconcile};
 use svcnat::cluster::{Change, Cluster, ObjectName};
 use svcnat::compile::compile;
 use svcnat::config::Config;
@@ -40,7 +40,7 @@ fn wanted(plan: &NodePlan) -> impl Fn(&LiveRuleset) -> Ruleset {
 fn netlink_and_nft_install_the_same() {
     let plan = full_plan();
     let by_netlink = in_namespace(|| {
-        let mut kernel = Nfnetlink::open().unwrap();
+        let mut kernel = ThisHost::open().unwrap();
         reconcile(&mut kernel, wanted(&plan)).unwrap();
         listing()
     });
@@ -106,7 +106,7 @@ fn printed_json_is_what_nft_lists() {
 fn what_nft_lists_loads_again() {
     let plan = full_plan();
     in_namespace(|| {
-        let mut kernel = Nfnetlink::open().unwrap();
+        let mut kernel = ThisHost::open().unwrap();
         reconcile(&mut kernel, wanted(&plan)).unwrap();
         let before = listing();
         let text = run("nft", &["list", "ruleset"], "");
@@ -122,7 +122,7 @@ fn a_second_apply_sends_nothing_and_delete_leaves_nothing() {
     in_namespace(|| {
         run("nft", &["add", "table", "ip", "other"], "");
         let foreign = listing();
-        let mut kernel = Nfnetlink::open().unwrap();
+        let mut kernel = ThisHost::open().unwrap();
         let first = reconcile(&mut kernel, wanted(&plan)).unwrap();
         assert!(first.committed.unwrap().bytes > 1000);
         let generation = kernel.generation().unwrap();
@@ -186,13 +186,14 @@ fn a_refused_operation_is_named_and_nothing_of_its_batch_stays() {
 fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with() {
     let plan = full_plan();
     in_namespace(|| {
-        let mut kernel = Nfnetlink::open().unwrap();
+        let mut kernel = ThisHost::open().unwrap();
         assert_eq!(
             holds(&mut kernel, &fresh(&plan)).unwrap(),
             Verification::Differs
         );
         let done = reconcile(&mut kernel, wanted(&plan)).unwrap();
-        let mut held = || holds(&mut kernel, &done.desired).unwrap();
+        let in_force = fresh(&plan);
+        let mut held = || holds(&mut kernel, &in_force).unwrap();
         assert_eq!(held(), Verification::Whole(done.generation));
         // As many elements as before, each time.
         for (remove, add) in [

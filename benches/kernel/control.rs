@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use svcnat::apply::{Host as _, ThisHost};
 use svcnat::cluster::Change;
 use svcnat::config::Config;
 use svcnat::diff::Delta;
@@ -19,7 +20,7 @@ use super::{in_namespace, nft_file, restore_file, scratch};
 /// An engine and a kernel that agree.
 struct Node {
     engine: Engine,
-    kernel: Nfnetlink,
+    kernel: ThisHost,
 }
 
 /// Time of a commit and of all that led to it, and its bytes.
@@ -36,7 +37,7 @@ impl Node {
     }
 
     fn first_sync_with(config: Config, objects: svcnat::cluster::Cluster) -> (Self, Took) {
-        let mut kernel = Nfnetlink::open().expect("a netlink socket");
+        let mut kernel = ThisHost::open().expect("a netlink socket");
         let start = Instant::now();
         let mut engine = Engine::with_cluster(config, Vec::new(), objects);
         let live = kernel.read().expect("our tables");

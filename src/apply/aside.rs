@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Comparison, Outcome, carry_out, compare};
-use crate::cluster::ObjectName;
-use crate::diff::{Delta, diff};
+use super::host::Host;
+use super::rules::DesiredRules;
+use crate::cluster::{Cluster, ObjectName};
+use crate::diff::Delta;
 use crate::engine::quarantine::{culprit, owner};
-use crate::netlink::{NetlinkError, Nfnetlink};
-use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::netlink::NetlinkError;
+use crate::ruleset::LiveRuleset;
 
 /// Services that may be set aside before it is given up: a kernel that refuses more than that
 /// refuses something else.
-pub const MOST_ASIDE: usize = 100;
+pub(super) const MOST_ASIDE: usize = 100;
 
 /// One of `suspects` with which the kernel takes no ruleset: whose element it named, or the
 /// one without which it says yes. `without` gives what would be sent without some of them.
@@ -19,8 +20,8 @@ pub const MOST_ASIDE: usize = 100;
 ///
 /// # Errors
 /// If the kernel can be asked no more.
-pub fn refused_with(
-    kernel: &mut Nfnetlink,
+fn refused_with(
+    host: &mut impl Host,
     error: &NetlinkError,
     suspects: &[ObjectName],
     mut without: impl FnMut(&BTreeSet<ObjectName>) -> Delta,
@@ -39,7 +40,7 @@ pub fn refused_with(
         if delta.is_empty() {
             return Ok(false);
         }
-        match kernel.validate(&delta, 0) {
+        match host.validate(&delta, 0) {
             Ok(_) => Ok(false),
             Err(error) if error.is_about_content() => Ok(true),
             Err(error) => Err(error),
@@ -47,38 +48,34 @@ pub fn refused_with(
     })
 }
 
-/// As [`carry_out`], without those of `services` with which the kernel takes no ruleset:
-/// `desired` is told whom to leave out. Returns who was, and why.
+/// Leaves out the Service because of which the kernel refused what leads from `live` to what
+/// is wanted.
 ///
 /// # Errors
-/// As [`carry_out`], and if the kernel refuses whoever is left out.
-pub fn carry_out_setting_aside(
-    kernel: &mut Nfnetlink,
-    first: Comparison,
-    services: &[ObjectName],
-    mut desired: impl FnMut(&BTreeSet<ObjectName>, &LiveRuleset) -> Ruleset,
-) -> Result<(Outcome, BTreeMap<ObjectName, String>), NetlinkError> {
-    let mut aside: BTreeMap<ObjectName, String> = BTreeMap::new();
-    let mut found = first;
-    loop {
-        let names: BTreeSet<ObjectName> = aside.keys().cloned().collect();
-        let error = match carry_out(kernel, found, |live| desired(&names, live)) {
-            Ok(outcome) => return Ok((outcome, aside)),
-            Err(error) if aside.len() < MOST_ASIDE && error.is_about_content() => error,
-            Err(error) => return Err(error),
-        };
-        let rest = services.iter().filter(|name| !aside.contains_key(*name));
-        let suspects: Vec<ObjectName> = rest.cloned().collect();
-        let live = kernel.read()?;
-        let culprit = refused_with(kernel, &error, &suspects, |more| {
-            let without = names.union(more).cloned().collect();
-            diff(&desired(&without, &live), &live)
-        })?;
-        let Some(name) = culprit else {
-            return Err(error);
-        };
-        aside.insert(name, error.to_string());
-        let names: BTreeSet<ObjectName> = aside.keys().cloned().collect();
-        found = compare(kernel, |live| desired(&names, live))?;
+/// `error` itself if no Service is to blame for it.
+pub(super) fn set_aside(
+    host: &mut impl Host,
+    wanted: &mut impl DesiredRules,
+    live: &LiveRuleset,
+    error: NetlinkError,
+) -> Result<(), NetlinkError> {
+    let suspects = wanted.suspects();
+    let found = refused_with(host, &error, &suspects, |names| wanted.without(names, live))?;
+    let Some(name) = found else {
+        return Err(error);
+    };
+    wanted.set_aside(name, error.to_string());
+    Ok(())
+}
+
+/// Services of `cluster` that could be set aside besides `aside`; none if those are as many
+/// as there may be.
+#[must_use]
+pub fn suspects(cluster: &Cluster, aside: &BTreeMap<ObjectName, String>) -> Vec<ObjectName> {
+    if aside.len() >= MOST_ASIDE {
+        return Vec::new();
     }
+    let rest = cluster.services.keys();
+    let rest = rest.filter(|name| !aside.contains_key(*name));
+    rest.cloned().collect()
 }

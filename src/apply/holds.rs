@@ -1,7 +1,8 @@
 //! Whether the kernel holds exactly this, for rulesets too large to be read back whole.
 
+use super::host::Host;
 use crate::diff::resembles;
-use crate::netlink::{NetlinkError, Nfnetlink};
+use crate::netlink::NetlinkError;
 use crate::ruleset::{Family, Ruleset, Set, SetKind};
 
 /// Whether the kernel holds something.
@@ -21,8 +22,8 @@ pub enum Verification {
 ///
 /// # Errors
 /// If the kernel cannot be read.
-pub fn holds(kernel: &mut Nfnetlink, wanted: &Ruleset) -> Result<Verification, NetlinkError> {
-    let outline = kernel.outline()?;
+pub fn holds(host: &mut impl Host, wanted: &Ruleset) -> Result<Verification, NetlinkError> {
+    let outline = host.outline()?;
     if !resembles(wanted, &outline) {
         return Ok(Verification::Differs);
     }
@@ -30,12 +31,12 @@ pub fn holds(kernel: &mut Nfnetlink, wanted: &Ruleset) -> Result<Verification, N
         let counts = outline.tables.get(family).map(|table| &table.counts);
         for set in table.sets.values() {
             let counted = counts.is_some_and(|counts| counts.contains_key(&set.name));
-            if !same(kernel, *family, set, counted)? {
+            if !same(host, *family, set, counted)? {
                 return Ok(Verification::Differs);
             }
         }
     }
-    let after = kernel.outline()?;
+    let after = host.outline()?;
     Ok(if after.tables == outline.tables {
         Verification::Whole(after.generation)
     } else {
@@ -44,7 +45,7 @@ pub fn holds(kernel: &mut Nfnetlink, wanted: &Ruleset) -> Result<Verification, N
 }
 
 fn same(
-    kernel: &mut Nfnetlink,
+    host: &mut impl Host,
     family: Family,
     set: &Set,
     counted: bool,
@@ -52,13 +53,13 @@ fn same(
     match set.kind {
         // Packets fill it.
         SetKind::Dynamic { .. } => Ok(true),
-        SetKind::Exact if counted => kernel.holds(family, set),
+        SetKind::Exact if counted => host.holds(family, set),
         SetKind::Exact => Ok(false),
         // Few, and kept by the kernel as bounds.
         SetKind::Interval => {
             let mut found = set.clone();
             found.elements.clear();
-            Ok(kernel.elements(family, found)?.elements == set.elements)
+            Ok(host.elements(family, found)?.elements == set.elements)
         }
     }
 }

@@ -1,40 +1,39 @@
 //! `svcnat apply`: install everything and say what changed.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use serde_json::json;
 
 use super::args::{ApplyArgs, DryRun, Output};
 use super::error::CliError;
+use super::from_inputs::FromInputs;
 use super::inputs;
 use super::intent::{Intent, host, sysctls_json};
 use super::say::{count, say};
 use super::writer;
-use crate::apply::{Outcome, carry_out_setting_aside, drop_stale_flows, purge_affinity};
+use crate::apply::{Host as _, Installed, Installer, Manner, Outcome, ThisHost, Tidied};
 use crate::cluster::ObjectName;
-use crate::diff::Delta;
-use crate::host::conntrack::Conntrack;
-use crate::host::conntrack_plan::closed;
-use crate::host::{HostError, interfaces, routes, sysctl};
-use crate::netlink::Nfnetlink;
+use crate::host::routes::RouteReport;
+use crate::host::sysctl::Changed;
 use crate::node::Node;
 use crate::progress::Progress;
 use crate::text::printable;
 
 /// What one installation did.
-pub struct Done {
+struct Done {
     /// What became of the ruleset.
-    pub outcome: Outcome,
+    rules: Outcome,
     /// What became of the routes.
-    pub routes: routes::RouteReport,
+    routes: RouteReport,
     /// Kernel settings that were changed.
-    pub sysctls: Vec<sysctl::Changed>,
+    sysctls: Vec<Changed>,
     /// Stale flows removed.
-    pub flows: usize,
+    flows: usize,
     /// Clients of lost endpoints forgotten.
-    pub clients: usize,
-    /// What failed once the rules were in force: routes, and what tidies up.
-    pub failed: Vec<String>,
+    clients: usize,
+    /// What failed beside the rules, which are in force.
+    failed: Vec<String>,
 }
 
 pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
@@ -46,12 +45,16 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
         return dry_run(args, &inputs, out);
     }
     let _seat = writer::take("apply", args.beside_run)?;
-    let mut kernel = Nfnetlink::open()?;
+    let mut this = ThisHost::open()?;
+    let mut wanted = FromInputs::new(&inputs);
     let intent = Progress::during("reading our tables back", || {
-        Intent::of(&mut kernel, &inputs)
+        Intent::of(&mut this, &inputs, &mut wanted)
     })?;
     intent.check(&inputs, &args.loss)?;
-    let done = install(&mut kernel, &inputs, intent)?;
+    let mut installer = Installer::new(this, Manner::default()).map_err(host)?;
+    let found = intent.rules;
+    let done = Progress::during("installing", || installer.install(&mut wanted, found))?;
+    let done = Done::of(done, &wanted.aside);
     match args.output {
         Output::Text => text(out, &done)?,
         Output::Json => json(out, &done)?,
@@ -63,49 +66,56 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
     Err(CliError::Several(done.failed))
 }
 
-/// Carries it out: settings, routes, rules, then flows and clients that lead nowhere any more.
-fn install(kernel: &mut Nfnetlink, inputs: &Node, intent: Intent) -> Result<Done, CliError> {
-    let settings: Vec<_> = intent.sysctls.iter().map(|c| c.setting.clone()).collect();
-    let sysctls = sysctl::Sysctls::default().apply(&settings).map_err(host)?;
-    // Routes before rules: what a service leads to should be reachable when it starts to.
-    let routes = routes::apply(&intent.routes).map_err(host)?;
-    let services: Vec<ObjectName> = inputs.cluster.services.keys().cloned().collect();
-    let (outcome, aside) = Progress::during("installing", || {
-        carry_out_setting_aside(kernel, intent.rules, &services, |aside, live| {
-            inputs.ruleset_without(aside, live)
-        })
-    })?;
-    let mut failed: Vec<String> = routes.errors.iter().map(ToString::to_string).collect();
-    failed.extend(aside.iter().map(|(name, why)| {
-        let what = format!("Service {name} is left out, the others are in force: {why}");
-        printable(&what).into_owned()
-    }));
-    let mut or_none = |done: Result<usize, String>| {
-        done.unwrap_or_else(|error| {
+impl Done {
+    fn of(done: Installed, aside: &BTreeMap<ObjectName, String>) -> Self {
+        let mut failed = Vec::new();
+        let mut but = |error: &dyn std::fmt::Display| {
             failed.push(format!("the rules are in force, but {error}"));
-            0
-        })
-    };
-    let clients = purge_affinity(kernel, &outcome.delta, &outcome.desired);
-    let clients = or_none(clients.map_err(|e| e.to_string()));
-    let flows = or_none(cut_flows(inputs, &outcome.delta).map_err(|e| e.to_string()));
-    Ok(Done {
-        outcome,
-        routes,
-        sysctls,
-        flows,
-        clients,
-        failed,
-    })
+        };
+        let settings = done.settings.transpose();
+        let settings = settings.unwrap_or_else(|error| {
+            but(&error);
+            None
+        });
+        let routes = done.routes.transpose().unwrap_or_else(|error| {
+            but(&error);
+            None
+        });
+        for tidied in [&done.clients, &done.flows] {
+            if let Some(Err(error)) = &tidied.owed {
+                but(error);
+            }
+        }
+        if let Some(error) = &done.rules.counters_lost {
+            but(&format!(
+                "counters of replaced elements start from 0: {error}"
+            ));
+        }
+        let routes = routes.unwrap_or_default();
+        failed.extend(routes.errors.iter().map(ToString::to_string));
+        failed.extend(aside.iter().map(|(name, why)| {
+            let what = format!("Service {name} is left out, the others are in force: {why}");
+            printable(&what).into_owned()
+        }));
+        let removed = |tidied: Tidied| tidied.removed;
+        Self {
+            rules: done.rules,
+            routes,
+            sysctls: settings.map(|s| s.changed).unwrap_or_default(),
+            flows: removed(done.flows),
+            clients: removed(done.clients),
+            failed,
+        }
+    }
 }
 
 fn dry_run(args: &ApplyArgs, inputs: &Node, out: &mut impl Write) -> Result<u8, CliError> {
-    let mut kernel = Nfnetlink::open()?;
-    let intent = Intent::of(&mut kernel, inputs)?;
+    let mut this = ThisHost::open()?;
+    let intent = Intent::of(&mut this, inputs, &mut FromInputs::new(inputs))?;
     intent.check(inputs, &args.loss)?;
     let server = args.dry_run == DryRun::Server;
     if server && !intent.rules.delta.is_empty() {
-        kernel.validate(&intent.rules.delta, intent.rules.before.generation)?;
+        this.validate(&intent.rules.delta, intent.rules.before.generation)?;
     }
     let checked = if server {
         "the kernel accepts the batch"
@@ -136,21 +146,13 @@ fn dry_run(args: &ApplyArgs, inputs: &Node, out: &mut impl Write) -> Result<u8, 
     Ok(0)
 }
 
-/// Removes tracked flows that the commit made stale.
-fn cut_flows(inputs: &Node, committed: &Delta) -> Result<usize, HostError> {
-    let local = interfaces::local_addresses(&interfaces::list()?);
-    let closed = closed(committed, &local);
-    let mut table = Conntrack::open()?;
-    drop_stale_flows(&mut table, &closed, &inputs.plan, &inputs.cluster, &local)
-}
-
 fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
-    let counts = done.outcome.delta.counts();
-    match &done.outcome.committed {
+    let counts = done.rules.delta.counts();
+    match &done.rules.committed {
         None => writeln!(
             out,
             "nothing to change: 0 bytes sent, generation {} unchanged",
-            done.outcome.generation
+            done.rules.generation
         )?,
         Some(committed) => writeln!(
             out,
@@ -162,11 +164,11 @@ fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
             count(committed.bytes, "byte"),
             count(committed.messages as usize, "message"),
             committed.micros,
-            done.outcome.generation
+            done.rules.generation
         )?,
     }
     let routes = &done.routes;
-    if routes.added + routes.replaced + routes.deleted > 0 {
+    if routes.changed() > 0 {
         writeln!(
             out,
             "routes: {} added, {} replaced, {} deleted",
@@ -195,18 +197,18 @@ fn text(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
 }
 
 fn json(out: &mut impl Write, done: &Done) -> std::io::Result<()> {
-    let counts = done.outcome.delta.counts();
-    let committed = done.outcome.committed.unwrap_or_default();
+    let counts = done.rules.delta.counts();
+    let committed = done.rules.committed.unwrap_or_default();
     let document = json!({
-        "changed": done.outcome.committed.is_some(),
+        "changed": done.rules.committed.is_some(),
         "elementsAdded": counts.elements_added,
         "elementsDeleted": counts.elements_deleted,
         "rulesAdded": counts.rules_added,
         "bytes": committed.bytes,
         "messages": committed.messages,
         "micros": committed.micros,
-        "generation": done.outcome.generation,
-        "races": done.outcome.races,
+        "generation": done.rules.generation,
+        "races": done.rules.races,
         "routes": {
             "added": done.routes.added,
             "replaced": done.routes.replaced,

@@ -10,8 +10,8 @@ use super::error::CliError;
 use super::intent::host;
 use super::say::count;
 use super::writer;
+use crate::apply::{Host as _, ThisHost};
 use crate::host::routes;
-use crate::netlink::Nfnetlink;
 use crate::node;
 
 pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
@@ -21,12 +21,12 @@ pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
 
 /// Removes it; the caller has the writer's place.
 pub fn all(output: Output, out: &mut impl Write) -> Result<u8, CliError> {
-    let mut kernel = Nfnetlink::open()?;
-    let outcome = node::remove(&mut kernel)?;
-    let live = routes::list_ours().map_err(host)?;
+    let mut this = ThisHost::open()?;
+    let outcome = node::remove(&mut this)?;
+    let live = this.routes().map_err(host)?;
     let delta = routes::plan(&BTreeSet::new(), &live);
-    let report = routes::apply(&delta).map_err(host)?;
-    let tables = outcome.before.tables.len();
+    let report = this.change_routes(&delta).map_err(host)?;
+    let tables = outcome.delta.tables.len();
     match output {
         Output::Text if tables + report.deleted == 0 => writeln!(out, "nothing to delete")?,
         Output::Text => writeln!(

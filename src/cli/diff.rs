@@ -4,19 +4,20 @@ use std::io::Write;
 
 use super::args::{DiffArgs, LossArgs, Output};
 use super::error::CliError;
+use super::from_inputs::FromInputs;
 use super::inputs;
 use super::intent::Intent;
 use super::say::say;
 use super::writer;
-use crate::netlink::Nfnetlink;
+use crate::apply::ThisHost;
 use crate::progress::Progress;
 
 pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
     inputs::given(&args.inputs)?;
     let inputs = inputs::resolve(&args.inputs)?;
-    let mut kernel = Nfnetlink::open()?;
+    let mut this = ThisHost::open()?;
     let intent = Progress::during("reading our tables back", || {
-        Intent::of(&mut kernel, &inputs)
+        Intent::of(&mut this, &inputs, &mut FromInputs::new(&inputs))
     })?;
     match args.output {
         Output::Text => intent.write(out)?,

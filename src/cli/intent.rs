@@ -7,24 +7,26 @@ use serde_json::{Value, json};
 
 use super::args::LossArgs;
 use super::error::CliError;
+use super::from_inputs::FromInputs;
 use super::say::{count, report, say};
-use crate::apply::{Comparison, Holding, Limit, clients_of, compare, gone_clients, stale_flows};
-use crate::config::Sysctls;
+use crate::apply::{
+    DesiredRules as _, Found, Holding, Host, Limit, ThisHost, clients_of, gone_clients, look,
+    stale_flows,
+};
 use crate::diff::{self, Delta};
-use crate::host::conntrack::{Conntrack, Flow};
+use crate::host::conntrack::Flow;
 use crate::host::conntrack_plan::closed;
 use crate::host::routes::RouteDelta;
-use crate::host::{HostError, check, interfaces, routes, sysctl};
-use crate::netlink::Nfnetlink;
+use crate::host::{HostError, check, interfaces, routes, settings, sysctl};
 use crate::node::Node;
 use crate::plan::Route;
 use crate::problem::{Problem, Severity};
-use crate::ruleset::LiveRuleset;
+use crate::ruleset::{LiveRuleset, Ruleset};
 
 /// All of it.
 pub struct Intent {
     /// The ruleset.
-    pub rules: Comparison,
+    pub rules: Found,
     /// Our routes; none if they are not to be managed.
     pub routes: RouteDelta,
     /// Kernel settings to set; none unless told to.
@@ -42,15 +44,19 @@ impl Intent {
     ///
     /// # Errors
     /// If the host cannot be asked, or a setting could not be set.
-    pub fn of(kernel: &mut Nfnetlink, inputs: &Node) -> Result<Self, CliError> {
-        let rules = compare(kernel, |live| inputs.ruleset_over(live))?;
-        let live = routes::list_ours().map_err(host)?;
+    pub fn of(
+        this: &mut ThisHost,
+        inputs: &Node,
+        wanted: &mut FromInputs<'_>,
+    ) -> Result<Self, CliError> {
+        let rules = look(this, wanted)?;
+        let live = this.routes().map_err(host)?;
         let routes = if inputs.config.manage_routes {
             routes::plan(&inputs.plan.routes, &live)
         } else {
             RouteDelta::default()
         };
-        let flows = match flows(inputs, &rules.delta) {
+        let flows = match flows(this, inputs, &rules.delta) {
             Ok(flows) => flows,
             Err(error) => {
                 say(&format!("warning: {error}; no tracked flow is looked at\n"));
@@ -61,7 +67,7 @@ impl Intent {
             routes,
             sysctls: settings(inputs)?,
             flows,
-            clients: clients(kernel, &rules)?,
+            clients: clients(this, &rules.delta, wanted.ruleset())?,
             live_routes: live.len(),
             rules,
         })
@@ -252,27 +258,13 @@ fn unreachable(inputs: &Node) -> Result<Vec<Problem>, CliError> {
     check::next_hops(routes, routes::next_hop).map_err(host)
 }
 
-/// The kernel settings to set; what is missing is reported if it is only to be checked.
+/// The kernel settings to set; what is missing of the others is reported.
 fn settings(inputs: &Node) -> Result<Vec<sysctl::Changed>, CliError> {
-    if inputs.config.sysctls == Sysctls::Ignore {
-        return Ok(Vec::new());
-    }
     let needed = needed_sysctls(inputs)?;
     let sysctls = sysctl::Sysctls::default();
-    let to_set = if inputs.config.sysctls == Sysctls::Apply {
-        sysctls.to_set(&needed).map_err(host)?
-    } else {
-        Vec::new()
-    };
-    let mut status = sysctls.status(&needed).map_err(host)?;
-    status.retain(|status| to_set.iter().all(|set| set.setting != status.setting));
-    let mut problems = check::sysctls(&status);
-    for problem in &mut problems {
-        // The rules are installed all the same; `check` is who fails for it.
-        problem.severity = problem.severity.min(Severity::Warning);
-    }
-    report(&problems);
-    Ok(to_set)
+    let found = settings::review(&sysctls, inputs.config.sysctls, &needed).map_err(host)?;
+    report(&found.problems);
+    Ok(found.changed)
 }
 
 /// The settings this node needs.
@@ -281,18 +273,17 @@ pub fn needed_sysctls(inputs: &Node) -> Result<Vec<sysctl::Setting>, CliError> {
     Ok(sysctl::needed_by(&inputs.context, &interfaces))
 }
 
-fn flows(inputs: &Node, delta: &Delta) -> Result<Vec<Flow>, HostError> {
-    let local = interfaces::local_addresses(&interfaces::list()?);
+fn flows(this: &mut ThisHost, inputs: &Node, delta: &Delta) -> Result<Vec<Flow>, HostError> {
+    let local = interfaces::local_addresses(&this.interfaces()?);
     let closed = closed(delta, &local);
-    let mut table = Conntrack::open()?;
-    stale_flows(&mut table, &closed, &inputs.plan, &inputs.cluster, &local)
+    stale_flows(this, &closed, &inputs.plan, &inputs.cluster, &local)
 }
 
 /// How many remembered clients would be forgotten.
-fn clients(kernel: &mut Nfnetlink, rules: &Comparison) -> Result<usize, CliError> {
+fn clients(this: &mut ThisHost, delta: &Delta, desired: &Ruleset) -> Result<usize, CliError> {
     let mut clients = 0;
-    for (family, handles) in gone_clients(&rules.delta, &rules.desired) {
-        let delta = clients_of(kernel, family, &handles, &rules.desired)?;
+    for (family, handles) in gone_clients(delta, desired) {
+        let delta = clients_of(this, family, &handles, desired)?;
         clients += delta.map_or(0, |delta| delta.counts().elements_deleted);
     }
     Ok(clients)

@@ -7,6 +7,7 @@ mod delete;
 mod diff;
 mod error;
 mod explain;
+mod from_inputs;
 mod get;
 mod inputs;
 mod intent;

@@ -71,7 +71,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         let wake = waker.clone();
         let follower = api::follow(&settings, move || wake.wake())
             .map_err(|e| CliError::Usage(e.to_string()))?;
-        Sources::Api(follower)
+        Sources::Api(Box::new(follower))
     } else {
         files(args)?
     };
@@ -99,9 +99,9 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     };
     serve(&observed, binds)
         .map_err(|e| CliError::Host(format!("cannot start the health server: {e}")))?;
-    let mut agent =
+    let (mut agent, ears) =
         Agent::new(options, config, sources, waker, observed, progress).map_err(host)?;
-    agent.run(&signals).map_err(ended)?;
+    agent.run(&ears, &signals).map_err(ended)?;
     notify("STOPPING=1");
     tracing::info!(
         ran_s = start.elapsed().as_secs(),

@@ -441,7 +441,9 @@ impl Engine {
         self.known.pods(unknown_pods(&self.config, unknown));
     }
 
-    fn empty_plan(&self) -> NodePlan {
+    /// A plan of nothing.
+    #[must_use]
+    pub fn empty_plan(&self) -> NodePlan {
         NodePlan {
             shape: Shape::of(&self.config),
             families: Vec::new(),

@@ -1,12 +1,11 @@
 //! Others' changes to our tables and routes: found, named, put right or told.
 
-use std::time::Instant;
-
 use super::{Agent, Drift, DriftCheck};
+use crate::apply::Host;
 use crate::diff::Delta;
 use crate::observe::Condition;
 
-impl Agent<'_> {
+impl<H: Host> Agent<'_, H> {
     /// Looks whether somebody changed our tables, and does what was asked for then.
     pub(super) fn look(&mut self, whole: bool) {
         if self.options.drift == Drift::Ignore || self.engine.is_dirty() {
@@ -40,7 +39,7 @@ impl Agent<'_> {
             .sync
             .who_wrote()
             .unwrap_or_else(|error| error.to_string());
-        if let Some(times) = self.agenda.drift_line.take(Instant::now()) {
+        if let Some(times) = self.agenda.drift_line.take(self.now()) {
             tracing::warn!(
                 by,
                 times,
@@ -93,6 +92,6 @@ impl Agent<'_> {
             Err(error) => Err(error.to_string()),
         };
         self.observed.outcome(Condition::Routes, &changed);
-        self.agenda.routes.outcome(changed.is_ok(), Instant::now());
+        self.agenda.routes.outcome(changed.is_ok(), self.now());
     }
 }

@@ -1,14 +1,12 @@
 //! Holding back what loses too much: the same rule for files and for the API, before the
 //! first commit against what the kernel holds, later against what was read before.
 
-use std::time::Instant;
-
 use super::{Agent, Sources, SyncError};
-use crate::apply::{Holding, Loss, Verdict};
+use crate::apply::{Holding, Host, Loss, Verdict};
 use crate::cluster::Cluster;
 use crate::observe::Condition;
 
-impl Agent<'_> {
+impl<H: Host> Agent<'_, H> {
     /// True if `cluster`, read from files, may take the place of what there is. `second`: it
     /// was read because the guard asked for it.
     pub(super) fn may_replace(
@@ -22,7 +20,7 @@ impl Agent<'_> {
             None => Holding::of_cluster(self.engine.cluster()),
         };
         let was_held = self.guard.held().is_some();
-        let verdict = self.guard.judge(before, after, second, Instant::now());
+        let verdict = self.guard.judge(before, after, second, self.now());
         Ok(self.heed(verdict, was_held))
     }
 
@@ -47,12 +45,12 @@ impl Agent<'_> {
             Err(error) => {
                 let reason = format!("cannot read what is installed: {error}");
                 self.observed.failing(Condition::Tables, &reason);
-                self.agenda.commit.outcome(false, Instant::now());
+                self.agenda.commit.outcome(false, self.now());
                 return false;
             }
         };
         let was_held = self.guard.held().is_some();
-        let now = Instant::now();
+        let now = self.now();
         let verdict = (self.pending).verdict(&self.engine, installed, &mut self.guard, now);
         verdict.is_some_and(|verdict| self.heed(verdict, was_held))
     }
@@ -64,12 +62,12 @@ impl Agent<'_> {
 
     /// True once in a while, as long as something is held: it is to be read again.
     pub(super) fn second_reading_due(&mut self) -> bool {
-        if !self.guard.ask(Instant::now()) {
+        if !self.guard.ask(self.now()) {
             return false;
         }
         if let Sources::Api(follower) = &self.sources {
             self.pending.await_second_list();
-            follower.relist();
+            follower.list_again();
         }
         true
     }

@@ -6,22 +6,21 @@
 //! commit from happening.
 
 mod agenda;
+#[cfg(test)]
+mod agent_tests;
 mod aside;
 mod drift;
 mod files;
-#[cfg(test)]
-mod flow_tests;
 mod health_checks;
 mod hold;
 mod pending;
 mod saved;
 mod service_manager;
 mod settings;
+mod sources;
 mod state;
 mod sync;
 mod tell;
-mod tidy;
-mod writer_log;
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -38,22 +37,21 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+pub use crate::apply::{NameWriters, Tidied};
 pub use files::Watch;
 pub use pending::Pending;
 pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
+pub use sources::{Objects, Reading, Sources};
 pub use sync::{DriftCheck, KernelSync, SyncError, Synced};
-pub use tidy::Tidied;
-pub use writer_log::NameWriters;
 
-use crate::apply::{Limit, LossGuard};
-use crate::cluster::Cluster;
+use crate::apply::{Host, Limit, LossGuard, ThisHost};
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::host::monitor::Monitor;
+use crate::host::monitor::{Changed, Monitor};
 use crate::observe::{Condition, Shared};
 use crate::plan::Route;
-use crate::problem::{Problem, Severity};
+use crate::problem::Problem;
 use crate::progress::Progress;
 use crate::source::api;
 use agenda::{Agenda, waits};
@@ -95,27 +93,15 @@ pub struct Options {
     pub skip_invalid: bool,
 }
 
-/// Objects read from files, with the settings that go with them.
-pub struct Reading {
-    /// Settings.
-    pub config: Config,
-    /// Objects, completed.
-    pub cluster: Cluster,
-    /// What was found.
-    pub problems: Vec<Problem>,
-}
-
-/// Where objects come from.
-pub enum Sources<'a> {
-    /// Files: what changed there, and how to read them.
-    Files {
-        /// Tells when to read again.
-        watch: Watch,
-        /// Reads everything.
-        read: Box<dyn Fn() -> Result<Reading, String> + 'a>,
-    },
-    /// The Kubernetes API.
-    Api(api::Follower),
+/// What ended the agent's sleep, besides the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Woken {
+    /// Files may have changed.
+    files: bool,
+    /// Everything is to be read and verified.
+    reload: bool,
+    /// Links, addresses or routes changed.
+    host: Changed,
 }
 
 /// A wake-up that other threads may call.
@@ -168,14 +154,19 @@ pub enum RunError {
 /// The files are read, and can be used.
 const FILES: Condition = Condition::Source("files");
 
-/// The agent.
-pub struct Agent<'a> {
+/// What the agent sleeps on, besides its files.
+pub struct Ears {
+    monitor: Monitor,
+    waker: Waker,
+}
+
+/// The agent. All of it but [`Agent::run`] goes by the host's time, and neither sleeps nor
+/// listens.
+pub struct Agent<'a, H = ThisHost> {
     options: Options,
     sources: Sources<'a>,
     engine: Engine,
-    sync: KernelSync,
-    monitor: Monitor,
-    waker: Waker,
+    sync: KernelSync<H>,
     pending: Pending,
     agenda: Agenda,
     /// The first sync from complete sources is done.
@@ -199,7 +190,7 @@ pub struct Agent<'a> {
 }
 
 impl<'a> Agent<'a> {
-    /// An agent that has not done anything yet.
+    /// An agent of this host that has not done anything yet, and what it sleeps on.
     ///
     /// # Errors
     /// If the kernel does not give us the sockets.
@@ -210,18 +201,80 @@ impl<'a> Agent<'a> {
         waker: Waker,
         observed: Arc<Shared>,
         line: Progress,
-    ) -> Result<Self, SyncError> {
+    ) -> Result<(Self, Ears), SyncError> {
         let monitor = Monitor::open()?;
         let mut sync =
             KernelSync::open(options.take_over, options.own_tables, options.name_writers)?;
-        let addresses = sync.refresh_addresses()?;
-        let now = Instant::now();
         let told = Rc::new(RefCell::new(ServiceManager::default()));
         let (life, watched) = (Rc::clone(&told), Arc::clone(&observed));
         sync.on_progress(Box::new(move || {
             life.borrow_mut().alive();
             watched.progress();
         }));
+        let agent = Self::over(sync, options, config, sources, observed, line, told)?;
+        Ok((agent, Ears { monitor, waker }))
+    }
+
+    /// Follows until told to stop. The only place that sleeps.
+    ///
+    /// # Errors
+    /// If the first reading of files or the first sync from them fails: then nothing was
+    /// installed, and somebody is watching. Later errors are logged and tried again.
+    pub fn run(&mut self, ears: &Ears, signals: &Signals) -> Result<(), RunError> {
+        self.start()?;
+        while !signals.stop.load(Ordering::Relaxed) {
+            let mut woken = self.wait(ears).map_err(RunError::Wait)?;
+            woken.reload = signals.reload.swap(false, Ordering::Relaxed);
+            self.turn(woken);
+        }
+        self.save_if_due(true);
+        self.tell_news();
+        Ok(())
+    }
+
+    /// Sleeps until something happens.
+    fn wait(&self, ears: &Ears) -> Result<Woken, Errno> {
+        let timeout = self.agenda.sleep(!self.pending.is_empty(), self.now());
+        let watched = match &self.sources {
+            Sources::Files { watch, .. } => Some(watch),
+            Sources::Api(_) => None,
+        };
+        let mut fds = vec![
+            PollFd::new(ears.waker.0.as_fd(), PollFlags::POLLIN),
+            PollFd::new(ears.monitor.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(watched.map(|w| PollFd::new(w.as_fd(), PollFlags::POLLIN)));
+        let timeout = PollTimeout::try_from(timeout.max(Duration::from_millis(1)))
+            .unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+        drop(fds);
+        // Nothing there means nobody called.
+        let _ = ears.waker.0.read();
+        let routes = self.engine.routes();
+        Ok(Woken {
+            files: watched.map_or(Ok(false), |watch| watch.wait(Duration::ZERO))?,
+            reload: false,
+            host: ears.monitor.drain(|to| leads_to(routes, to)),
+        })
+    }
+}
+
+impl<'a, H: Host> Agent<'a, H> {
+    /// An agent over `sync` that has not done anything yet.
+    fn over(
+        mut sync: KernelSync<H>,
+        options: Options,
+        config: Config,
+        sources: Sources<'a>,
+        observed: Arc<Shared>,
+        line: Progress,
+        told: Rc<RefCell<ServiceManager>>,
+    ) -> Result<Self, SyncError> {
+        let addresses = sync.installer.refresh_addresses()?;
+        let now = sync.now();
         match &sources {
             Sources::Files { .. } => observed.expect(FILES),
             Sources::Api(_) => {
@@ -237,8 +290,6 @@ impl<'a> Agent<'a> {
             sources,
             engine: Engine::new(config, addresses),
             sync,
-            monitor,
-            waker,
             pending: Pending::default(),
             ready: false,
             drifted: false,
@@ -254,12 +305,13 @@ impl<'a> Agent<'a> {
         })
     }
 
-    /// Follows until told to stop.
-    ///
-    /// # Errors
-    /// If the first reading of files or the first sync from them fails: then nothing was
-    /// installed, and somebody is watching. Later errors are logged and tried again.
-    pub fn run(&mut self, signals: &Signals) -> Result<(), RunError> {
+    /// The time, as the host has it.
+    fn now(&self) -> Instant {
+        self.sync.now()
+    }
+
+    /// What is done before the first turn.
+    fn start(&mut self) -> Result<(), RunError> {
         self.open_state();
         if matches!(self.sources, Sources::Files { .. }) {
             self.line.say("reading the inputs");
@@ -275,94 +327,62 @@ impl<'a> Agent<'a> {
                     .say("held: the inputs lose too much of what is installed");
             }
         }
-        while !signals.stop.load(Ordering::Relaxed) {
-            let files = self.wait().map_err(RunError::Wait)?;
-            let reload = signals.reload.swap(false, Ordering::Relaxed);
-            if let (true, Sources::Api(follower)) = (reload, &self.sources) {
-                follower.relist();
-            }
-            self.host_changes();
-            self.api_events();
-            // A folder may have been moved, or mounted over, without a word to us.
-            let verify = self.agenda.take_verify(Instant::now()) || reload;
-            self.reread(files || verify);
-            self.note_what_waits();
-            self.flush_if_due();
-            self.try_again();
-            if verify {
-                self.agenda.verified(Instant::now());
-                self.repair_routes();
-                self.look(true);
-                self.host_settings();
-            } else if self.agenda.take_look(Instant::now()) {
-                self.look(false);
-            }
-            self.save_if_due(false);
-            self.note_what_waits();
-            self.tell_news();
-            let (ready, engine) = (self.ready, &self.engine);
-            let mut told = self.told.borrow_mut();
-            told.how(|| ready.then(|| status(engine)));
-        }
-        self.save_if_due(true);
-        self.tell_news();
         Ok(())
     }
 
-    /// Sleeps until something happens; true if files may have changed.
-    fn wait(&mut self) -> Result<bool, Errno> {
-        let timeout = self.agenda.sleep(!self.pending.is_empty(), Instant::now());
-        let watched = match &self.sources {
-            Sources::Files { watch, .. } => Some(watch),
-            Sources::Api(_) => None,
-        };
-        let mut fds = vec![
-            PollFd::new(self.waker.0.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
-        ];
-        fds.extend(watched.map(|w| PollFd::new(w.as_fd(), PollFlags::POLLIN)));
-        let timeout = PollTimeout::try_from(timeout.max(Duration::from_millis(1)))
-            .unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(e),
+    /// All that is to be done by now.
+    fn turn(&mut self, woken: Woken) {
+        if let (true, Sources::Api(follower)) = (woken.reload, &self.sources) {
+            follower.list_again();
         }
-        drop(fds);
-        // Nothing there means nobody called.
-        let _ = self.waker.0.read();
-        match watched {
-            Some(watch) => watch.wait(Duration::ZERO),
-            None => Ok(false),
+        self.host_changes(woken.host);
+        self.api_events();
+        // A folder may have been moved, or mounted over, without a word to us.
+        let verify = self.agenda.take_verify(self.sync.now()) || woken.reload;
+        self.reread(woken.files || verify);
+        self.note_what_waits();
+        self.flush_if_due();
+        self.try_again();
+        if verify {
+            self.agenda.verified(self.sync.now());
+            self.repair_routes();
+            self.look(true);
+            self.host_settings();
+        } else if self.agenda.take_look(self.sync.now()) {
+            self.look(false);
         }
+        self.save_if_due(false);
+        self.note_what_waits();
+        self.tell_news();
+        let (ready, engine) = (self.ready, &self.engine);
+        let mut told = self.told.borrow_mut();
+        told.how(|| ready.then(|| status(engine)));
     }
 
     /// Links, addresses and routes.
-    fn host_changes(&mut self) {
-        let routes = self.engine.routes();
-        let changed = self.monitor.drain(|to| leads_to(routes, to));
-        if changed.addresses || self.agenda.addresses.is_due(Instant::now()) {
-            let addresses = self.sync.refresh_addresses();
+    fn host_changes(&mut self, changed: Changed) {
+        let now = self.now();
+        if changed.addresses || self.agenda.addresses.is_due(now) {
+            let addresses = self.sync.installer.refresh_addresses();
             self.observed.outcome(Condition::Addresses, &addresses);
-            self.agenda
-                .addresses
-                .outcome(addresses.is_ok(), Instant::now());
+            self.agenda.addresses.outcome(addresses.is_ok(), now);
             if let Ok(addresses) = addresses {
                 self.engine.set_interface_addresses(addresses);
             }
         }
-        if changed.routes || self.agenda.routes.is_due(Instant::now()) {
+        if changed.routes || self.agenda.routes.is_due(now) {
             self.repair_routes();
         }
     }
 
     /// What failed beside the rules, which are in force.
     fn try_again(&mut self) {
-        if self.agenda.tidying.is_due(Instant::now()) && !self.engine.is_dirty() {
+        if self.agenda.tidying.is_due(self.now()) && !self.engine.is_dirty() {
             let synced = self.sync.tidy(&self.engine);
             self.tidied(&synced);
             self.tell("tidying", &synced);
         }
-        if self.agenda.settings.is_due(Instant::now()) {
+        if self.agenda.settings.is_due(self.now()) {
             self.host_settings();
         }
     }
@@ -382,44 +402,9 @@ impl<'a> Agent<'a> {
         }
     }
 
-    fn api_events(&mut self) {
-        let Sources::Api(follower) = &self.sources else {
-            return;
-        };
-        for event in follower.events() {
-            match &event {
-                api::Event::Failed(kind, failure) => self.source_failed(*kind, failure),
-                api::Event::Recovered(kind) => {
-                    self.observed.good(Condition::Source(kind.name()));
-                }
-                api::Event::Listed(_, _, problems) | api::Event::Changed(_, _, problems) => {
-                    report(problems);
-                }
-                api::Event::Complete(kind) => {
-                    self.observed.known(Condition::Source(kind.name()));
-                }
-                api::Event::Listing(_) | api::Event::Heard(_) => {}
-            }
-            if let api::Event::Changed(kind, ..) = event {
-                self.observed.queued(
-                    u64::from(kind == api::Kind::Service),
-                    u64::from(kind == api::Kind::EndpointSlice),
-                );
-            }
-            self.pending.take(event, self.engine.cluster());
-        }
-        if !self.ready && self.progress.elapsed() >= Duration::from_secs(1) {
-            self.progress = Instant::now();
-            let listing = format!("listing: {} objects so far", self.pending.len());
-            self.line.say(&listing);
-            self.told.borrow_mut().status(listing);
-            tracing::info!(objects = self.pending.len(), "listing");
-        }
-    }
-
     /// Hands pending changes to the engine if they may go, and commits.
     fn flush_if_due(&mut self) {
-        if !self.agenda.may_commit(Instant::now()) {
+        if !self.agenda.may_commit(self.sync.now()) {
             return;
         }
         if self.may_drain() {
@@ -428,7 +413,7 @@ impl<'a> Agent<'a> {
             }
         }
         if matches!(self.sources, Sources::Api(_)) && !self.ready && !self.pending.is_complete() {
-            if self.agenda.commit.is_due(Instant::now()) {
+            if self.agenda.commit.is_due(self.sync.now()) {
                 self.install_saved();
             }
             return;
@@ -452,7 +437,7 @@ impl<'a> Agent<'a> {
         let result = self.flush(cause);
         if let Err(error) = &result {
             self.observed.failed(&error.to_string());
-            self.agenda.commit.outcome(false, Instant::now());
+            self.agenda.commit.outcome(false, self.sync.now());
         }
         result.is_ok()
     }
@@ -460,8 +445,11 @@ impl<'a> Agent<'a> {
     /// Carries out what the engine holds. With the rules in force this succeeded, whatever
     /// else was to be done.
     fn flush(&mut self, cause: &str) -> Result<(), SyncError> {
-        let synced = self.sync.sync(&mut self.engine)?;
-        self.agenda.committed(Instant::now());
+        let mut synced = self.sync.sync(&mut self.engine)?;
+        self.agenda.committed(self.sync.now());
+        if let Some(settings) = synced.settings.take() {
+            self.tell_settings(settings);
+        }
         report(&synced.problems);
         self.tidied(&synced);
         self.tell_aside();
@@ -470,7 +458,6 @@ impl<'a> Agent<'a> {
         if synced.full {
             self.drifted = false;
             self.observed.good(Condition::Tables);
-            self.host_settings();
         }
         Ok(())
     }
@@ -487,13 +474,13 @@ impl<'a> Agent<'a> {
                 self.observed.outcome(condition, result);
             }
         }
-        let now = Instant::now();
+        let now = self.sync.now();
         if synced.flows.owed.is_some() || synced.clients.owed.is_some() {
-            let good = !self.sync.is_tidying_owed();
+            let good = !self.sync.installer.is_tidying_owed();
             self.agenda.tidying.outcome(good, now);
         }
         if synced.routes.owed.is_some() {
-            let good = !self.sync.routes_owed();
+            let good = !self.sync.installer.routes_owed();
             self.agenda.routes.outcome(good, now);
         }
     }
@@ -506,53 +493,6 @@ impl<'a> Agent<'a> {
         told.status(status(&self.engine));
         drop(told);
         self.line.done();
-    }
-
-    /// Reads inputs again: files if they changed, or if it is time to after a failure; both
-    /// kinds as long as something of them is held.
-    fn reread(&mut self, changed: bool) {
-        let again = self.second_reading_due();
-        if !(changed || again || self.agenda.reading.is_due(Instant::now())) {
-            return;
-        }
-        if matches!(self.sources, Sources::Files { .. }) {
-            let result = self.read_files(again).map_err(|e| e.to_string());
-            self.agenda.reading.outcome(result.is_ok(), Instant::now());
-            self.observed.outcome(FILES, &result);
-        }
-    }
-
-    /// Reads files again; true if what they say is to be carried out. What cannot be used
-    /// changes nothing: a half-written file is followed by a whole one, and the last good state
-    /// stays until then. `second`: what was read before is held.
-    fn read_files(&mut self, second: bool) -> Result<bool, RunError> {
-        let Sources::Files { watch, read } = &self.sources else {
-            return Ok(false);
-        };
-        // A folder that came meanwhile is another one.
-        watch.renew();
-        let reading = read().map_err(RunError::Input)?;
-        // Read again because it failed, or is held, it is mostly wrong in the same way.
-        if reading.problems != self.file_problems {
-            report(&reading.problems);
-            self.file_problems.clone_from(&reading.problems);
-        }
-        let is_error = |p: &&Problem| p.severity == Severity::Error;
-        let errors = reading.problems.iter().filter(is_error).count();
-        if errors > 0 && !self.options.skip_invalid {
-            let first = reading.problems.iter().find(is_error);
-            let first = first.map(|problem| problem.without_severity().to_string());
-            let first = first.unwrap_or_default();
-            let noun = if errors == 1 { "error" } else { "errors" };
-            let what = format!("{errors} {noun} in the input, the first: {first}");
-            return Err(RunError::Objects(what));
-        }
-        if !self.may_replace(&reading.cluster, second)? {
-            return Ok(false);
-        }
-        self.engine.reconfigure(reading.config);
-        self.engine.replace(reading.cluster);
-        Ok(true)
     }
 }
 

@@ -1,49 +1,38 @@
-//! Kernel settings that service NAT depends on (`--sysctls`), set or reported by the agent.
-
-use std::time::Instant;
+//! Kernel settings that service NAT depends on (`--sysctls`), as the agent tells of them.
 
 use super::Agent;
 use super::tell::report;
-use crate::config::Sysctls;
-use crate::host::{HostError, check, interfaces, sysctl};
+use crate::apply::Host;
+use crate::host::HostError;
+use crate::host::settings::Settings;
 use crate::observe::Condition;
-use crate::problem::Severity;
 
-impl Agent<'_> {
-    /// Done with every full sync and every verification: others may change them back.
+impl<H: Host> Agent<'_, H> {
+    /// Looks at them without a full sync: with every verification, as others may change them
+    /// back, and after it failed.
     pub(super) fn host_settings(&mut self) {
-        let result = self.try_host_settings();
-        self.observed.outcome(Condition::Settings, &result);
-        self.agenda.settings.outcome(result.is_ok(), Instant::now());
+        let (config, node) = (self.engine.config(), self.engine.node());
+        let result = self.sync.installer.settings(config, node);
+        self.tell_settings(result);
     }
 
-    fn try_host_settings(&mut self) -> Result<(), HostError> {
-        let wish = self.engine.config().sysctls;
-        if wish == Sysctls::Ignore {
-            return Ok(());
-        }
-        let needed = sysctl::needed_by(self.engine.node(), &interfaces::list()?);
-        let sysctls = sysctl::Sysctls::default();
-        if wish == Sysctls::Apply {
-            for changed in sysctls.apply(&needed)? {
-                tracing::info!(
-                    name = changed.setting.name(),
-                    value = changed.setting.wanted,
-                    old = changed.old,
-                    "sysctl"
-                );
-            }
-        }
-        let mut problems = check::sysctls(&sysctls.status(&needed)?);
-        for problem in &mut problems {
-            // The rules are installed all the same; `check` is who fails for it.
-            problem.severity = problem.severity.min(Severity::Warning);
+    /// How it went, and when it is tried again.
+    pub(super) fn tell_settings(&mut self, result: Result<Settings, HostError>) {
+        self.observed.outcome(Condition::Settings, &result);
+        self.agenda.settings.outcome(result.is_ok(), self.now());
+        let Ok(settings) = result else { return };
+        for changed in settings.changed {
+            tracing::info!(
+                name = changed.setting.name(),
+                value = changed.setting.wanted,
+                old = changed.old,
+                "sysctl"
+            );
         }
         // Said once, and again when it is something else.
-        if problems != self.settings {
-            report(&problems);
-            self.settings = problems;
+        if settings.problems != self.settings {
+            report(&settings.problems);
+            self.settings = settings.problems;
         }
-        Ok(())
     }
 }

@@ -1,11 +1,10 @@
 //! The agent's saved state: installed until the API answers, written when things are quiet.
 
-use std::time::Instant;
-
 use super::{Agent, Saved, Sources};
+use crate::apply::Host;
 use crate::observe::Condition;
 
-impl Agent<'_> {
+impl<H: Host> Agent<'_, H> {
     pub(super) fn open_state(&mut self) {
         let Some(folder) = &self.options.state_dir else {
             return;
@@ -15,11 +14,11 @@ impl Agent<'_> {
                 if matches!(self.sources, Sources::Api(_)) {
                     self.boot(&saved);
                 }
-                self.agenda.saving.outcome(true, Instant::now());
+                self.agenda.saving.outcome(true, self.now());
                 self.observed.good(Condition::State);
             }
             Err(error) => {
-                self.agenda.saving.outcome(false, Instant::now());
+                self.agenda.saving.outcome(false, self.now());
                 let reason = format!("no state is kept: {error}");
                 self.observed.failing(Condition::State, &reason);
             }
@@ -62,18 +61,18 @@ impl Agent<'_> {
         };
         if !self.ready {
             // What is in it may still be of use.
-            if !self.booted && self.agenda.saving.is_due(Instant::now()) {
+            if !self.booted && self.agenda.saving.is_due(self.now()) {
                 self.open_state();
             }
             return;
         }
-        if !self.agenda.must_save(ends, Instant::now()) {
+        if !self.agenda.must_save(ends, self.now()) {
             return;
         }
         // The folder may be another one by now, or be made anew.
         let saved = Saved::in_folder(folder);
         let result = saved.and_then(|saved| saved.write(self.engine.cluster()));
-        self.agenda.saved(result.is_ok(), Instant::now());
+        self.agenda.saved(result.is_ok(), self.now());
         self.observed.outcome(Condition::State, &result);
         if let Ok(bytes) = result {
             tracing::debug!(bytes, "state saved");

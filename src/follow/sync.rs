@@ -1,25 +1,20 @@
 //! Between the engine and the kernel: commits steps, starts over when one fails, finds out
 //! when somebody else changed our tables, and tidies up after a commit.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::aside::{self, set_aside};
-use super::tidy::{Tidied, Tidy};
-use super::writer_log::{NameWriters, WriterLog};
-use crate::apply::{Holding, Limit, MOST_ASIDE, TRIES, Verification, bound_to, holds, installed};
-use crate::cluster::ObjectName;
-use crate::counters;
-use crate::diff::{
-    Counts, Delta, Operation, TableDelta, ahead, diff, own, own_added, resembles, rules_only,
-    take_ahead, take_first,
+use super::aside;
+use crate::apply::{
+    Anew, Holding, Host, Installed, Installer, Limit, Manner, NameWriters, ThisHost, Tidied,
+    Verification, holds, installed, look,
 };
-use crate::engine::{Engine, Next, Step};
-use crate::host::interfaces::{self, local_addresses};
-use crate::host::{HostError, routes};
-use crate::netlink::{Committed, NetlinkError, Nfnetlink};
-use crate::plan::Route;
+use crate::cluster::ObjectName;
+use crate::diff::{Counts, Delta, diff, resembles, rules_only};
+use crate::engine::{Engine, Next};
+use crate::host::HostError;
+use crate::host::routes::RouteReport;
+use crate::host::settings::Settings;
+use crate::netlink::{Committed, NetlinkError};
 use crate::problem::Problem;
 
 /// A full read-back may take this share of the time at most, however often others commit.
@@ -27,8 +22,6 @@ const VERIFY_SHARE: u32 = 20;
 /// Up to so many elements, a read-back is faster than asking for each: its pages walk the
 /// set from the start (`docs/performance.md`).
 const ASKED_FOR: usize = 100_000;
-/// Name of kube-proxy's tables (both families).
-const KUBE_PROXY_TABLE: &str = "kube-proxy";
 
 /// Why a sync failed.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +49,8 @@ pub struct Synced {
     pub clients: Tidied,
     /// Routes added, replaced and deleted.
     pub routes: Tidied,
+    /// Kernel settings; `None` if it was not their turn.
+    pub settings: Option<Result<Settings, HostError>>,
     /// Services that were planned anew; empty, for all of them, if [`Synced::full`].
     pub services: Vec<ObjectName>,
     /// Services that changed at all; likewise.
@@ -93,20 +88,8 @@ enum Seen {
 }
 
 /// The kernel's side of the daemon.
-pub struct KernelSync {
-    kernel: Nfnetlink,
-    writers: WriterLog,
-    tidy: Tidy,
-    /// The generation our own last commit made, as far as we know.
-    generation: u32,
-    local_addresses: BTreeSet<IpAddr>,
-    /// Routes that were last asked for, whether or not that worked.
-    routes: BTreeSet<Route>,
-    /// They could not all be listed or set.
-    routes_owed: bool,
-    take_over: bool,
-    /// Own the tables, as long as the kernel can.
-    own: bool,
+pub struct KernelSync<H = ThisHost> {
+    pub(super) installer: Installer<H>,
     /// No full read-back before this.
     verify_after: Instant,
     /// A full read-back is owed: somebody wrote since the last one.
@@ -121,38 +104,42 @@ impl KernelSync {
     /// # Errors
     /// If the kernel does not let us.
     pub fn open(take_over: bool, own: bool, name_writers: NameWriters) -> Result<Self, SyncError> {
-        let kernel = Nfnetlink::open()?;
-        let mut sync = Self {
-            writers: WriterLog::open(name_writers, kernel.port())?,
-            kernel,
-            tidy: Tidy::default(),
-            generation: 0,
-            local_addresses: BTreeSet::new(),
-            routes: BTreeSet::new(),
-            routes_owed: false,
-            take_over,
-            own,
-            verify_after: Instant::now(),
-            verify_owed: false,
-            aside_since: None,
-        };
-        sync.refresh_addresses()?;
-        Ok(sync)
+        Self::of(
+            ThisHost::listening(name_writers)?,
+            Manner { own, take_over },
+        )
     }
 
     /// `progress` is called between the pages of what is read from nf_tables.
     pub fn on_progress(&mut self, progress: Box<dyn FnMut()>) {
-        self.kernel.on_progress(progress);
+        self.installer.host().on_progress(progress);
     }
+}
 
-    /// Reads this node's addresses anew; returns the primary ones.
+impl<H: Host> KernelSync<H> {
+    /// Of this host. Nothing but its addresses is read yet.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn refresh_addresses(&mut self) -> Result<Vec<IpAddr>, SyncError> {
-        let found = interfaces::list()?;
-        self.local_addresses = local_addresses(&found);
-        Ok(interfaces::primary_addresses(&found))
+    pub fn of(host: H, manner: Manner) -> Result<Self, SyncError> {
+        let verify_after = host.now();
+        Ok(Self {
+            installer: Installer::new(host, manner)?,
+            verify_after,
+            verify_owed: false,
+            aside_since: None,
+        })
+    }
+
+    /// The host.
+    pub const fn host(&mut self) -> &mut H {
+        self.installer.host()
+    }
+
+    /// The time, as the host has it.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.installer.now()
     }
 
     /// What is installed, as far as it takes to judge whether `after` loses too much of it.
@@ -160,35 +147,33 @@ impl KernelSync {
     /// # Errors
     /// If the kernel cannot be read.
     pub fn installed(&mut self, limit: &Limit, after: Holding) -> Result<Holding, SyncError> {
-        let routes = routes::list_ours()?.len();
-        Ok(installed(&mut self.kernel, limit, after, routes)?)
-    }
-
-    /// Addresses of this node, loopback included.
-    #[must_use]
-    pub const fn local_addresses(&self) -> &BTreeSet<IpAddr> {
-        &self.local_addresses
+        let host = self.installer.host();
+        let routes = host.routes()?.len();
+        Ok(installed(host, limit, after, routes)?)
     }
 
     /// Carries out what changed in the engine. O(changed), or O(cluster) if the engine asks
-    /// for a new start. Flows, clients and routes are looked after once the rules are in
-    /// force; what fails of that is told in [`Synced`], and owed ([`KernelSync::is_tidying_owed`],
-    /// [`KernelSync::routes_owed`]).
+    /// for a new start. With the rules in force this succeeded; what failed besides is told in
+    /// [`Synced`], and owed ([`Installer::is_tidying_owed`], [`Installer::routes_owed`]).
     ///
     /// # Errors
     /// If the kernel refuses the rules; the engine then starts over with the next sync.
     pub fn sync(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
-        let start = Instant::now();
+        let start = self.now();
         let result = match engine.advance() {
             Next::Rebuild => self.rebuild(engine),
-            Next::Step(mut step) => match self.commit(&mut step.delta) {
-                Ok(committed) => Ok(self.after_step(engine, *step, committed)),
+            Next::Step(step) => match self.installer.increment(engine, *step) {
+                Ok((done, step)) => Ok(Synced {
+                    problems: step.problems,
+                    services: step.services,
+                    touched: step.touched,
+                    ..self.synced(done)
+                }),
                 Err(error) => {
                     // Somebody meddled with what the step builds on: start over.
                     engine.distrust();
                     let by = self.who_wrote().unwrap_or_else(|e| e.to_string());
                     tracing::warn!(%error, by, "an increment does not fit the kernel's state");
-                    engine.advance();
                     self.rebuild(engine)
                 }
             },
@@ -201,143 +186,43 @@ impl KernelSync {
             }
         };
         engine.told();
-        if synced.full || self.routes != *engine.routes() {
-            synced.routes = self.routes(engine);
-        }
-        synced.generation = self.generation;
-        synced.took = start.elapsed();
+        synced.took = self.now() - start;
         Ok(synced)
     }
 
-    /// Tidies up after an increment: clients of lost endpoints, stale flows.
-    fn after_step(&mut self, engine: &Engine, step: Step, committed: Option<Committed>) -> Synced {
-        Synced {
-            counts: step.delta.counts(),
-            committed,
-            clients: self.forget(&step.delta, engine),
-            flows: self.tidy.flows_after(engine, &step, &self.local_addresses),
-            problems: step.problems,
-            services: step.services,
-            touched: step.touched,
-            ..Synced::default()
+    /// Reads the kernel back, compares and commits the difference.
+    fn rebuild(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
+        let mut wanted = Anew::new(engine);
+        let found = look(self.installer.host(), &mut wanted)?;
+        let done = self.installer.install(&mut wanted, found);
+        if wanted.set_aside {
+            self.aside_since = Some(self.now());
         }
+        let problems = wanted.problems;
+        let done = done?;
+        self.verify_owed = false;
+        Ok(Synced {
+            full: true,
+            problems,
+            ..self.synced(done)
+        })
     }
 
-    /// Commits increments. They are not bound to a generation: elements of ours come and go
-    /// whatever others write to their own tables, so a busy neighbour cannot hold us up. If
-    /// one meddles with ours, the kernel refuses what does not fit, or [`KernelSync::look`] finds it.
-    fn commit(&mut self, delta: &mut Delta) -> Result<Option<Committed>, SyncError> {
-        if delta.is_empty() {
-            return Ok(None);
-        }
-        if self.own {
-            own_added(delta);
-        }
-        let first = take_ahead(delta);
-        if !first.is_empty() {
-            self.commit_ahead(&first, 0)?;
-        }
-        self.carry_counters(delta);
-        let kernel = &mut self.kernel;
-        let committed = self
-            .writers
-            .while_committing(delta, || kernel.commit(delta, 0))?;
-        self.generation = next(self.generation);
-        Ok(Some(committed))
-    }
-
-    /// Commits sets that no rule uses yet.
-    fn commit_ahead(&mut self, first: &Delta, bound: u32) -> Result<(), NetlinkError> {
-        let kernel = &mut self.kernel;
-        self.writers
-            .while_committing(first, || kernel.commit(first, bound))?;
-        self.generation = next(self.generation);
-        Ok(())
-    }
-
-    /// Counts that are lost hold up no endpoint.
-    fn carry_counters(&mut self, delta: &mut Delta) {
-        if let Err(error) = counters::carry(&mut self.kernel, delta) {
+    /// What was done, as it is told.
+    fn synced(&self, done: Installed) -> Synced {
+        if let Some(error) = &done.rules.counters_lost {
             tracing::warn!(%error, "counters of replaced elements start from 0");
         }
-    }
-
-    /// Reads the kernel back, compares and commits the difference, bound to what was read
-    /// unless others keep coming first ([`bound_to`]).
-    fn rebuild(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
-        // Who is set aside takes a try, but is no race.
-        let mut asides = 0;
-        for tries in 0..TRIES + MOST_ASIDE {
-            let races = tries - asides;
-            let live = self.kernel.read()?;
-            let (mut delta, plan, problems) = engine.rebuild(&live);
-            let counts = delta.counts();
-            if self.own {
-                own(&mut delta, engine.ruleset(), &live);
-            }
-            let taking_over = self.add_take_over(&mut delta)?;
-            let first = if taking_over {
-                ahead(&delta)
-            } else {
-                take_first(&mut delta)
-            };
-            if !first.is_empty() {
-                match self.commit_ahead(&first, bound_to(live.generation, races)) {
-                    Ok(()) | Err(NetlinkError::Raced) => {}
-                    Err(error) => self.give_up_owning(error)?,
-                }
-                continue;
-            }
-            let committed = if delta.is_empty() {
-                self.generation = live.generation;
-                None
-            } else {
-                self.carry_counters(&mut delta);
-                let bound = bound_to(live.generation, races);
-                let kernel = &mut self.kernel;
-                let result = self
-                    .writers
-                    .while_committing(&delta, || kernel.commit(&delta, bound));
-                match result {
-                    Err(NetlinkError::Raced) => continue,
-                    Err(error) => {
-                        match self.give_up_owning(error) {
-                            Ok(()) => {}
-                            // Somebody may have come between reading and writing.
-                            Err(error) if bound == 0 => return Err(error.into()),
-                            Err(error) => {
-                                set_aside(&mut self.kernel, engine, &live, error)?;
-                                self.aside_since = Some(Instant::now());
-                                asides += 1;
-                            }
-                        }
-                        continue;
-                    }
-                    result => {
-                        self.generation = next(live.generation);
-                        Some(result?)
-                    }
-                }
-            };
-            drop(live);
-            if taking_over {
-                tracing::info!("took over from kube-proxy");
-            }
-            self.take_over = false;
-            self.verify_owed = false;
-            return Ok(Synced {
-                full: true,
-                counts,
-                committed,
-                clients: self.forget(&delta, engine),
-                flows: self
-                    .tidy
-                    .flows_in(engine, &plan, &delta, &self.local_addresses),
-                problems,
-                ..Synced::default()
-            });
+        Synced {
+            counts: done.rules.delta.counts(),
+            committed: done.rules.committed,
+            clients: done.clients,
+            flows: done.flows,
+            routes: done.routes.map_or_else(Tidied::default, |r| routes(&r)),
+            settings: done.settings,
+            generation: self.installer.generation(),
+            ..Synced::default()
         }
-        Err(NetlinkError::Raced.into())
     }
 
     /// True if Services have been set aside for so long that they are to be tried again; then
@@ -350,119 +235,25 @@ impl KernelSync {
         due
     }
 
-    /// Goes on without owning tables if that is what the kernel refused.
-    fn give_up_owning(&mut self, error: NetlinkError) -> Result<(), NetlinkError> {
-        match error {
-            NetlinkError::Refused {
-                operation, errno, ..
-            } if self.own && operation.starts_with("to own") => {
-                tracing::warn!(%errno, "this kernel has no owned tables (Linux 6.9): foreign changes are repaired instead");
-                self.own = false;
-                Ok(())
-            }
-            error => Err(error),
-        }
-    }
-
-    /// kube-proxy's tables go out in the transaction that brings our rules in. True if there
-    /// are any.
-    fn add_take_over(&mut self, delta: &mut Delta) -> Result<bool, SyncError> {
-        if !self.take_over {
-            return Ok(false);
-        }
-        let mut found = false;
-        for (family, name) in self.kernel.table_names()? {
-            if name != KUBE_PROXY_TABLE {
-                continue;
-            }
-            let operation = Operation::DeleteOtherTable(name);
-            match delta.tables.iter_mut().find(|t| t.family == family) {
-                Some(table) => table.operations.push(operation),
-                None => delta.tables.push(TableDelta {
-                    operations: vec![operation],
-                    ..TableDelta::empty(family)
-                }),
-            }
-            tracing::debug!(family = family.nft_name(), "kube-proxy's table goes");
-            found = true;
-        }
-        Ok(found)
-    }
-
-    fn forget(&mut self, delta: &Delta, engine: &Engine) -> Tidied {
-        let (tidied, commits) = self.tidy.clients(&mut self.kernel, delta, engine);
-        (0..commits).for_each(|_| self.generation = next(self.generation));
-        tidied
-    }
-
-    /// True if flows or clients could not be looked after.
-    #[must_use]
-    pub fn is_tidying_owed(&self) -> bool {
-        self.tidy.is_owed()
-    }
-
     /// Tries again what is owed. O(cluster).
     pub fn tidy(&mut self, engine: &Engine) -> Synced {
-        Synced {
-            clients: self.forget(&Delta::default(), engine),
-            flows: self.tidy.owed_flows(engine, &self.local_addresses),
-            generation: self.generation,
-            ..Synced::default()
-        }
-    }
-
-    /// Puts our routes right; a route that fails does not keep the others from being made.
-    /// Those that are not ours to manage are left as they are.
-    fn routes(&mut self, engine: &Engine) -> Tidied {
-        self.routes.clone_from(engine.routes());
-        if !engine.config().manage_routes {
-            self.routes_owed = false;
-            return Tidied {
-                removed: 0,
-                owed: Some(Ok(())),
-            };
-        }
-        let done = routes::list_ours()
-            .and_then(|live| routes::apply(&routes::plan(engine.routes(), &live)));
-        let (removed, result) = match done {
-            Ok(report) => (
-                report.added + report.replaced + report.deleted,
-                failures(report.errors.iter().map(ToString::to_string)),
-            ),
-            Err(error) => (0, Err(error.to_string())),
-        };
-        self.routes_owed = result.is_err();
-        Tidied {
-            removed,
-            owed: Some(result),
-        }
-    }
-
-    /// True if routes failed the last time.
-    #[must_use]
-    pub const fn routes_owed(&self) -> bool {
-        self.routes_owed
+        let done = self.installer.tidy(engine);
+        self.synced(done)
     }
 
     /// How many routes are not as they should be.
     ///
     /// # Errors
     /// If routes cannot be read.
-    pub fn changed_routes(&self, engine: &Engine) -> Result<usize, SyncError> {
-        if !engine.config().manage_routes {
-            return Ok(0);
-        }
-        let delta = routes::plan(engine.routes(), &routes::list_ours()?);
+    pub fn changed_routes(&mut self, engine: &Engine) -> Result<usize, SyncError> {
+        let delta = (self.installer).other_routes(engine.config(), engine.routes())?;
         Ok(delta.add.len() + delta.replace.len() + delta.delete.len())
     }
 
     /// Puts our routes right after somebody changed routes or links.
     pub fn repair_routes(&mut self, engine: &Engine) -> Synced {
-        Synced {
-            routes: self.routes(engine),
-            generation: self.generation,
-            ..Synced::default()
-        }
+        let done = self.installer.repair_routes(engine);
+        self.synced(done)
     }
 
     /// Looks whether somebody changed our tables. One small request if nobody wrote anything;
@@ -472,17 +263,19 @@ impl KernelSync {
     /// # Errors
     /// If the kernel cannot be read.
     pub fn look(&mut self, engine: &Engine) -> Result<DriftCheck, SyncError> {
-        self.writers.note();
-        let quiet = self.kernel.generation()? == self.generation;
-        if quiet && !(self.verify_owed && Instant::now() >= self.verify_after) {
+        let host = self.installer.host();
+        host.note_writers();
+        let may_verify = host.now() >= self.verify_after;
+        let quiet = host.generation()? == self.installer.generation();
+        if quiet && !(self.verify_owed && may_verify) {
             return Ok(DriftCheck::Quiet);
         }
         if !quiet {
             match self.outline(engine)? {
                 Seen::Whole(generation) => {
-                    self.generation = generation;
+                    self.installer.seen_at(generation);
                     self.verify_owed = true;
-                    if Instant::now() < self.verify_after {
+                    if !may_verify {
                         return Ok(DriftCheck::Others);
                     }
                 }
@@ -495,14 +288,14 @@ impl KernelSync {
 
     /// Our tables without their elements. O(1).
     fn outline(&mut self, engine: &Engine) -> Result<Seen, SyncError> {
-        let outline = self.kernel.outline()?;
+        let outline = self.host().outline()?;
         if resembles(engine.ruleset(), &outline) {
             return Ok(Seen::Whole(outline.generation));
         }
         Ok(match rules_only(engine.ruleset(), &outline) {
             Some(delta) => {
                 // Left so, it is not found again with every look.
-                self.generation = outline.generation;
+                self.installer.seen_at(outline.generation);
                 self.verify_owed = true;
                 Seen::Rules(Box::new(delta))
             }
@@ -516,14 +309,13 @@ impl KernelSync {
     /// # Errors
     /// If the kernel refuses, or somebody came first.
     pub fn repair_rules(&mut self, delta: &Delta) -> Result<Synced, SyncError> {
-        let start = Instant::now();
-        let committed = self.kernel.commit(delta, self.generation)?;
-        self.generation = next(self.generation);
+        let start = self.now();
+        let committed = self.installer.commit_if_alone(delta)?;
         Ok(Synced {
             counts: delta.counts(),
             committed: Some(committed),
-            generation: self.generation,
-            took: start.elapsed(),
+            generation: self.installer.generation(),
+            took: self.now() - start,
             ..Synced::default()
         })
     }
@@ -533,10 +325,7 @@ impl KernelSync {
     /// # Errors
     /// If the kernel does not take an empty batch.
     pub fn who_wrote(&mut self) -> Result<String, SyncError> {
-        // A new generation is in force some time before its writer is announced. An empty
-        // batch changes nothing, but waits for the commit under way, announcement included.
-        self.kernel.commit(&Delta::default(), 0)?;
-        Ok(self.writers.name())
+        Ok(self.host().who_wrote()?)
     }
 
     /// Compares everything with the kernel. O(cluster), unless a large cluster differs: then
@@ -545,37 +334,58 @@ impl KernelSync {
     /// # Errors
     /// If the kernel cannot be read.
     pub fn verify(&mut self, engine: &Engine) -> Result<DriftCheck, SyncError> {
-        let start = Instant::now();
+        let start = self.now();
         if let Seen::Rules(delta) = self.outline(engine)? {
             return Ok(DriftCheck::Rules(delta));
         }
         if engine.ruleset().element_count() > ASKED_FOR {
-            let held = holds(&mut self.kernel, engine.ruleset())?;
+            let held = holds(self.host(), engine.ruleset())?;
             if held != Verification::Differs {
-                self.verify_after = Instant::now() + start.elapsed() * VERIFY_SHARE;
+                self.verified_since(start);
                 self.verify_owed = held == Verification::Disturbed;
             }
             match held {
                 Verification::Whole(generation) => {
-                    self.generation = generation;
-                    self.writers.clear();
+                    self.installer.seen_at(generation);
+                    self.host().clear_writers();
                     return Ok(DriftCheck::Others);
                 }
                 Verification::Disturbed => return Ok(DriftCheck::Others),
                 Verification::Differs => {}
             }
         }
-        let live = self.kernel.read()?;
+        let live = self.host().read()?;
         let delta = diff(engine.ruleset(), &live);
-        self.verify_after = Instant::now() + start.elapsed() * VERIFY_SHARE;
+        self.verified_since(start);
         self.verify_owed = false;
-        self.generation = live.generation;
+        self.installer.seen_at(live.generation);
         Ok(if delta.is_empty() {
-            self.writers.clear();
+            self.host().clear_writers();
             DriftCheck::Others
         } else {
             DriftCheck::Drift(Box::new(delta))
         })
+    }
+
+    /// A verification that took long is not repeated soon.
+    fn verified_since(&mut self, start: Instant) {
+        let now = self.now();
+        self.verify_after = now + (now - start) * VERIFY_SHARE;
+    }
+}
+
+/// How it went with routes, in one text.
+fn routes(result: &Result<RouteReport, HostError>) -> Tidied {
+    let (removed, owed) = match result {
+        Ok(report) => (
+            report.changed(),
+            failures(report.errors.iter().map(ToString::to_string)),
+        ),
+        Err(error) => (0, Err(error.to_string())),
+    };
+    Tidied {
+        removed,
+        owed: Some(owed),
     }
 }
 
@@ -591,7 +401,5 @@ fn failures(errors: impl ExactSizeIterator<Item = String>) -> Result<(), String>
     }
 }
 
-/// A commit counts one up, and 0 means "any", so it is passed over.
-fn next(generation: u32) -> u32 {
-    generation.checked_add(1).unwrap_or(1)
-}
+#[cfg(test)]
+mod tests;

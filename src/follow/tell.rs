@@ -1,13 +1,14 @@
 //! What the agent says of itself: one log line per commit, facts for the health server.
 
 use super::{Agent, Synced};
+use crate::apply::Host;
 use crate::cluster::ObjectName;
 use crate::observe::{Condition, News, SyncReport};
 use crate::problem::{Problem, Severity};
 use crate::source::api::{Failure, Kind};
 use crate::text::printable;
 
-impl Agent<'_> {
+impl<H: Host> Agent<'_, H> {
     /// Tells the observers. O(services of this sync).
     pub(super) fn observe(&mut self, cause: &str, synced: &Synced) {
         let cluster = self.engine.cluster();

@@ -21,7 +21,27 @@ pub struct Refused {
     /// What is wrong, for who reads a failed test.
     pub what: String,
     /// The element, if it is about one.
-    pub element: Option<(Value, Element)>,
+    pub element: Option<Box<(Value, Element)>>,
+}
+
+impl Refused {
+    fn new(errno: Errno, what: impl Into<String>) -> Self {
+        Self {
+            at: (0, 0),
+            errno,
+            what: what.into(),
+            element: None,
+        }
+    }
+
+    fn missing(what: impl Into<String>) -> Self {
+        Self::new(Errno::ENOENT, what)
+    }
+
+    fn about(mut self, key: Value, element: &Element) -> Self {
+        self.element = Some(Box::new((key, element.clone())));
+        self
+    }
 }
 
 /// Whose a table is.
@@ -61,9 +81,7 @@ impl Kernel {
                 let done = after.operation(table.family, operation);
                 done.map_err(|wrong| Refused {
                     at: (t, o),
-                    errno: wrong.errno,
-                    what: format!("{} {}", table.family.nft_name(), wrong.what),
-                    element: wrong.element,
+                    ..wrong
                 })?;
             }
             after.check(table);
@@ -84,33 +102,34 @@ impl Kernel {
         }
     }
 
-    fn operation(&mut self, family: Family, operation: &Operation) -> Result<(), Wrong> {
+    fn operation(&mut self, family: Family, operation: &Operation) -> Result<(), Refused> {
         let owner = self.owners.get(&family).copied().unwrap_or_default();
         if owner == Owner::Another && !matches!(operation, Operation::DeleteOtherTable(_)) {
-            return Err(Wrong::new(Errno::EPERM, "belongs to another socket"));
+            return Err(Refused::new(Errno::EPERM, "belongs to another socket"));
         }
         match operation {
-            Operation::AddTable => self.tables.get(&family).map_or(Ok(()), |_| {
-                Err(Wrong::new(Errno::EEXIST, "the table was there"))
-            })?,
+            Operation::AddTable if self.tables.contains_key(&family) => {
+                return Err(Refused::new(Errno::EEXIST, "the table was there"));
+            }
+            Operation::AddTable => {}
             Operation::OwnTable if self.tables.contains_key(&family) && owner != Owner::Gone => {
-                return Err(Wrong::new(Errno::EOPNOTSUPP, "the table had no owner"));
+                return Err(Refused::new(Errno::EOPNOTSUPP, "the table had no owner"));
             }
             Operation::OwnTable => drop(self.owners.insert(family, Owner::Us)),
             Operation::DeleteTable => {
                 self.owners.remove(&family);
                 let gone = self.tables.remove(&family).map(drop);
-                return gone.ok_or_else(|| Wrong::missing("no table"));
+                return gone.ok_or_else(|| Refused::missing("no table"));
             }
             Operation::DeleteOtherTable(name) => {
                 let was = self.others.remove(&(family, name.clone()));
                 return was
                     .then_some(())
-                    .ok_or_else(|| Wrong::missing(format!("no table {name}")));
+                    .ok_or_else(|| Refused::missing(format!("no table {name}")));
             }
             _ => {
                 let table = self.tables.get_mut(&family);
-                let table = table.ok_or_else(|| Wrong::missing("no table"))?;
+                let table = table.ok_or_else(|| Refused::missing("no table"))?;
                 return change(table, operation);
             }
         }
@@ -182,30 +201,9 @@ fn live(table: &Table, owner: Owner) -> LiveTable {
     }
 }
 
-/// What is wrong with an operation.
-struct Wrong {
-    errno: Errno,
-    what: String,
-    element: Option<(Value, Element)>,
-}
-
-impl Wrong {
-    fn new(errno: Errno, what: impl Into<String>) -> Self {
-        Self {
-            errno,
-            what: what.into(),
-            element: None,
-        }
-    }
-
-    fn missing(what: impl Into<String>) -> Self {
-        Self::new(Errno::ENOENT, what)
-    }
-}
-
-fn change(table: &mut Table, operation: &Operation) -> Result<(), Wrong> {
-    let in_use = |name: &str| Wrong::new(Errno::EBUSY, format!("{name} is used"));
-    let there = |name: &str| Wrong::new(Errno::EEXIST, format!("{name} was there"));
+fn change(table: &mut Table, operation: &Operation) -> Result<(), Refused> {
+    let in_use = |name: &str| Refused::new(Errno::EBUSY, format!("{name} is used"));
+    let there = |name: &str| Refused::new(Errno::EEXIST, format!("{name} was there"));
     match operation {
         Operation::AddSet(set) => {
             let before = table.sets.insert(set.name.clone(), set.clone());
@@ -229,7 +227,7 @@ fn change(table: &mut Table, operation: &Operation) -> Result<(), Wrong> {
                 if set.is_some_and(|set| !table.sets.contains_key(set))
                     || target.is_some_and(|to| table.chain(to).is_none())
                 {
-                    return Err(Wrong::missing(format!("no {set:?} or {target:?}")));
+                    return Err(Refused::missing(format!("no {set:?} or {target:?}")));
                 }
             }
             chain(table, name)?.rules.extend(rules.iter().cloned());
@@ -240,10 +238,7 @@ fn change(table: &mut Table, operation: &Operation) -> Result<(), Wrong> {
             for (key, element) in elements {
                 if held.elements.remove(key).is_none() {
                     let what = format!("{name} has no {key:?}");
-                    return Err(Wrong {
-                        element: Some((*key, element.clone())),
-                        ..Wrong::missing(what)
-                    });
+                    return Err(Refused::missing(what).about(*key, element));
                 }
             }
             Ok(())
@@ -253,10 +248,7 @@ fn change(table: &mut Table, operation: &Operation) -> Result<(), Wrong> {
             for (key, element) in elements {
                 if held.elements.insert(*key, element.clone()).is_some() {
                     let what = format!("{name} already has {key:?}");
-                    return Err(Wrong {
-                        element: Some((*key, element.clone())),
-                        ..Wrong::new(Errno::EEXIST, what)
-                    });
+                    return Err(Refused::new(Errno::EEXIST, what).about(*key, element));
                 }
             }
             Ok(())
@@ -280,18 +272,18 @@ fn change(table: &mut Table, operation: &Operation) -> Result<(), Wrong> {
         Operation::DeleteTable
         | Operation::OwnTable
         | Operation::AddTable
-        | Operation::DeleteOtherTable(_) => Err(Wrong::new(Errno::EINVAL, "is about tables")),
+        | Operation::DeleteOtherTable(_) => Err(Refused::new(Errno::EINVAL, "is about tables")),
     }
 }
 
-fn chain<'t>(table: &'t mut Table, name: &str) -> Result<&'t mut Chain, Wrong> {
+fn chain<'t>(table: &'t mut Table, name: &str) -> Result<&'t mut Chain, Refused> {
     let found = table.chains.iter_mut().find(|chain| chain.name == name);
-    found.ok_or_else(|| Wrong::missing(format!("no chain {name}")))
+    found.ok_or_else(|| Refused::missing(format!("no chain {name}")))
 }
 
-fn set<'t>(table: &'t mut Table, name: &str) -> Result<&'t mut Set, Wrong> {
+fn set<'t>(table: &'t mut Table, name: &str) -> Result<&'t mut Set, Refused> {
     let found = table.sets.get_mut(name);
-    found.ok_or_else(|| Wrong::missing(format!("no set {name}")))
+    found.ok_or_else(|| Refused::missing(format!("no set {name}")))
 }
 
 fn refers(table: &Table, to: impl Fn(&Statement) -> bool) -> bool {

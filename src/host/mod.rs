@@ -19,6 +19,7 @@ mod process;
 mod route_messages;
 mod route_plan;
 pub mod routes;
+pub mod settings;
 mod socket;
 pub mod sysctl;
 pub mod writer;

@@ -56,6 +56,26 @@ impl RouteDelta {
     pub fn is_empty(&self) -> bool {
         self.add.is_empty() && self.replace.is_empty() && self.delete.is_empty()
     }
+
+    /// True if `route` has to go before another one to the same destination can come.
+    #[must_use]
+    pub fn is_in_the_way(&self, route: &LiveRoute) -> bool {
+        (self.add.iter()).any(|added| added.destination == route.destination)
+    }
+
+    /// What comes, with what stands in its way, and what is only to go: before and after the
+    /// rules that lead there.
+    #[must_use]
+    pub fn split(mut self) -> (Self, Self) {
+        let delete = std::mem::take(&mut self.delete);
+        let (in_the_way, unwanted) = delete.into_iter().partition(|r| self.is_in_the_way(r));
+        self.delete = in_the_way;
+        let going = Self {
+            delete: unwanted,
+            ..Self::default()
+        };
+        (self, going)
+    }
 }
 
 /// Pure: what to change so that `live` becomes `desired`. Of two desired routes to one
@@ -135,6 +155,25 @@ mod tests {
         assert_eq!(delta.replace.len(), 1);
         assert_eq!(delta.delete, [have("10.244.2.0/24", Some("192.0.2.7"), 0)]);
         assert!(delta.add.is_empty());
+    }
+
+    #[test]
+    fn what_comes_is_apart_from_what_only_goes() {
+        let desired = BTreeSet::from([
+            want("10.244.1.0/24", "192.0.2.7"),
+            want("10.244.3.0/24", "192.0.2.8"),
+        ]);
+        let odd = have("10.244.1.0/24", None, 0);
+        let live = BTreeSet::from([
+            odd.clone(),
+            have("10.244.2.0/24", Some("192.0.2.7"), 0),
+            have("10.244.3.0/24", Some("192.0.2.7"), 0),
+        ]);
+        let (coming, going) = plan(&desired, &live).split();
+        assert_eq!((coming.add.len(), coming.replace.len()), (1, 1));
+        assert_eq!(coming.delete, [odd], "it stands in the way");
+        assert_eq!(going.delete, [have("10.244.2.0/24", Some("192.0.2.7"), 0)]);
+        assert!(going.add.is_empty() && going.replace.is_empty());
     }
 
     #[test]

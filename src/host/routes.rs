@@ -115,6 +115,22 @@ pub struct RouteReport {
     pub errors: Vec<RouteError>,
 }
 
+impl RouteReport {
+    /// Routes that were changed.
+    #[must_use]
+    pub const fn changed(&self) -> usize {
+        self.added + self.replaced + self.deleted
+    }
+
+    /// What was done after that as well.
+    pub fn extend(&mut self, later: Self) {
+        self.added += later.added;
+        self.replaced += later.replaced;
+        self.deleted += later.deleted;
+        self.errors.extend(later.errors);
+    }
+}
+
 /// Where packets to a next hop go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
@@ -160,10 +176,8 @@ pub fn apply(delta: &RouteDelta) -> Result<RouteReport, HostError> {
     };
     // What stands in the way of an addition goes first; what nobody wants, last: pod CIDRs
     // that are cut anew then have a route throughout.
-    let (in_the_way, unwanted): (Vec<&LiveRoute>, Vec<_>) = delta
-        .delete
-        .iter()
-        .partition(|route| (delta.add.iter()).any(|added| added.destination == route.destination));
+    let (in_the_way, unwanted): (Vec<&LiveRoute>, Vec<_>) =
+        (delta.delete.iter()).partition(|route| delta.is_in_the_way(route));
     remove(&mut socket, &in_the_way, &mut report)?;
     let adds = delta.add.iter().map(|route| (route, Existing::Keep));
     let replacements = (delta.replace.iter()).map(|(_, route)| (route, Existing::Replace));

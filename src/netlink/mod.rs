@@ -19,6 +19,8 @@ mod socket;
 mod writers;
 
 pub use batch::Batch;
+#[cfg(test)]
+pub(crate) use error::Refusal;
 pub use error::{NetlinkError, RefusedElement, Unfit};
 pub use foreign::{End, ForeignBase, ForeignChain, ForeignHook, ForeignRule};
 pub use socket::{Committed, Nfnetlink};

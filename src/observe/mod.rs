@@ -179,6 +179,17 @@ impl Shared {
         self.inner().conditions.news(Instant::now())
     }
 
+    /// What fails.
+    #[cfg(test)]
+    pub(crate) fn failing_now(&self) -> Vec<String> {
+        let now = Instant::now();
+        let rows: Vec<conditions::Row> = self.inner().conditions.rows(now).collect();
+        let failing = rows
+            .iter()
+            .filter(|row| row.status == conditions::Status::Failing);
+        failing.map(|row| row.condition.to_string()).collect()
+    }
+
     /// A sync succeeded.
     pub fn synced(&self, report: &SyncReport) {
         let mut inner = self.inner();

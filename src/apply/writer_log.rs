@@ -17,7 +17,8 @@ const LARGE: usize = 256;
 const KEPT: usize = 8;
 
 /// When to listen for who commits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum NameWriters {
     /// For ten minutes after each foreign change to our tables.
     #[default]

@@ -5,14 +5,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::apply::{Gone, drop_stale_flows, forget_clients, gone_clients};
-use crate::cluster::Family;
+use super::clients::{Gone, forget_clients, gone_clients};
+use super::host::Host;
+use crate::cluster::{Cluster, Family, Protocol};
 use crate::diff::Delta;
 use crate::engine::{Engine, Step};
-use crate::host::conntrack::{Conntrack, StaleFlow};
+use crate::host::HostError;
+use crate::host::conntrack::{Flow, StaleFlow};
 use crate::host::conntrack_plan::{self, Context, FrontendAddress};
-use crate::netlink::{NetlinkError, Nfnetlink};
-use crate::plan::{NodePlan, plan, serving_of};
+use crate::netlink::NetlinkError;
+use crate::plan::{NodePlan, plan, serving, serving_of};
+use crate::ruleset::Ruleset;
 
 /// How one piece of tidying up went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,31 +36,12 @@ pub(super) struct Tidy {
 
 #[derive(Debug, Default)]
 struct OwedFlows {
-    table: Option<Conntrack>,
     owed: bool,
     /// Frontends that were closed or changed since flows were last tidied.
     addresses: BTreeSet<FrontendAddress>,
 }
 
 impl OwedFlows {
-    /// Opens the table if need be; one that failed is opened anew the next time.
-    fn with_table<T, E: std::fmt::Display>(
-        &mut self,
-        work: impl FnOnce(&mut Conntrack) -> Result<T, E>,
-    ) -> Result<T, String> {
-        let table = match self.table.take() {
-            Some(table) => self.table.insert(table),
-            None => self
-                .table
-                .insert(Conntrack::open().map_err(|e| e.to_string())?),
-        };
-        let result = work(table).map_err(|e| e.to_string());
-        if result.is_err() {
-            self.table = None;
-        }
-        result
-    }
-
     /// Takes note of how an attempt went that was about `addresses`, or about everything.
     fn note(
         &mut self,
@@ -95,44 +79,38 @@ impl Tidy {
         self.flows.owed || !self.clients.is_empty()
     }
 
-    /// Flows after an increment. O(what it changed).
-    pub(super) fn flows_after(
-        &mut self,
-        engine: &Engine,
-        step: &Step,
-        local_addresses: &BTreeSet<IpAddr>,
-    ) -> Tidied {
-        let stale = stale_after(engine, step, local_addresses);
+    /// Flows after an increment that made these stale.
+    pub(super) fn flows_after(&mut self, host: &mut impl Host, stale: &[StaleFlow]) -> Tidied {
         if stale.is_empty() {
             return Tidied::default();
         }
-        let result = self.flows.with_table(|table| table.delete(&stale));
+        let result = host.delete_stale(stale).map_err(|e| e.to_string());
         let addresses = stale.iter().filter_map(address_of).collect();
-        self.flows
-            .note(result.map(|deleted| deleted.entries), addresses, false)
+        self.flows.note(result, addresses, false)
     }
 
     /// Flows after `plan` was compared with the kernel whole, and `committed` put it right.
     /// O(tracked flows).
     pub(super) fn flows_in(
         &mut self,
-        engine: &Engine,
+        host: &mut impl Host,
         plan: &NodePlan,
+        cluster: &Cluster,
         committed: &Delta,
         local_addresses: &BTreeSet<IpAddr>,
     ) -> Tidied {
         let mut addresses = conntrack_plan::closed(committed, local_addresses);
         addresses.extend(&self.flows.addresses);
-        let cluster = engine.cluster();
-        let result = self.flows.with_table(|table| {
-            drop_stale_flows(table, &addresses, plan, cluster, local_addresses)
-        });
+        let stale = stale_flows(host, &addresses, plan, cluster, local_addresses);
+        let result = stale.and_then(|stale| host.delete_flows(&stale));
+        let result = result.map_err(|e| e.to_string());
         self.flows.note(result, addresses, true)
     }
 
     /// Flows that are owed. O(cluster): the plan they are held against is made anew.
     pub(super) fn owed_flows(
         &mut self,
+        host: &mut impl Host,
         engine: &Engine,
         local_addresses: &BTreeSet<IpAddr>,
     ) -> Tidied {
@@ -140,18 +118,19 @@ impl Tidy {
             return Tidied::default();
         }
         let (plan, _) = plan(engine.cluster(), engine.config(), engine.node());
-        self.flows_in(engine, &plan, &Delta::default(), local_addresses)
+        let nothing = Delta::default();
+        self.flows_in(host, &plan, engine.cluster(), &nothing, local_addresses)
     }
 
     /// Clients of the endpoints that `committed` removed, and of those that are owed. Also
     /// how many commits it took.
     pub(super) fn clients(
         &mut self,
-        kernel: &mut Nfnetlink,
+        host: &mut impl Host,
         committed: &Delta,
-        engine: &Engine,
+        desired: &Ruleset,
     ) -> (Tidied, u32) {
-        for (family, handles) in gone_clients(committed, engine.ruleset()) {
+        for (family, handles) in gone_clients(committed, desired) {
             self.clients.entry(family).or_default().extend(handles);
         }
         if self.clients.is_empty() {
@@ -162,7 +141,7 @@ impl Tidy {
         let mut error: Option<NetlinkError> = None;
         let mut owed: BTreeMap<Family, _> = BTreeMap::new();
         for (family, handles) in std::mem::take(&mut self.clients) {
-            match forget_clients(kernel, family, &handles, engine.ruleset()) {
+            match forget_clients(host, family, &handles, desired) {
                 Ok(forgotten) => {
                     removed += forgotten.clients;
                     commits += u32::from(forgotten.committed);
@@ -179,8 +158,35 @@ impl Tidy {
     }
 }
 
+/// Tracked UDP and SCTP flows that lead where no new one would once `plan` is in force, and
+/// `closed` are the frontends that this takes away ([`conntrack_plan::closed`]). O(tracked flows).
+///
+/// # Errors
+/// If the table cannot be read.
+pub fn stale_flows(
+    host: &mut impl Host,
+    closed: &BTreeSet<FrontendAddress>,
+    plan: &NodePlan,
+    cluster: &Cluster,
+    local_addresses: &BTreeSet<IpAddr>,
+) -> Result<Vec<Flow>, HostError> {
+    let serving = serving(cluster);
+    let context = Context {
+        local_addresses,
+        serving: &serving,
+    };
+    let mut stale = Vec::new();
+    for family in Family::ALL {
+        for protocol in [Protocol::Udp, Protocol::Sctp] {
+            let flows = host.flows(family, protocol)?;
+            stale.extend(conntrack_plan::stale_in(plan, closed, flows, &context));
+        }
+    }
+    Ok(stale)
+}
+
 /// Flows that an increment made stale. Pure; O(what it changed).
-pub(super) fn stale_after(
+pub(crate) fn stale_after(
     engine: &Engine,
     step: &Step,
     local_addresses: &BTreeSet<IpAddr>,
@@ -203,7 +209,6 @@ fn address_of(flow: &StaleFlow) -> Option<FrontendAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Protocol;
 
     fn addresses(last: u8) -> BTreeSet<FrontendAddress> {
         [([10, 0, 0, last].into(), Protocol::Udp, 53)].into()
