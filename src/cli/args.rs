@@ -52,7 +52,12 @@ pub enum Verb {
   svcnat render -f lab/ --elements          only the elements, without the rules
   svcnat render -f lab/ -o json             libnftables JSON")]
     Render(RenderArgs),
-    /// Compare the desired ruleset and routes with the live ones: exit 0 same, 1 different
+    /// Say what apply would change, object by object: exit 0 nothing, 1 something
+    #[command(after_help = "Examples:
+  svcnat diff -f lab/                       + comes, ~ changes, - goes
+  svcnat diff -f lab/ -v                    with the kernel's elements under each object
+  svcnat diff -f lab/ -q                    the exit code alone
+  svcnat diff -f lab/ -o json               for programs: docs/plan.md")]
     Diff(DiffArgs),
     /// Install everything in one transaction and say what changed
     #[command(after_help = "Examples:
@@ -125,12 +130,41 @@ pub struct RenderArgs {
     pub inputs: InputArgs,
 }
 
+/// `--color`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// How a plan is shown.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// Under each object, what the kernel is told: elements, rules, routes
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print nothing but errors: the exit code says it
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+}
+
 /// `svcnat diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// How the plan is shown.
+    #[command(flatten)]
+    pub view: ViewArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -198,6 +232,9 @@ pub struct ApplyArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// How the plan is shown, of a dry run or with -v.
+    #[command(flatten)]
+    pub view: ViewArgs,
     /// What may be lost at once.
     #[command(flatten)]
     pub loss: LossArgs,

@@ -44,8 +44,17 @@ pub fn say_if_none(args: &InputArgs) {
 /// # Errors
 /// If something cannot be used and `--skip-invalid` was not given.
 pub fn resolve(args: &InputArgs) -> Result<Node, CliError> {
+    resolve_from(args, Severity::Notice)
+}
+
+/// The same, saying of the problems only those that are as bad as `least`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_from(args: &InputArgs, least: Severity) -> Result<Node, CliError> {
     let (node, problems) = collect(args)?;
-    report(&problems);
+    let said = problems.iter().filter(|p| p.severity >= least);
+    report(&said.cloned().collect::<Vec<Problem>>());
     let errors = problems
         .iter()
         .filter(|p| p.severity == Severity::Error)

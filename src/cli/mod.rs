@@ -14,6 +14,7 @@ mod intent;
 #[cfg(feature = "daemon")]
 mod kube_proxy_flags;
 mod man;
+mod page;
 mod render;
 #[cfg(feature = "daemon")]
 mod run;
@@ -69,7 +70,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
+fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
     match &cli.verb {
         Verb::Render(args) => render::run(args, out),
         Verb::Diff(args) => diff::run(args, out),
