@@ -494,6 +494,73 @@ fn apply_shows_the_plan_it_carries_out_if_told_to() {
 }
 
 #[test]
+fn status_tells_what_is_installed_who_keeps_it_and_what_is_wrong() {
+    in_namespace(|| {
+        let status = |code| svcnat(&["status"], "").expect(code).out;
+        assert!(status(3).starts_with("not installed\n"));
+        with(&["apply"], &services(&[2, 1])).expect(0);
+        let said = status(0);
+        assert!(
+            said.starts_with("installed, no agent keeps it so\n"),
+            "{said}"
+        );
+        assert!(
+            said.contains("services    2 with 2 frontends and 3 endpoints\n"),
+            "{said}"
+        );
+        assert!(!said.contains("attention"), "{said}");
+        let said = with(&["status"], &services(&[2, 1])).expect(0).out;
+        assert!(!said.contains("attention"), "{said}");
+        let said = with(&["status"], &services(&[2])).expect(0).out;
+        assert!(
+            said.contains("attention   not as the inputs say: 0 to add, "),
+            "{said}"
+        );
+        // Somebody takes an endpoint out.
+        let list = run("nft", &["list", "map", "ip", "svcnat", "endpoints"], "");
+        let (_, rest) = list.split_once("elements = { ").unwrap();
+        let key = rest.split_once(" comment").unwrap().0;
+        let element = format!("delete element ip svcnat endpoints {{ {key} }}");
+        run("nft", &[&element], "");
+        let said = status(0);
+        assert!(
+            said.contains("attention   1 frontend changed by another program"),
+            "{said}"
+        );
+        let json = svcnat(&["status", "-o", "json"], "").expect(0).out;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            (&json["installed"], &json["frontends"]),
+            (&true.into(), &2.into())
+        );
+        // Who may not look says so.
+        let caps = ["--bounding-set=-net_admin", "--inh-caps=-net_admin"];
+        let mut blind = Command::new("setpriv");
+        blind
+            .args(caps)
+            .arg(env!("CARGO_BIN_EXE_svcnat"))
+            .arg("status");
+        let output = blind.output().unwrap();
+        assert_eq!(output.status.code(), Some(4));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("CAP_NET_ADMIN"));
+    });
+}
+
+#[test]
+fn status_names_an_agent_that_does_not_answer() {
+    in_namespace(|| {
+        let (folder, log) = (Folder::new("status"), Folder::new("status-log"));
+        let agent = follows(&folder, &log);
+        let pid = agent.child.id();
+        let said = svcnat(&["status"], "").expect(0).out;
+        let keeper = format!("installed, kept by svcnat run (process {pid}, since 20");
+        assert!(said.starts_with(&keeper), "{said}");
+        let silent = "attention   the agent does not answer at 127.0.0.1:10256: ";
+        assert!(said.contains(silent), "{said}");
+    });
+}
+
+#[test]
 fn check_beside_a_daemon_that_owns_the_tables_finds_no_fault_in_that() {
     in_namespace(|| {
         let folder = Folder::new("owned");

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::args::InputArgs;
 use super::error::CliError;
+use super::input_args::InputArgs;
 use super::say::{report, say};
 use crate::config::file::{
     self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,

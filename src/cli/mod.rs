@@ -9,6 +9,7 @@ mod error;
 mod explain;
 mod from_inputs;
 mod get;
+mod input_args;
 mod inputs;
 mod intent;
 #[cfg(feature = "daemon")]
@@ -19,6 +20,7 @@ mod render;
 #[cfg(feature = "daemon")]
 mod run;
 mod say;
+mod status;
 mod writer;
 
 use std::io::Write;
@@ -80,6 +82,7 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
         Verb::Delete(args) => delete::run(args, out),
         Verb::Check(args) => check::run(args, out),
         Verb::Get(args) => get::run(args, out),
+        Verb::Status(args) => status::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Completions { shell } => {
             // It takes no error of the writer.

@@ -113,6 +113,12 @@ impl FrontendState {
         meaning(self) == meaning(other)
     }
 
+    /// True if svcnat could have written it so: else another program changed it.
+    #[must_use]
+    pub const fn is_intact(&self) -> bool {
+        self.intact
+    }
+
     /// `namespace/name`, as the comment has it.
     #[must_use]
     pub fn owner(&self) -> &str {
