@@ -80,6 +80,8 @@ pub mod problem;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod progress;
+#[doc(hidden)]
+pub mod report;
 pub mod ruleset;
 pub mod source;
 #[doc(hidden)]

@@ -85,6 +85,19 @@ impl<W: Write> Printable<W> {
         self.inner.write_all(rest.as_bytes())
     }
 
+    /// The writer it writes to.
+    pub fn into_inner(self) -> W {
+        self.inner
+    }
+
+    /// Writes codes that a terminal acts on: never anything but this program's own.
+    ///
+    /// # Errors
+    /// Those of the inner writer.
+    pub fn codes(&mut self, codes: &str) -> io::Result<()> {
+        self.inner.write_all(codes.as_bytes())
+    }
+
     /// Writes what is complete of `bytes`, and keeps the start of a character at their end.
     fn bytes(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         loop {

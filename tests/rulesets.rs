@@ -9,7 +9,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{in_namespace, listing, packets, run};
+use support::{golden, in_namespace, listing, packets, run};
 
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("rulesets");
@@ -32,20 +32,6 @@ fn svcnat(verb: &[&str], folder: &Path) -> String {
         .chain(["-f", &input, "--config", &config])
         .collect();
     run(env!("CARGO_BIN_EXE_svcnat"), &args, "")
-}
-
-/// Compares with the golden, or rewrites it if asked to.
-fn golden(path: &Path, actual: &str) {
-    if std::env::var_os("SVCNAT_UPDATE_GOLDENS").is_some() {
-        fs::write(path, actual).unwrap();
-    }
-    let expected = fs::read_to_string(path).unwrap_or_default();
-    assert_eq!(
-        actual,
-        expected,
-        "{}: see scripts/update-goldens",
-        path.display()
-    );
 }
 
 #[test]

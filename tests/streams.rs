@@ -19,7 +19,7 @@ const ODD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {cl
 const INPUTS: &str = "-f - --node-name=n1 --service-cluster-ip-range=10.254.0.0/16 \
     --sysctls=ignore --manage-routes=false";
 /// Every verb that ends by itself, the reading ones first; with inputs or without.
-const VERBS: [(&str, bool); 17] = [
+const VERBS: [(&str, bool); 18] = [
     ("render", true),
     ("render -o json", true),
     ("get services", true),
@@ -35,6 +35,7 @@ const VERBS: [(&str, bool); 17] = [
     ("apply --dry-run=server", true),
     ("apply", true),
     ("diff", true),
+    ("status", true),
     ("apply -o json", true),
     ("delete", false),
 ];

@@ -47,6 +47,43 @@ fn slow_work_is_said_on_a_terminal_and_the_line_goes_when_it_is_done() {
     assert!(after.contains("\r\u{1b}[2K"), "{seen:?}");
 }
 
+/// A plan on a terminal, in a network namespace of its own.
+fn plan(no_color: &str) -> String {
+    let terminal = openpty(None, None).unwrap();
+    let mut child = Command::new("unshare")
+        .args(["-n", env!("CARGO_BIN_EXE_svcnat")])
+        .args(["diff", "-f", "-", "--node-name=n1", "--sysctls=ignore"])
+        .args([
+            "--manage-routes=false",
+            "--service-cluster-ip-range=10.254.0.0/16",
+        ])
+        .env("NO_COLOR", no_color)
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(terminal.slave)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let none = br#"{"apiVersion": "v1", "kind": "List", "items": []}"#;
+    child.stdin.take().unwrap().write_all(none).unwrap();
+    let mut seen = Vec::new();
+    let mut screen = File::from(terminal.master);
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = screen.read(&mut buffer) {
+        seen.extend_from_slice(&buffer[..read]);
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    String::from_utf8(seen).unwrap()
+}
+
+#[test]
+fn a_plan_has_colours_on_a_terminal_unless_they_are_not_wanted() {
+    let seen = plan("");
+    assert!(seen.contains("\u{1b}[32m+"), "{seen:?}");
+    let seen = plan("1");
+    assert!(seen.contains("+ ") && !seen.contains('\u{1b}'), "{seen:?}");
+}
+
 #[test]
 fn a_pipe_gets_no_progress() {
     let output = render(Stdio::piped()).wait_with_output().unwrap();

@@ -10,15 +10,19 @@ use super::error::CliError;
 use super::from_inputs::FromInputs;
 use super::inputs;
 use super::intent::{Intent, host, sysctls_json};
+use super::page;
 use super::say::{count, say};
 use super::writer;
-use crate::apply::{Host as _, Installed, Installer, Manner, Outcome, ThisHost, Tidied};
+use crate::apply::{
+    DesiredRules as _, Host as _, Installed, Installer, Manner, Outcome, ThisHost, Tidied,
+};
 use crate::cluster::ObjectName;
 use crate::host::routes::RouteReport;
 use crate::host::sysctl::Changed;
 use crate::node::Node;
 use crate::progress::Progress;
-use crate::text::printable;
+use crate::report::Report;
+use crate::text::{Printable, printable};
 
 /// What one installation did.
 struct Done {
@@ -36,11 +40,11 @@ struct Done {
     failed: Vec<String>,
 }
 
-pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
+pub fn run(args: &ApplyArgs, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
     if !args.loss.allow_empty {
         inputs::given(&args.inputs)?;
     }
-    let inputs = inputs::resolve(&args.inputs)?;
+    let inputs = inputs::resolve_from(&args.inputs, page::least(&args.view))?;
     if args.dry_run != DryRun::None {
         return dry_run(args, &inputs, out);
     }
@@ -51,11 +55,17 @@ pub fn run(args: &ApplyArgs, out: &mut impl Write) -> Result<u8, CliError> {
         Intent::of(&mut this, &inputs, &mut wanted)
     })?;
     intent.check(&inputs, &args.loss)?;
+    if args.view.verbose && args.output == Output::Text {
+        let scene = intent.scene(&inputs, wanted.ruleset());
+        page::plan(out, &Report::of(&scene), &args.view)?;
+        out.flush()?;
+    }
     let mut installer = Installer::new(this, Manner::default()).map_err(host)?;
     let found = intent.rules;
     let done = Progress::during("installing", || installer.install(&mut wanted, found))?;
     let done = Done::of(done, &wanted.aside);
     match args.output {
+        _ if args.view.quiet => {}
         Output::Text => text(out, &done)?,
         Output::Json => json(out, &done)?,
     }
@@ -109,9 +119,14 @@ impl Done {
     }
 }
 
-fn dry_run(args: &ApplyArgs, inputs: &Node, out: &mut impl Write) -> Result<u8, CliError> {
+fn dry_run(
+    args: &ApplyArgs,
+    inputs: &Node,
+    out: &mut Printable<impl Write>,
+) -> Result<u8, CliError> {
     let mut this = ThisHost::open()?;
-    let intent = Intent::of(&mut this, inputs, &mut FromInputs::new(inputs))?;
+    let mut wanted = FromInputs::new(inputs);
+    let intent = Intent::of(&mut this, inputs, &mut wanted)?;
     intent.check(inputs, &args.loss)?;
     let server = args.dry_run == DryRun::Server;
     if server && !intent.rules.delta.is_empty() {
@@ -122,13 +137,15 @@ fn dry_run(args: &ApplyArgs, inputs: &Node, out: &mut impl Write) -> Result<u8, 
     } else {
         "compared only"
     };
+    let report = Report::of(&intent.scene(inputs, wanted.ruleset()));
     match args.output {
+        _ if args.view.quiet => {}
         Output::Text => {
-            intent.write(out)?;
-            writeln!(out, "dry run, {checked}: {}", intent.summary())?;
+            page::plan(out, &report, &args.view)?;
+            writeln!(out, "dry run, {checked}: {}", report.closing())?;
         }
         Output::Json => {
-            let mut document = intent.json()?;
+            let mut document = intent.json(&report);
             document["dryRun"] = json!(if server { "server" } else { "client" });
             writeln!(out, "{document}")?;
         }
@@ -140,7 +157,9 @@ fn dry_run(args: &ApplyArgs, inputs: &Node, out: &mut impl Write) -> Result<u8, 
                 "{other}: apply would be refused (--beside-run)"
             )));
         }
-        say(&format!("notice: {other}: apply would be refused\n"));
+        if !args.view.quiet {
+            say(&format!("notice: {other}: apply would be refused\n"));
+        }
     }
     intent.check_routes()?;
     Ok(0)

@@ -1,16 +1,16 @@
 //! What the user typed: flags and verbs, validated one by one. `inputs.rs` resolves them
 //! together with the configuration file into something to act on.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 #[cfg(feature = "daemon")]
 use std::time::Duration;
 
+use super::input_args::InputArgs;
 #[cfg(feature = "daemon")]
 use super::kube_proxy_flags::KubeProxyFlags;
 use crate::apply::Limit;
-use crate::config::file::parse_node_name;
-use crate::config::{InterfaceName, MarkBit, PortRange, Sysctls, Unallocated, UnservedExternal};
+use crate::config::InterfaceName;
 #[cfg(feature = "daemon")]
 use crate::follow::NameWriters;
 #[cfg(feature = "daemon")]
@@ -52,7 +52,12 @@ pub enum Verb {
   svcnat render -f lab/ --elements          only the elements, without the rules
   svcnat render -f lab/ -o json             libnftables JSON")]
     Render(RenderArgs),
-    /// Compare the desired ruleset and routes with the live ones: exit 0 same, 1 different
+    /// Say what apply would change, object by object: exit 0 nothing, 1 something
+    #[command(after_help = "Examples:
+  svcnat diff -f lab/                       + comes, ~ changes, - goes
+  svcnat diff -f lab/ -v                    with the kernel's elements under each object
+  svcnat diff -f lab/ -q                    the exit code alone
+  svcnat diff -f lab/ -o json               for programs: docs/plan.md")]
     Diff(DiffArgs),
     /// Install everything in one transaction and say what changed
     #[command(after_help = "Examples:
@@ -77,6 +82,13 @@ Stops on SIGTERM or SIGINT and leaves the rules in place; SIGHUP reads the input
   svcnat get endpoints web -n default -f lab/ -o json
   svcnat get endpoints --live                what the kernel holds, whoever installed it")]
     Get(GetArgs),
+    /// Say on one screen what is installed, who keeps it, and what needs attention
+    #[command(after_help = "Examples:
+  svcnat status
+  svcnat status -f lab/                     and whether it is what the inputs say
+
+Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 2 bad usage or input.")]
+    Status(StatusArgs),
     /// Tell where a packet goes and why, without sending it
     #[command(after_help = "Examples:
   svcnat explain 172.17.0.2 10.254.176.53:80/tcp -f lab/
@@ -125,12 +137,41 @@ pub struct RenderArgs {
     pub inputs: InputArgs,
 }
 
+/// `--color`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+/// How a plan is shown.
+#[derive(Debug, Args)]
+pub struct ViewArgs {
+    /// Under each object, what the kernel is told: elements, rules, routes
+    #[arg(short, long)]
+    pub verbose: bool,
+    /// Print nothing but errors: the exit code says it
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Colours
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+}
+
 /// `svcnat diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// How the plan is shown.
+    #[command(flatten)]
+    pub view: ViewArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -198,6 +239,9 @@ pub struct ApplyArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// How the plan is shown, of a dry run or with -v.
+    #[command(flatten)]
+    pub view: ViewArgs,
     /// What may be lost at once.
     #[command(flatten)]
     pub loss: LossArgs,
@@ -381,6 +425,20 @@ pub struct CheckArgs {
     pub inputs: InputArgs,
 }
 
+/// `svcnat status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Output format
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Where the agent of this network namespace answers: its --healthz-bind-address
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10256")]
+    pub agent: SocketAddr,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+}
+
 /// What `svcnat get` lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Resource {
@@ -462,89 +520,4 @@ pub struct ExplainArgs {
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
-}
-
-/// Inputs, the same for every verb. Flags win over the file.
-#[derive(Debug, Args, Default)]
-#[command(next_help_heading = "Inputs")]
-pub struct InputArgs {
-    /// Manifests: a file, a folder, or - for standard input; YAML or JSON; repeatable
-    #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
-    pub filename: Vec<PathBuf>,
-    /// Configuration file: svcnat/v1alpha1 Configuration, or kube-proxy's or ip-masq-agent's
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Leave invalid objects out instead of stopping
-    #[arg(long)]
-    pub skip_invalid: bool,
-    /// This node's name in the cluster [default: the host name]
-    #[arg(long, value_name = "NAME", alias = "hostname-override", value_parser = parse_node_name)]
-    pub node_name: Option<String>,
-    /// This node's address, one per family [default: the Node object's, else the interface's]
-    #[arg(long, value_name = "IP", value_delimiter = ',')]
-    pub node_ip: Vec<IpAddr>,
-    /// Pod addresses of the whole cluster, one per family
-    #[arg(long, value_name = "CIDR,...")]
-    pub cluster_cidr: Vec<String>,
-    /// Pod addresses of this node [default: the Node object's]
-    #[arg(long, value_name = "CIDR,...")]
-    pub pod_cidr: Vec<String>,
-    /// The service range, as given to kube-apiserver
-    #[arg(long, value_name = "CIDR,...")]
-    pub service_cluster_ip_range: Vec<String>,
-    /// Read the service range from a file of kube-apiserver, kubeadm, k3s or rke2: a unit, a
-    /// static pod, a configuration
-    #[arg(long, value_name = "FILE", conflicts_with = "service_cluster_ip_range")]
-    pub service_cluster_ip_range_from: Option<PathBuf>,
-    /// Addresses that accept node ports: `primary`, or prefixes
-    #[arg(long, value_name = "primary|CIDR,...")]
-    pub nodeport_addresses: Vec<String>,
-    /// Range node ports must be in
-    #[arg(long, value_name = "FROM-TO")]
-    pub service_node_port_range: Option<PortRange>,
-    /// Masquerade everything that goes to a clusterIP
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    pub masquerade_all: Option<bool>,
-    /// Count new connections per frontend and per endpoint (see `get services -o wide`)
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    pub service_counters: Option<bool>,
-    /// Bit of the packet mark used between DNAT and masquerade
-    #[arg(long, value_name = "0-31", alias = "iptables-masquerade-bit")]
-    pub masquerade_bit: Option<MarkBit>,
-    /// How pods are told from outsiders: ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix
-    #[arg(long, value_name = "MODE")]
-    pub detect_local_mode: Option<String>,
-    /// Bridge of the pods, for BridgeInterface
-    #[arg(long, value_name = "NAME")]
-    pub pod_bridge_interface: Option<InterfaceName>,
-    /// Start of the pods' interface names, for InterfaceNamePrefix
-    #[arg(long, value_name = "PREFIX")]
-    pub pod_interface_name_prefix: Option<InterfaceName>,
-    /// Masquerade this node's pods when they leave the cluster
-    #[arg(long, value_name = "BOOL")]
-    pub egress_masquerade: Option<bool>,
-    /// Destinations never masqueraded, besides the cluster's own; `rfc1918` for private networks
-    /// (ip-masq-agent's default), `reserved` for all that no public host has
-    #[arg(long, value_name = "CIDR|rfc1918|reserved,...")]
-    pub non_masquerade_cidrs: Vec<String>,
-    /// Destinations masqueraded all the same: the longest prefix that holds an address decides
-    #[arg(long, value_name = "CIDR,...")]
-    pub masquerade_cidrs: Vec<String>,
-    /// Obey the annotation service.beta.kubernetes.io/load-balancer-source-ranges where
-    /// spec.loadBalancerSourceRanges is empty; kube-proxy does not
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    pub source_ranges_annotation: Option<bool>,
-    /// Install routes to the other nodes' pods
-    #[arg(long, value_name = "BOOL")]
-    pub manage_routes: Option<bool>,
-    /// Kernel settings that service NAT needs
-    #[arg(long, value_enum)]
-    pub sysctls: Option<Sysctls>,
-    /// What unallocated addresses of the service range answer
-    #[arg(long, value_enum)]
-    pub unallocated: Option<Unallocated>,
-    /// What others get at a port that nobody serves of a load-balancer address or external IP
-    /// that this node does not have
-    #[arg(long, value_enum)]
-    pub unserved_external: Option<UnservedExternal>,
 }

@@ -1,4 +1,4 @@
-//! `svcnat diff`: desired against live, readable; exit code 1 if they differ.
+//! `svcnat diff`: the plan; exit code 1 if there is anything to do.
 
 use std::io::Write;
 
@@ -7,21 +7,34 @@ use super::error::CliError;
 use super::from_inputs::FromInputs;
 use super::inputs;
 use super::intent::Intent;
+use super::page;
 use super::say::say;
 use super::writer;
-use crate::apply::ThisHost;
+use crate::apply::{DesiredRules as _, ThisHost};
 use crate::progress::Progress;
+use crate::report::Report;
+use crate::text::Printable;
 
-pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
+pub fn run(args: &DiffArgs, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
     inputs::given(&args.inputs)?;
-    let inputs = inputs::resolve(&args.inputs)?;
+    let inputs = inputs::resolve_from(&args.inputs, page::least(&args.view))?;
     let mut this = ThisHost::open()?;
+    let mut wanted = FromInputs::new(&inputs);
     let intent = Progress::during("reading our tables back", || {
-        Intent::of(&mut this, &inputs, &mut FromInputs::new(&inputs))
+        Intent::of(&mut this, &inputs, &mut wanted)
     })?;
+    let differs = u8::from(!intent.is_empty());
+    if args.view.quiet {
+        return Ok(differs);
+    }
+    let report = Report::of(&intent.scene(&inputs, wanted.ruleset()));
     match args.output {
-        Output::Text => intent.write(out)?,
-        Output::Json => writeln!(out, "{}", intent.json()?)?,
+        Output::Text if report.is_empty() => {}
+        Output::Text => {
+            page::plan(out, &report, &args.view)?;
+            writeln!(out, "plan: {}", report.closing())?;
+        }
+        Output::Json => writeln!(out, "{}", intent.json(&report))?,
     }
     out.flush()?;
     intent.warn(&inputs, &LossArgs::default())?;
@@ -31,5 +44,5 @@ pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, CliError> {
     if intent.is_empty() && args.output == Output::Text {
         say("no differences\n");
     }
-    Ok(u8::from(!intent.is_empty()))
+    Ok(differs)
 }

@@ -3,8 +3,8 @@
 
 use std::path::PathBuf;
 
-use super::args::InputArgs;
 use super::error::CliError;
+use super::input_args::InputArgs;
 use super::say::{report, say};
 use crate::config::file::{
     self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
@@ -44,8 +44,17 @@ pub fn say_if_none(args: &InputArgs) {
 /// # Errors
 /// If something cannot be used and `--skip-invalid` was not given.
 pub fn resolve(args: &InputArgs) -> Result<Node, CliError> {
+    resolve_from(args, Severity::Notice)
+}
+
+/// The same, saying of the problems only those that are as bad as `least`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_from(args: &InputArgs, least: Severity) -> Result<Node, CliError> {
     let (node, problems) = collect(args)?;
-    report(&problems);
+    let said = problems.iter().filter(|p| p.severity >= least);
+    report(&said.cloned().collect::<Vec<Problem>>());
     let errors = problems
         .iter()
         .filter(|p| p.severity == Severity::Error)

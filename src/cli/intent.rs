@@ -1,27 +1,29 @@
 //! What `apply` is about to do: rules, routes, kernel settings, tracked flows and remembered
 //! clients, computed once. `apply` carries it out; `diff` and the dry runs show it.
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::args::LossArgs;
 use super::error::CliError;
 use super::from_inputs::FromInputs;
-use super::say::{count, report, say};
+use super::say::{report, say};
 use crate::apply::{
-    DesiredRules as _, Found, Holding, Host, Limit, ThisHost, clients_of, gone_clients, look,
+    DesiredRules as _, Found, Holding, Host as _, Limit, ThisHost, clients_of, gone_clients, look,
     stale_flows,
 };
-use crate::diff::{self, Delta};
+use crate::compile::SetId;
+use crate::diff::{Delta, Operation};
 use crate::host::conntrack::Flow;
 use crate::host::conntrack_plan::closed;
 use crate::host::routes::RouteDelta;
 use crate::host::{HostError, check, interfaces, routes, settings, sysctl};
 use crate::node::Node;
-use crate::plan::Route;
+use crate::plan::{Endpoint, Route};
 use crate::problem::{Problem, Severity};
-use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::report::{self, Client, CutFlow, Host, Report, RouteChange, Scene, SysctlChange};
+use crate::ruleset::{Element, FieldValue, LiveRuleset, Ruleset, Set, Value as SetKey};
 
 /// All of it.
 pub struct Intent {
@@ -31,10 +33,9 @@ pub struct Intent {
     pub routes: RouteDelta,
     /// Kernel settings to set; none unless told to.
     pub sysctls: Vec<sysctl::Changed>,
-    /// Tracked flows to be cut.
-    pub flows: Vec<Flow>,
-    /// Clients of lost endpoints to be forgotten.
-    pub clients: usize,
+    /// Routes and settings in the plan's terms, tracked flows to be cut, clients of lost
+    /// endpoints to be forgotten.
+    pub host: Host,
     /// Routes of ours that are there now.
     live_routes: usize,
 }
@@ -63,11 +64,12 @@ impl Intent {
                 Vec::new()
             }
         };
+        let sysctls = settings(inputs)?;
+        let clients = clients(this, &rules, wanted.ruleset())?;
         Ok(Self {
+            host: shown(&routes, &sysctls, &flows, clients),
             routes,
-            sysctls: settings(inputs)?,
-            flows,
-            clients: clients(this, &rules.delta, wanted.ruleset())?,
+            sysctls,
             live_routes: live.len(),
             rules,
         })
@@ -135,63 +137,28 @@ impl Intent {
         self.rules.delta.is_empty()
             && self.routes.is_empty()
             && self.sysctls.is_empty()
-            && self.flows.is_empty()
-            && self.clients == 0
+            && self.host.flows.is_empty()
+            && self.host.clients.is_empty()
     }
 
-    /// Writes it, one line for each thing.
-    ///
-    /// # Errors
-    /// Those of the writer.
-    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        diff::write(out, &self.rules.delta)?;
-        for line in route_lines(&self.routes) {
-            writeln!(out, "{line}")?;
+    /// What the plan is made of.
+    pub fn scene<'a>(&'a self, inputs: &'a Node, desired: &'a Ruleset) -> Scene<'a> {
+        Scene {
+            before: &self.rules.before,
+            desired,
+            delta: &self.rules.delta,
+            plan: &inputs.plan,
+            cluster: &inputs.cluster,
+            node: &inputs.context,
+            host: &self.host,
         }
-        for changed in &self.sysctls {
-            let (name, old) = (changed.setting.name(), &changed.old);
-            writeln!(out, "- sysctl {name} = {old}")?;
-            writeln!(out, "+ sysctl {name} = {}", changed.setting.wanted)?;
-        }
-        for flow in &self.flows {
-            writeln!(out, "- tracked flow {flow}")?;
-        }
-        if self.clients > 0 {
-            let clients = count(self.clients, "remembered client");
-            writeln!(out, "- {clients} of lost endpoints")?;
-        }
-        Ok(())
     }
 
-    /// How much it is, in one line.
-    pub fn summary(&self) -> String {
+    /// The plan as JSON, with how much it is.
+    pub fn json(&self, report: &Report<'_>) -> Value {
         let counts = self.rules.delta.counts();
-        format!(
-            "{} to add, {} to delete, {} to add; routes: {} to add, {} to replace, {} to delete; \
-             {} to set; {} to cut; {} to forget",
-            count(counts.elements_added, "element"),
-            counts.elements_deleted,
-            count(counts.rules_added, "rule"),
-            self.routes.add.len(),
-            self.routes.replace.len(),
-            self.routes.delete.len(),
-            count(self.sysctls.len(), "sysctl"),
-            count(self.flows.len(), "tracked flow"),
-            count(self.clients, "client")
-        )
-    }
-
-    /// The same as JSON.
-    ///
-    /// # Errors
-    /// None that a buffer in memory has.
-    pub fn json(&self) -> io::Result<Value> {
-        let mut text = Vec::new();
-        self.write(&mut text)?;
-        let text = String::from_utf8_lossy(&text);
-        let counts = self.rules.delta.counts();
-        Ok(json!({
-            "generation": self.rules.before.generation,
+        let mut document = report::document(report);
+        let sizes = json!({
             "elementsAdded": counts.elements_added,
             "elementsDeleted": counts.elements_deleted,
             "rulesAdded": counts.rules_added,
@@ -201,10 +168,13 @@ impl Intent {
                 "deleted": self.routes.delete.len(),
             },
             "sysctls": sysctls_json(&self.sysctls),
-            "staleFlows": self.flows.len(),
-            "affinityClients": self.clients,
-            "changes": text.lines().collect::<Vec<_>>(),
-        }))
+            "staleFlows": self.host.flows.len(),
+            "affinityClients": self.host.clients.len(),
+        });
+        if let Value::Object(sizes) = sizes {
+            document.extend(sizes);
+        }
+        document.into()
     }
 }
 
@@ -279,21 +249,82 @@ fn flows(this: &mut ThisHost, inputs: &Node, delta: &Delta) -> Result<Vec<Flow>,
     stale_flows(this, &closed, &inputs.plan, &inputs.cluster, &local)
 }
 
-/// How many remembered clients would be forgotten.
-fn clients(this: &mut ThisHost, delta: &Delta, desired: &Ruleset) -> Result<usize, CliError> {
-    let mut clients = 0;
-    for (family, handles) in gone_clients(delta, desired) {
-        let delta = clients_of(this, family, &handles, desired)?;
-        clients += delta.map_or(0, |delta| delta.counts().elements_deleted);
+/// The remembered clients that would be forgotten.
+fn clients(this: &mut ThisHost, rules: &Found, desired: &Ruleset) -> Result<Vec<Client>, CliError> {
+    let mut clients = Vec::new();
+    for (family, handles) in gone_clients(&rules.delta, desired) {
+        let Some(forget) = clients_of(this, family, &handles, desired)? else {
+            continue;
+        };
+        let known = rules.before.tables.get(&family);
+        let known = known.and_then(|table| table.sets.get(SetId::AffinityHandles.fixed_name()));
+        let elements = known.into_iter().flat_map(|set| &set.elements);
+        let by_handle: BTreeMap<_, _> = elements.map(|(key, e)| (&e.data, (key, e))).collect();
+        for operation in forget.tables.iter().flat_map(|table| &table.operations) {
+            let Operation::DeleteElements(_, elements) = operation else {
+                continue;
+            };
+            for (_, client) in elements {
+                let (key, handle) = by_handle.get(&client.data).copied().unzip();
+                let service = handle.and_then(|handle: &Element| handle.comment.as_deref());
+                clients.push(Client {
+                    service: service.unwrap_or_default().to_owned(),
+                    endpoint: key.zip(known).and_then(|(key, set)| remembered(set, key)),
+                });
+            }
+        }
     }
     Ok(clients)
 }
 
-fn route_lines(delta: &RouteDelta) -> Vec<String> {
-    let new = |r: &Route| format!("+ route {} via {} (node {})", r.destination, r.via, r.node);
-    let added = delta.add.iter().map(new);
-    let replaced = delta.replace.iter();
-    let replaced = replaced.flat_map(|(old, route)| [format!("- route {old}"), new(route)]);
-    let deleted = delta.delete.iter().map(|r| format!("- route {r}"));
-    deleted.chain(replaced).chain(added).collect()
+/// The endpoint in the key of a handle.
+fn remembered(set: &Set, key: &SetKey) -> Option<Endpoint> {
+    match key.fields(&set.key)?[..] {
+        [_, FieldValue::Addr(addr), FieldValue::Port(port)] => Some(Endpoint {
+            addr,
+            port: port.try_into().ok()?,
+        }),
+        _ => None,
+    }
+}
+
+/// What changes besides our tables, in the plan's terms.
+fn shown(
+    routes: &RouteDelta,
+    sysctls: &[sysctl::Changed],
+    flows: &[Flow],
+    clients: Vec<Client>,
+) -> Host {
+    let route = |destination, before, after: Option<&Route>| RouteChange {
+        destination,
+        before,
+        after: after.cloned(),
+    };
+    let deleted = routes.delete.iter();
+    let deleted = deleted.map(|live| route(live.destination, Some(live.via), None));
+    let replaced = routes.replace.iter();
+    let replaced = replaced.map(|(live, new)| route(live.destination, Some(live.via), Some(new)));
+    let added = routes.add.iter();
+    let added = added.map(|new| route(new.destination, None, Some(new)));
+    Host {
+        routes: deleted.chain(replaced).chain(added).collect(),
+        sysctls: sysctls
+            .iter()
+            .map(|changed| SysctlChange {
+                name: changed.setting.name(),
+                before: changed.old.clone(),
+                after: changed.setting.wanted.to_string(),
+            })
+            .collect(),
+        flows: flows
+            .iter()
+            .map(|flow| CutFlow {
+                protocol: flow.protocol,
+                to: (flow.original.dst, flow.original.dport),
+                answered_by: (flow.reply.src, flow.reply.sport),
+                text: flow.to_string(),
+            })
+            .collect(),
+        clients,
+    }
 }

@@ -9,15 +9,18 @@ mod error;
 mod explain;
 mod from_inputs;
 mod get;
+mod input_args;
 mod inputs;
 mod intent;
 #[cfg(feature = "daemon")]
 mod kube_proxy_flags;
 mod man;
+mod page;
 mod render;
 #[cfg(feature = "daemon")]
 mod run;
 mod say;
+mod status;
 mod writer;
 
 use std::io::Write;
@@ -69,7 +72,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
+fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
     match &cli.verb {
         Verb::Render(args) => render::run(args, out),
         Verb::Diff(args) => diff::run(args, out),
@@ -79,6 +82,7 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<u8, CliError> {
         Verb::Delete(args) => delete::run(args, out),
         Verb::Check(args) => check::run(args, out),
         Verb::Get(args) => get::run(args, out),
+        Verb::Status(args) => status::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Completions { shell } => {
             // It takes no error of the writer.

@@ -29,7 +29,7 @@ use ipnet::IpNet;
 
 pub use egress::hairpin;
 pub use frontends::{cluster_ip, external_ip};
-pub use numbers::{Numbers, Sets, endpoint_of, frontend_key_of, frontend_value_key};
+pub use numbers::{Numbers, Sets, endpoint_of, frontend_key_of, frontend_value_key, slots_of};
 pub use parts::{Parts, Uses};
 pub use sets::{Counted, SetId};
 

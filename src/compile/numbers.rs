@@ -222,30 +222,7 @@ impl<'a> InstalledNumbers<'a> {
 
     /// The slots behind a list number in the kernel. O(slots log n).
     pub fn slots(&self, list: u32, protocol: Protocol) -> Vec<Option<Endpoint>> {
-        let mut out = Vec::new();
-        let key = |slot| Value::new().u32(list).proto(protocol).u32(slot);
-        let maps = [SetId::Endpoints, SetId::EndpointsLarge];
-        let found = maps
-            .iter()
-            .filter_map(|map| self.sets.get(map.fixed_name()));
-        let slots = found.flat_map(|set| {
-            let range = set.elements.range(key(0)..=key(u32::MAX));
-            range.map(move |(key, element)| (set, key, element))
-        });
-        for (set, key, element) in slots {
-            let slot = match key.fields(&set.key).as_deref() {
-                Some([_, _, FieldValue::Slot(slot)]) => *slot as usize,
-                _ => continue,
-            };
-            if slot >= MAX_SLOTS {
-                continue;
-            }
-            if out.len() <= slot {
-                out.resize(slot + 1, None);
-            }
-            out[slot] = endpoint_of(set, element);
-        }
-        out
+        slots_of(self.sets, list, protocol)
     }
 
     /// The group a list has in the kernel.
@@ -259,6 +236,33 @@ impl<'a> InstalledNumbers<'a> {
         let handles = self.sets.get(SetId::AffinityHandles.fixed_name());
         number(handles, &handle_key(group, endpoint))
     }
+}
+
+/// The slots behind a list number, up to the last that is filled. O(slots log n).
+#[must_use]
+pub fn slots_of(sets: &Sets, list: u32, protocol: Protocol) -> Vec<Option<Endpoint>> {
+    let mut out = Vec::new();
+    let key = |slot| Value::new().u32(list).proto(protocol).u32(slot);
+    let maps = [SetId::Endpoints, SetId::EndpointsLarge];
+    let found = maps.iter().filter_map(|map| sets.get(map.fixed_name()));
+    let slots = found.flat_map(|set| {
+        let range = set.elements.range(key(0)..=key(u32::MAX));
+        range.map(move |(key, element)| (set, key, element))
+    });
+    for (set, key, element) in slots {
+        let slot = match key.fields(&set.key).as_deref() {
+            Some([_, _, FieldValue::Slot(slot)]) => *slot as usize,
+            _ => continue,
+        };
+        if slot >= MAX_SLOTS {
+            continue;
+        }
+        if out.len() <= slot {
+            out.resize(slot + 1, None);
+        }
+        out[slot] = endpoint_of(set, element);
+    }
+    out
 }
 
 /// The endpoint that an element of such a map leads to.

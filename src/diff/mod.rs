@@ -3,7 +3,7 @@
 
 mod ahead;
 mod outline;
-mod render;
+pub mod render;
 mod steps;
 
 use std::borrow::Cow;
@@ -482,11 +482,24 @@ pub fn elements(
     after: &BTreeMap<Value, Element>,
 ) -> (Elements, Elements) {
     let (mut removed, mut added) = (Vec::new(), Vec::new());
+    walk(before, after, |come, (key, element)| {
+        let to = if come { &mut added } else { &mut removed };
+        to.push((*key, element.clone()));
+    });
+    (removed, added)
+}
+
+/// Shows `seen` what to remove (`false`) and what to add (`true`), in key order.
+pub fn walk<'a>(
+    before: &'a BTreeMap<Value, Element>,
+    after: &'a BTreeMap<Value, Element>,
+    mut seen: impl FnMut(bool, (&'a Value, &'a Element)),
+) {
     let mut old = before.iter().peekable();
     let mut new = after.iter().peekable();
     loop {
         let order = match (old.peek(), new.peek()) {
-            (None, None) => return (removed, added),
+            (None, None) => return,
             (Some(_), None) => std::cmp::Ordering::Less,
             (None, Some(_)) => std::cmp::Ordering::Greater,
             (Some((a, _)), Some((b, _))) => a.cmp(b),
@@ -498,8 +511,8 @@ pub fn elements(
         {
             continue;
         }
-        removed.extend(gone.map(|(k, e)| (*k, e.clone())));
-        added.extend(come.map(|(k, e)| (*k, e.clone())));
+        gone.into_iter().for_each(|gone| seen(false, gone));
+        come.into_iter().for_each(|come| seen(true, come));
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::{Delta, Operation, TableDelta};
 use crate::print::text;
-use crate::ruleset::{Element, TABLE, Value};
+use crate::ruleset::{Element, Family, Set, TABLE, Value};
 
 /// Writes the delta, one line per element, rule or object.
 ///
@@ -19,7 +19,15 @@ pub fn write(out: &mut impl Write, delta: &Delta) -> io::Result<()> {
     Ok(())
 }
 
-fn operation(out: &mut impl Write, table: &TableDelta, operation: &Operation) -> io::Result<()> {
+/// Writes one operation on `table`, one line per element, rule or object.
+///
+/// # Errors
+/// Those of the writer.
+pub fn operation(
+    out: &mut impl Write,
+    table: &TableDelta,
+    operation: &Operation,
+) -> io::Result<()> {
     let family = table.family.nft_name();
     match operation {
         Operation::DeleteTable => writeln!(out, "- table {family} {TABLE}"),
@@ -55,14 +63,34 @@ fn elements(
     name: &str,
     elements: &[(Value, Element)],
 ) -> io::Result<()> {
-    let family = table.family.nft_name();
+    let family = table.family;
     for (key, element) in elements {
-        write!(out, "{sign} element {family} {TABLE} {name} {{ ")?;
         match table.sets.get(name) {
-            Some(set) => text::element(out, set, key, element)?,
-            None => write!(out, "{key:?}")?,
+            Some(set) => self::element(out, sign, family, set, (key, element))?,
+            None => write!(
+                out,
+                "{sign} element {} {TABLE} {name} {{ {key:?} }}",
+                family.nft_name()
+            )?,
         }
-        writeln!(out, " }}")?;
+        writeln!(out)?;
     }
     Ok(())
+}
+
+/// Writes one element that comes (`+`) or goes (`-`), without an end of line.
+///
+/// # Errors
+/// Those of the writer.
+pub fn element(
+    out: &mut impl Write,
+    sign: char,
+    family: Family,
+    set: &Set,
+    (key, element): (&Value, &Element),
+) -> io::Result<()> {
+    let (family, name) = (family.nft_name(), &set.name);
+    write!(out, "{sign} element {family} {TABLE} {name} {{ ")?;
+    text::element(out, set, key, element)?;
+    write!(out, " }}")
 }

@@ -236,6 +236,12 @@ impl std::fmt::Display for Range<'_> {
     }
 }
 
+/// A range of one field as nft writes it: a single value, a prefix where it is one, else `a-b`.
+#[must_use]
+pub fn range(from: &crate::ruleset::FieldValue, to: &crate::ruleset::FieldValue) -> String {
+    Range { from, to }.to_string()
+}
+
 fn chain(out: &mut impl Write, family: Family, chain: &Chain) -> io::Result<()> {
     if let (None, [only]) = (chain.base, &chain.rules[..]) {
         write!(out, "\tchain {} {{ ", chain.name)?;

@@ -139,6 +139,13 @@ fn clients_of_a_removed_endpoint_move_at_once_and_the_others_stay() {
             .collect();
         let gone = before[0].as_str();
         let rest: Vec<&str> = ALL.into_iter().filter(|pod| *pod != gone).collect();
+        let less = Cluster::with([sticky(600, &rest)]);
+        let plan = lab.svcnat("a", &["diff"], &less).expect(1).stdout;
+        assert!(
+            plan.contains("- remembered clients of default/web  ")
+                && plan.contains(":8080: balanced anew"),
+            "{plan}"
+        );
         lab.apply(&Cluster::with([sticky(600, &rest)]));
         for (n, old) in (10..14).zip(&before) {
             let now = one(&lab, outside_ip(n), protocol, to);

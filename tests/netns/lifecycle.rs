@@ -92,11 +92,27 @@ fn diff_tells_installed_from_not_and_names_what_was_tampered_with() {
     lab.svcnat("a", &["diff"], &cluster()).expect(0);
     let node = lab.at("a");
     node.nft("flush table ip svcnat");
-    lab.svcnat("a", &["diff"], &cluster()).expect(1);
+    let plan = lab.svcnat("a", &["diff"], &cluster()).expect(1).stdout;
+    assert!(
+        plan.starts_with("changed by another program:\n~ rules of ip svcnat  +"),
+        "{plan}"
+    );
+    lab.apply(&cluster());
+    node.nft("delete element ip svcnat service-ips { 10.254.0.10 . tcp . 80 }");
+    let plan = lab.svcnat("a", &["diff"], &cluster()).expect(1).stdout;
+    assert!(
+        plan.contains("~ Service default/web + 10.254.0.10:80/TCP  2 endpoints"),
+        "{plan}"
+    );
     lab.apply(&cluster());
     lab.svcnat("a", &["diff"], &cluster()).expect(0);
     node.ip("route del 172.17.1.0/24 via 192.168.50.2\n");
-    lab.svcnat("a", &["diff"], &cluster()).expect(1);
+    let plan = lab.svcnat("a", &["diff"], &cluster()).expect(1).stdout;
+    assert_eq!(
+        plan,
+        "+ route 172.17.1.0/24  via 192.168.50.2 (node b)\n\
+         plan: 1 to add, 0 to change, 0 to remove\n"
+    );
     lab.apply(&cluster());
     lab.svcnat("a", &["diff"], &cluster()).expect(0);
     node.nft("flush ruleset");
@@ -225,8 +241,13 @@ fn a_dry_run_says_all_that_apply_then_does() {
     for mode in ["client", "server"] {
         let before = state(lab.at("a"));
         let dry = format!("--dry-run={mode}");
-        let run = lab.svcnat("a", &["apply", &dry], &cluster()).expect(0);
+        let args = ["apply", &dry, "-v"];
+        let run = lab.svcnat("a", &args, &cluster()).expect(0);
         for line in [
+            "+ Service default/web 10.254.0.10:80/TCP",
+            "+ table ip svcnat",
+            "+ route 172.17.1.0/24  via 192.168.50.2 (node b)",
+            "~ sysctl net.ipv4.ip_forward  0 -> 1",
             "+ element ip svcnat service-ips { 10.254.0.10 . tcp . 80",
             "+ route 172.17.1.0/24 via 192.168.50.2 (node b)",
             "+ route fd00:17:0:1::/64 via",
@@ -239,6 +260,10 @@ fn a_dry_run_says_all_that_apply_then_does() {
         let json = lab.svcnat("a", &json, &cluster()).expect(0).stdout;
         let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
         assert_eq!(json["routes"]["added"], 2, "{json}");
+        assert_eq!(json["version"], 1, "{json}");
+        let changes = json["changes"].as_array().expect("changes");
+        let web = changes.iter().find(|c| c["kind"] == "Service");
+        assert_eq!(web.expect("a Service")["name"], "default/web", "{json}");
         assert_eq!(json["sysctls"][0]["name"], "net.ipv4.ip_forward", "{json}");
         assert_eq!(state(lab.at("a")), before);
         assert_eq!(lab.at("a").read_sysctl("ipv4/ip_forward"), "0");
@@ -299,18 +324,20 @@ fn a_dry_run_counts_the_flows_that_apply_then_cuts() {
         .endpoints(&["a0"])]);
     let flows = |text: &str| {
         text.lines()
-            .filter(|l| l.starts_with("- tracked flow UDP "))
+            .filter(|l| l.trim_start().starts_with("- tracked flow UDP "))
             .count()
     };
     let dry = lab
-        .svcnat("a", &["apply", "--dry-run=server"], &gone)
+        .svcnat("a", &["apply", "--dry-run=server", "-v"], &gone)
         .expect(0);
     let announced = flows(&dry.stdout);
     assert!(announced > 0, "{}", dry.stdout);
-    let diff = lab.svcnat("a", &["diff"], &gone).expect(1);
+    let diff = lab.svcnat("a", &["diff", "-v"], &gone).expect(1);
     assert_eq!(flows(&diff.stdout), announced);
-    let done = lab.svcnat("a", &["apply"], &gone).expect(0).stdout;
     let noun = if announced == 1 { "flow" } else { "flows" };
+    let closing = format!("; {announced} tracked {noun} cut");
+    assert!(diff.stdout.contains(&closing), "{}", diff.stdout);
+    let done = lab.svcnat("a", &["apply"], &gone).expect(0).stdout;
     let cut = format!("conntrack: {announced} stale {noun} removed");
     assert!(done.contains(&cut), "{cut}\n{done}");
     lab.svcnat("a", &["diff"], &gone).expect(0);

@@ -65,6 +65,11 @@ fn a_broken_file_is_told_by_readyz_state_metrics_and_log_until_it_is_good_again(
         });
         let metric = "svcnat_condition{condition=\"source files\"} ";
         assert!(fetch(10249, "/metrics").contains(&format!("{metric}1")));
+        let status = || run(env!("CARGO_BIN_EXE_svcnat"), &["status"], "");
+        eventually("the commit", || {
+            status().contains("\nagent       ready\ncommitted   20")
+        });
+        assert!(!status().contains("source files"), "{}", status());
         daemon.write("kind: [");
         eventually("the condition", || {
             fetch(10256, "/readyz?verbose").contains("[!]source files failing for ")
@@ -73,6 +78,11 @@ fn a_broken_file_is_told_by_readyz_state_metrics_and_log_until_it_is_good_again(
         assert!(ready.starts_with("HTTP/1.1 200"), "not stale yet: {ready}");
         assert!(ready.contains("a.yaml"), "{ready}");
         let state = fetch(10256, "/state");
+        let said = status();
+        assert!(
+            said.contains("\nattention   source files: since 20"),
+            "{said}"
+        );
         let failing = state
             .split('{')
             .find(|part| part.contains("\"source files\""));

@@ -295,3 +295,17 @@ fn family_plan(family: Family, services: &str, pods: &str, node: &str) -> Family
     }
     plan
 }
+
+/// Compares with the golden, or rewrites it if asked to.
+pub fn golden(path: &std::path::Path, actual: &str) {
+    if std::env::var_os("SVCNAT_UPDATE_GOLDENS").is_some() {
+        std::fs::write(path, actual).unwrap();
+    }
+    let expected = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(
+        actual,
+        expected,
+        "{}: see scripts/update-goldens",
+        path.display()
+    );
+}

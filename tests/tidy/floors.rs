@@ -10,7 +10,7 @@ const FLOORS: &[&str] = &[
     // Kubernetes: objects, settings, and what they mean on this node.
     "cluster", "problem", "syntax", "config", "plan",
     // nftables: the rules that do it.
-    "ruleset", "compile", "print", "walk", "diff", "engine",
+    "ruleset", "compile", "print", "walk", "diff", "report", "engine",
     // The world: files, the API, the kernel.
     "source", "netlink", "counters", "host", "apply", "node",
     // Programs.
