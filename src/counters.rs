@@ -15,10 +15,10 @@ use crate::cluster::Protocol;
 use crate::compile::value::{Class, value_of};
 use crate::compile::{Counted, SetId};
 use crate::compile::{endpoint_of, frontend_key_of};
-use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::netlink::{NetlinkError, Nfnetlink};
 use crate::plan::{Endpoint, FrontendKey};
 use crate::ruleset::{Element, Family, FieldValue, Set, Value};
+use crate::transaction::{Count, Operation, TableChange, Transaction};
 
 /// Readings tried until one comes through without a commit in between; the last one counts
 /// all the same.
@@ -180,7 +180,7 @@ impl Counts {
 ///
 /// # Errors
 /// If the kernel cannot be read.
-pub fn carry(kernel: &mut Nfnetlink, delta: &mut Delta) -> Result<(), NetlinkError> {
+pub fn carry(kernel: &mut Nfnetlink, delta: &mut Transaction) -> Result<(), NetlinkError> {
     for table in &mut delta.tables {
         let mut found: HashMap<Subject, Count> = HashMap::new();
         for (set, elements) in elements(table, false) {
@@ -199,7 +199,7 @@ pub fn carry(kernel: &mut Nfnetlink, delta: &mut Delta) -> Result<(), NetlinkErr
 
 /// The elements of counted sets that a delta adds, or those it deletes.
 fn elements(
-    table: &TableDelta,
+    table: &TableChange,
     added: bool,
 ) -> impl Iterator<Item = (&Set, &Vec<(Value, Element)>)> {
     table.operations.iter().filter_map(move |operation| {
@@ -214,7 +214,7 @@ fn elements(
 }
 
 /// Gives each count to one of the elements that are added for the same subject.
-fn hand_over(table: &mut TableDelta, mut counts: HashMap<Subject, Count>) {
+fn hand_over(table: &mut TableChange, mut counts: HashMap<Subject, Count>) {
     if counts.is_empty() {
         return;
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn counts_go_to_one_element_of_the_same_endpoint_and_to_nobody_else() {
         let (gone, last, heir) = (slot(0, 1), slot(1, 2), slot(0, 2));
-        let mut table = TableDelta::empty(Family::Ip);
+        let mut table = TableChange::empty(Family::Ip);
         table
             .sets
             .insert(SetId::Endpoints.fixed_name().to_owned(), {

@@ -87,4 +87,5 @@ pub mod source;
 #[doc(hidden)]
 pub mod syntax;
 pub mod text;
+pub mod transaction;
 pub mod walk;

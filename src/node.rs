@@ -33,13 +33,14 @@ use crate::apply::{Host, Outcome, reconcile};
 use crate::cluster::{Cluster, ObjectName};
 use crate::compile::compile;
 use crate::config::Config;
-use crate::diff::{Delta, diff};
+use crate::diff::diff;
 use crate::host::interfaces;
 use crate::netlink::NetlinkError;
 use crate::plan::{NodeContext, NodePlan, complete, plan};
 use crate::problem::Problem;
 use crate::ruleset::{LiveRuleset, Ruleset};
 use crate::source::{self, Input, Loaded, SourceError};
+use crate::transaction::Transaction;
 
 /// Objects and settings as far as this node goes, before anything is planned.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Node {
 
     /// What leads from `live` to this node's ruleset.
     #[must_use]
-    pub fn diff(&self, live: &LiveRuleset) -> Delta {
+    pub fn diff(&self, live: &LiveRuleset) -> Transaction {
         diff(&self.ruleset_over(live), live)
     }
 

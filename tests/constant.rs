@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 
 use svcnat::config::Config;
-use svcnat::diff::{Counts, diff};
+use svcnat::diff::diff;
 use svcnat::netlink::encode::{Finish, batch};
 use svcnat::node::Node;
 use svcnat::print::text;
 use svcnat::ruleset::{LiveRuleset, LiveTable, Ruleset};
+use svcnat::transaction::Counts;
 
 /// `count` services; the first has `first` endpoints, the others 0 to 40.
 fn manifests(count: usize, first: usize) -> String {

@@ -13,7 +13,7 @@ use svcnat::apply::{Host as _, ThisHost, Verification, holds, reconcile};
 use svcnat::cluster::{Change, Cluster, ObjectName};
 use svcnat::compile::compile;
 use svcnat::config::Config;
-use svcnat::diff::{Delta, Operation, diff};
+use svcnat::diff::diff;
 use svcnat::engine::Engine;
 use svcnat::follow::{KernelSync, NameWriters};
 use svcnat::netlink::{NetlinkError, Nfnetlink};
@@ -21,6 +21,7 @@ use svcnat::plan::{NodeContext, NodePlan, plan};
 use svcnat::print::{json, text};
 use svcnat::ruleset::{Datum, ElementData, Family, LiveRuleset, Ruleset};
 use svcnat::source::{Loaded, load_str};
+use svcnat::transaction::{Operation, Transaction};
 
 fn text_of(ruleset: &Ruleset) -> String {
     let mut out = Vec::new();
@@ -62,7 +63,7 @@ fn what_nft_loaded_reads_back_as_ours() {
         let live = Nfnetlink::open().unwrap().read().unwrap();
         let delta = diff(&fresh(&plan), &live);
         let mut shown = Vec::new();
-        svcnat::diff::write(&mut shown, &delta).unwrap();
+        svcnat::transaction::write(&mut shown, &delta).unwrap();
         assert!(delta.is_empty(), "{}", String::from_utf8_lossy(&shown));
     });
 }
@@ -171,7 +172,7 @@ fn a_refused_operation_is_named_and_nothing_of_its_batch_stays() {
         for table in &mut delta.tables {
             table
                 .operations
-                .push(svcnat::diff::Operation::DeleteSet("missing".into()));
+                .push(svcnat::transaction::Operation::DeleteSet("missing".into()));
         }
         let error = kernel.commit(&delta, 0).unwrap_err().to_string();
         assert!(
@@ -258,7 +259,7 @@ fn answers_that_another_process_sends_are_not_the_kernels() {
         for seq in 0..20_000 {
             forge(kernel.port(), seq, 0);
         }
-        let result = kernel.commit(&Delta::default(), before + 100);
+        let result = kernel.commit(&Transaction::default(), before + 100);
         assert!(matches!(result, Err(NetlinkError::Raced)), "{result:?}");
     });
 }

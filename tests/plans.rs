@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use svcnat::cluster::{Cluster, Protocol};
 use svcnat::compile::compile;
 use svcnat::config::file;
-use svcnat::diff::{Delta, Operation, diff};
+use svcnat::diff::diff;
 use svcnat::plan::{Endpoint, NodeContext, NodePlan, complete, plan};
 use svcnat::print::text;
 use svcnat::report::{
@@ -25,6 +25,7 @@ use svcnat::report::{
 use svcnat::ruleset::{LiveChain, LiveRuleset, LiveTable, Ruleset, Set, Table, lower};
 use svcnat::source::{Loaded, load_str};
 use svcnat::text::Printable;
+use svcnat::transaction::{Operation, Transaction};
 
 use support::golden;
 
@@ -220,7 +221,7 @@ fn host(folder: &Path, before: Option<&Side>, after: &Side) -> Host {
 struct Case {
     live: LiveRuleset,
     desired: Ruleset,
-    delta: Delta,
+    delta: Transaction,
     after: Side,
     host: Host,
 }
@@ -391,7 +392,7 @@ fn is_whole(case: &Case, what: &str) {
     let after = carried_out(case);
     let left = diff(&case.desired, &after);
     let mut text = Vec::new();
-    svcnat::diff::write(&mut text, &left).unwrap();
+    svcnat::transaction::write(&mut text, &left).unwrap();
     assert!(
         left.is_empty(),
         "{what}: {}",

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use svcnat::apply::{Host as _, ThisHost};
 use svcnat::cluster::Change;
 use svcnat::config::Config;
-use svcnat::diff::Delta;
 use svcnat::engine::{Engine, Next};
 use svcnat::netlink::Nfnetlink;
 use svcnat::print::text;
+use svcnat::transaction::Transaction;
 
 use super::cluster::{self, config, endpoint_ip, list, read, service_change, slice, slice_change};
 use super::peers;
@@ -28,7 +28,7 @@ struct Took {
     all: Duration,
     kernel: Duration,
     bytes: usize,
-    delta: Delta,
+    delta: Transaction,
 }
 
 impl Node {

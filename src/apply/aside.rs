@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::host::Host;
 use super::rules::DesiredRules;
 use crate::cluster::{Cluster, ObjectName};
-use crate::diff::Delta;
 use crate::engine::quarantine::{culprit, owner};
 use crate::netlink::NetlinkError;
 use crate::ruleset::LiveRuleset;
+use crate::transaction::Transaction;
 
 /// Services that may be set aside before it is given up: a kernel that refuses more than that
 /// refuses something else.
@@ -24,7 +24,7 @@ fn refused_with(
     host: &mut impl Host,
     error: &NetlinkError,
     suspects: &[ObjectName],
-    mut without: impl FnMut(&BTreeSet<ObjectName>) -> Delta,
+    mut without: impl FnMut(&BTreeSet<ObjectName>) -> Transaction,
 ) -> Result<Option<ObjectName>, NetlinkError> {
     if !error.is_about_content() {
         return Ok(None);

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::host::Host;
 use crate::compile::SetId;
-use crate::diff::{Delta, Operation, TableDelta};
 use crate::netlink::NetlinkError;
 use crate::ruleset::{Element, ElementData, Family, Ruleset, Value};
+use crate::transaction::{Operation, TableChange, Transaction};
 
 /// Handles of sticky endpoints that are gone, by family.
 pub type Gone = BTreeMap<Family, Vec<ElementData>>;
@@ -15,7 +15,7 @@ pub type Gone = BTreeMap<Family, Vec<ElementData>>;
 /// Which handles `committed` took away: they lead nowhere any more, and must not lead to
 /// whoever is given the same handle later. Empty unless a sticky endpoint went.
 #[must_use]
-pub fn gone_clients(committed: &Delta, desired: &Ruleset) -> Gone {
+pub fn gone_clients(committed: &Transaction, desired: &Ruleset) -> Gone {
     let tables = committed.tables.iter();
     let gone = tables.map(|table| (table.family, gone_handles(table, desired)));
     gone.filter(|(_, handles)| !handles.is_empty()).collect()
@@ -40,7 +40,7 @@ pub fn clients_of(
     family: Family,
     handles: &[ElementData],
     desired: &Ruleset,
-) -> Result<Option<Delta>, NetlinkError> {
+) -> Result<Option<Transaction>, NetlinkError> {
     let table = desired.tables.get(&family);
     let Some(set) = table.and_then(|t| t.sets.get(SetId::AffinityClients.fixed_name())) else {
         return Ok(None);
@@ -51,11 +51,11 @@ pub fn clients_of(
         .into_iter()
         .filter(|(_, element)| handles.contains(&element.data))
         .collect();
-    Ok((!clients.is_empty()).then(|| Delta {
-        tables: vec![TableDelta {
+    Ok((!clients.is_empty()).then(|| Transaction {
+        tables: vec![TableChange {
             sets: [(set.name.clone(), set.clone())].into(),
             operations: vec![Operation::DeleteElements(set.name.clone(), clients)],
-            ..TableDelta::empty(family)
+            ..TableChange::empty(family)
         }],
     }))
 }
@@ -91,7 +91,7 @@ pub fn forget_clients(
 }
 
 /// Handles that the delta deletes and that nothing has now.
-fn gone_handles(table: &TableDelta, desired: &Ruleset) -> Vec<ElementData> {
+fn gone_handles(table: &TableChange, desired: &Ruleset) -> Vec<ElementData> {
     let deleted = table.operations.iter().filter_map(|o| match o {
         Operation::DeleteElements(set, elements) if set == SetId::AffinityHandles.fixed_name() => {
             Some(elements)

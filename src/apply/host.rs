@@ -7,7 +7,6 @@ use std::time::Instant;
 use super::writer_log::{NameWriters, WriterLog};
 use crate::cluster::Protocol;
 use crate::counters;
-use crate::diff::Delta;
 use crate::host::HostError;
 use crate::host::conntrack::{Conntrack, Flow, StaleFlow};
 use crate::host::interfaces::{self, Interface};
@@ -15,6 +14,7 @@ use crate::host::routes::{self, LiveRoute, RouteDelta, RouteReport};
 use crate::host::sysctl::Sysctls;
 use crate::netlink::{Committed, NetlinkError, Nfnetlink};
 use crate::ruleset::{Family, LiveRuleset, Set};
+use crate::transaction::Transaction;
 
 /// All that an installation reads and changes. What fails says why the kernel could not be
 /// asked, or would not do it.
@@ -40,12 +40,13 @@ pub trait Host {
     /// All tables of both families, others' too.
     fn table_names(&mut self) -> Result<Vec<(Family, String)>, NetlinkError>;
     /// Has the elements that `delta` adds go on from what those they replace have counted.
-    fn carry_counters(&mut self, delta: &mut Delta) -> Result<(), NetlinkError>;
+    fn carry_counters(&mut self, delta: &mut Transaction) -> Result<(), NetlinkError>;
     /// Carries out `delta`, all of it or nothing. [`NetlinkError::Raced`] if the generation is
     /// not `generation` any more (0: whatever it is).
-    fn commit(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError>;
+    fn commit(&mut self, delta: &Transaction, generation: u32) -> Result<Committed, NetlinkError>;
     /// Has the kernel check `delta` and throw it away.
-    fn validate(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError>;
+    fn validate(&mut self, delta: &Transaction, generation: u32)
+    -> Result<Committed, NetlinkError>;
 
     /// Our routes.
     fn routes(&mut self) -> Result<BTreeSet<LiveRoute>, HostError>;
@@ -155,11 +156,11 @@ impl Host for ThisHost {
         self.tables.table_names()
     }
 
-    fn carry_counters(&mut self, delta: &mut Delta) -> Result<(), NetlinkError> {
+    fn carry_counters(&mut self, delta: &mut Transaction) -> Result<(), NetlinkError> {
         counters::carry(&mut self.tables, delta)
     }
 
-    fn commit(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError> {
+    fn commit(&mut self, delta: &Transaction, generation: u32) -> Result<Committed, NetlinkError> {
         let tables = &mut self.tables;
         match &mut self.writers {
             Some(writers) => writers.while_committing(delta, || tables.commit(delta, generation)),
@@ -167,7 +168,11 @@ impl Host for ThisHost {
         }
     }
 
-    fn validate(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError> {
+    fn validate(
+        &mut self,
+        delta: &Transaction,
+        generation: u32,
+    ) -> Result<Committed, NetlinkError> {
         self.tables.validate(delta, generation)
     }
 
@@ -207,7 +212,7 @@ impl Host for ThisHost {
     fn who_wrote(&mut self) -> Result<String, NetlinkError> {
         // A new generation is in force some time before its writer is announced. An empty
         // batch changes nothing, but waits for the commit under way, announcement included.
-        self.tables.commit(&Delta::default(), 0)?;
+        self.tables.commit(&Transaction::default(), 0)?;
         let writers = self.writers.as_mut();
         Ok(writers.map_or_else(|| "not asked".to_owned(), WriterLog::name))
     }

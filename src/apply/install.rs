@@ -16,7 +16,6 @@ use super::rules::{DesiredRules, Found, Manner, Outcome, bring, next};
 use super::tidy::{Tidied, Tidy, stale_after};
 use crate::cluster::{Cluster, ObjectName};
 use crate::config::{Config, Sysctls};
-use crate::diff::{Delta, own_added, take_ahead};
 use crate::engine::{Engine, Step};
 use crate::host::HostError;
 use crate::host::interfaces::local_addresses;
@@ -28,6 +27,7 @@ use crate::plan::{NodeContext, NodePlan, Route};
 use crate::problem::Problem;
 use crate::ruleset::{LiveRuleset, Ruleset};
 use crate::text::printable;
+use crate::transaction::{Transaction, own_added, take_ahead};
 
 /// A node's state that is wanted.
 pub trait Desired: DesiredRules {
@@ -71,7 +71,7 @@ impl<'e> Anew<'e> {
 }
 
 impl DesiredRules for Anew<'_> {
-    fn change(&mut self, live: &LiveRuleset) -> Delta {
+    fn change(&mut self, live: &LiveRuleset) -> Transaction {
         let (delta, plan, problems) = self.engine.rebuild(live);
         self.plan = plan;
         self.problems = problems;
@@ -86,7 +86,7 @@ impl DesiredRules for Anew<'_> {
         suspects(self.engine.cluster(), self.engine.aside())
     }
 
-    fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Delta {
+    fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Transaction {
         self.engine.without(names, live)
     }
 
@@ -263,7 +263,7 @@ impl<H: Host> Installer<H> {
     /// Commits increments. They are not bound to a generation: elements of ours come and go
     /// whatever others write to their own tables, so a busy neighbour cannot hold us up. If
     /// one meddles with ours, the kernel refuses what does not fit, or the next look finds it.
-    fn commit(&mut self, delta: &mut Delta) -> Result<Outcome, NetlinkError> {
+    fn commit(&mut self, delta: &mut Transaction) -> Result<Outcome, NetlinkError> {
         let mut done = Outcome::default();
         if !delta.is_empty() {
             if self.manner.own {
@@ -286,17 +286,17 @@ impl<H: Host> Installer<H> {
     ///
     /// # Errors
     /// If the kernel refuses, or somebody came first.
-    pub fn commit_if_alone(&mut self, delta: &Delta) -> Result<Committed, NetlinkError> {
+    pub fn commit_if_alone(&mut self, delta: &Transaction) -> Result<Committed, NetlinkError> {
         self.send(delta, self.generation)
     }
 
-    fn send(&mut self, delta: &Delta, bound: u32) -> Result<Committed, NetlinkError> {
+    fn send(&mut self, delta: &Transaction, bound: u32) -> Result<Committed, NetlinkError> {
         let committed = self.host.commit(delta, bound)?;
         self.generation = next(self.generation);
         Ok(committed)
     }
 
-    fn forget(&mut self, delta: &Delta, desired: &Ruleset) -> Tidied {
+    fn forget(&mut self, delta: &Transaction, desired: &Ruleset) -> Tidied {
         let (tidied, commits) = self.tidy.clients(&mut self.host, delta, desired);
         (0..commits).for_each(|_| self.generation = next(self.generation));
         tidied
@@ -310,7 +310,7 @@ impl<H: Host> Installer<H> {
 
     /// Tries again what is owed of flows and clients. O(cluster).
     pub fn tidy(&mut self, engine: &Engine) -> Installed {
-        let clients = self.forget(&Delta::default(), engine.ruleset());
+        let clients = self.forget(&Transaction::default(), engine.ruleset());
         let (host, local) = (&mut self.host, &self.local_addresses);
         let flows = self.tidy.owed_flows(host, engine, local);
         Installed {

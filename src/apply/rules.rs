@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 use super::aside::{MOST_ASIDE, set_aside};
 use super::host::Host;
 use crate::cluster::ObjectName;
-use crate::diff::{Delta, Operation, TableDelta, ahead, diff, own, take_first};
+use crate::diff::{diff, own};
 use crate::netlink::{Committed, NetlinkError};
 use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::transaction::{Operation, TableChange, Transaction, ahead, take_first};
 
 /// Times a commit is tried again after another program's came first.
 pub const TRIES: usize = 100;
@@ -34,7 +35,7 @@ pub(super) fn next(generation: u32) -> u32 {
 /// A ruleset that is wanted. It is told what the kernel holds, for stable numbers.
 pub trait DesiredRules {
     /// Makes it anew for a kernel that holds `live`; returns what leads there.
-    fn change(&mut self, live: &LiveRuleset) -> Delta;
+    fn change(&mut self, live: &LiveRuleset) -> Transaction;
     /// As it was last made.
     fn ruleset(&self) -> &Ruleset;
     /// Services that could be left out of it: none if that would be of no use.
@@ -42,7 +43,7 @@ pub trait DesiredRules {
         Vec::new()
     }
     /// What would be changed of `live` without these, and those that are left out.
-    fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Delta {
+    fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Transaction {
         let _ = names;
         self.change(live)
     }
@@ -59,7 +60,7 @@ struct Made<F> {
 }
 
 impl<F: FnMut(&LiveRuleset) -> Ruleset> DesiredRules for Made<F> {
-    fn change(&mut self, live: &LiveRuleset) -> Delta {
+    fn change(&mut self, live: &LiveRuleset) -> Transaction {
         self.made = (self.make)(live);
         diff(&self.made, live)
     }
@@ -85,14 +86,14 @@ pub struct Found {
     /// The state now.
     pub before: LiveRuleset,
     /// The steps.
-    pub delta: Delta,
+    pub delta: Transaction,
 }
 
 /// What became of the rules.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// What was changed.
-    pub delta: Delta,
+    pub delta: Transaction,
     /// What it took; `None` if there was nothing to do, and nothing was sent.
     pub committed: Option<Committed>,
     /// Generation of the state in force: our own commit's, not what others did since.
@@ -146,7 +147,7 @@ pub(super) fn bring(
         let mut batch = Batch::of(delta, host, wanted, *manner, &before)?;
         if batch.delta.is_empty() {
             // In force after all, if the answer to an earlier try was lost.
-            let earlier: Delta = unconfirmed.take().unwrap_or_default();
+            let earlier: Transaction = unconfirmed.take().unwrap_or_default();
             let confirmed = (!earlier.is_empty()).then(Committed::default);
             return Ok(done.with(earlier, confirmed, before.generation, manner));
         }
@@ -191,7 +192,7 @@ pub(super) fn bring(
 
 impl Outcome {
     /// Something was committed before the rest.
-    fn first(&mut self, mut part: Delta) {
+    fn first(&mut self, mut part: Transaction) {
         part.after(std::mem::take(&mut self.delta));
         self.delta = part;
     }
@@ -199,7 +200,7 @@ impl Outcome {
     /// All of it is in force.
     fn with(
         mut self,
-        mut delta: Delta,
+        mut delta: Transaction,
         committed: Option<Committed>,
         generation: u32,
         manner: &mut Manner,
@@ -215,19 +216,19 @@ impl Outcome {
 
 /// What is sent at once.
 struct Batch {
-    delta: Delta,
+    delta: Transaction,
     /// It changes nothing for any packet, and the rest has to be found anew.
     is_first: bool,
     /// kube-proxy's tables are there, and go.
     takes_over: bool,
     /// What changes of our tables, if that is not what is sent: to own a table may take
     /// building it anew.
-    change: Option<Delta>,
+    change: Option<Transaction>,
 }
 
 impl Batch {
     fn of(
-        mut delta: Delta,
+        mut delta: Transaction,
         host: &mut impl Host,
         wanted: &impl DesiredRules,
         manner: Manner,
@@ -252,7 +253,7 @@ impl Batch {
         })
     }
 
-    fn change(self) -> Delta {
+    fn change(self) -> Transaction {
         self.change.unwrap_or(self.delta)
     }
 }
@@ -275,7 +276,7 @@ impl Manner {
 
 /// kube-proxy's tables go out in the transaction that brings our rules in. True if there
 /// are any.
-fn add_take_over(host: &mut impl Host, delta: &mut Delta) -> Result<bool, NetlinkError> {
+fn add_take_over(host: &mut impl Host, delta: &mut Transaction) -> Result<bool, NetlinkError> {
     let mut found = false;
     for (family, name) in host.table_names()? {
         if name != KUBE_PROXY_TABLE {
@@ -284,9 +285,9 @@ fn add_take_over(host: &mut impl Host, delta: &mut Delta) -> Result<bool, Netlin
         let operation = Operation::DeleteOtherTable(name);
         match delta.tables.iter_mut().find(|t| t.family == family) {
             Some(table) => table.operations.push(operation),
-            None => delta.tables.push(TableDelta {
+            None => delta.tables.push(TableChange {
                 operations: vec![operation],
-                ..TableDelta::empty(family)
+                ..TableChange::empty(family)
             }),
         }
         tracing::debug!(family = family.nft_name(), "kube-proxy's table goes");

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use super::clients::{Gone, forget_clients, gone_clients};
 use super::host::Host;
 use crate::cluster::{Cluster, Family, Protocol};
-use crate::diff::Delta;
 use crate::engine::{Engine, Step};
 use crate::host::HostError;
 use crate::host::conntrack::{Flow, StaleFlow};
@@ -16,6 +15,7 @@ use crate::host::conntrack_plan::{self, Context, FrontendAddress};
 use crate::netlink::NetlinkError;
 use crate::plan::{NodePlan, plan, serving, serving_of};
 use crate::ruleset::Ruleset;
+use crate::transaction::Transaction;
 
 /// How one piece of tidying up went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Tidy {
         host: &mut impl Host,
         plan: &NodePlan,
         cluster: &Cluster,
-        committed: &Delta,
+        committed: &Transaction,
         local_addresses: &BTreeSet<IpAddr>,
     ) -> Tidied {
         let mut addresses = conntrack_plan::closed(committed, local_addresses);
@@ -118,7 +118,7 @@ impl Tidy {
             return Tidied::default();
         }
         let (plan, _) = plan(engine.cluster(), engine.config(), engine.node());
-        let nothing = Delta::default();
+        let nothing = Transaction::default();
         self.flows_in(host, &plan, engine.cluster(), &nothing, local_addresses)
     }
 
@@ -127,7 +127,7 @@ impl Tidy {
     pub(super) fn clients(
         &mut self,
         host: &mut impl Host,
-        committed: &Delta,
+        committed: &Transaction,
         desired: &Ruleset,
     ) -> (Tidied, u32) {
         for (family, handles) in gone_clients(committed, desired) {

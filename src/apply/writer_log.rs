@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::diff::{Delta, Operation};
 use crate::netlink::{NetlinkError, Writer, Writers};
+use crate::transaction::{Operation, Transaction};
 
 /// Listening goes on for so long after a foreign change.
 const AFTER_DRIFT: Duration = Duration::from_secs(600);
@@ -97,7 +97,11 @@ impl WriterLog {
     }
 
     /// Around a commit of ours: a large one is made without listening.
-    pub(super) fn while_committing<T>(&mut self, delta: &Delta, commit: impl FnOnce() -> T) -> T {
+    pub(super) fn while_committing<T>(
+        &mut self,
+        delta: &Transaction,
+        commit: impl FnOnce() -> T,
+    ) -> T {
         let elements = delta.tables.iter().flat_map(|table| &table.operations);
         let elements = elements.map(|operation| match operation {
             Operation::AddElements(_, e) | Operation::DeleteElements(_, e) => e.len(),

@@ -136,8 +136,8 @@ fn of_kernel(inputs: &Node) -> Vec<Problem> {
     let mut delta = diff(&desired, &live);
     for table in &mut delta.tables {
         // Our table may be there already: check as if it were built anew.
-        let delete = crate::diff::Operation::DeleteTable;
-        let add = crate::diff::Operation::AddTable;
+        let delete = crate::transaction::Operation::DeleteTable;
+        let add = crate::transaction::Operation::AddTable;
         table.operations.splice(0..0, [add, delete]);
     }
     match kernel.owner() {

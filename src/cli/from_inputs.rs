@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::apply::{Desired, DesiredRules, MadeFrom, suspects};
 use crate::cluster::ObjectName;
 use crate::compile::compile;
-use crate::diff::{Delta, diff};
+use crate::diff::diff;
 use crate::node::Node;
 use crate::plan::NodePlan;
 use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::transaction::Transaction;
 
 /// What the inputs ask for, without the Services that are set aside.
 pub struct FromInputs<'a> {
@@ -38,7 +39,7 @@ impl<'a> FromInputs<'a> {
 }
 
 impl DesiredRules for FromInputs<'_> {
-    fn change(&mut self, live: &LiveRuleset) -> Delta {
+    fn change(&mut self, live: &LiveRuleset) -> Transaction {
         self.ruleset = compile(&self.plan, &live.sets());
         diff(&self.ruleset, live)
     }
@@ -51,7 +52,7 @@ impl DesiredRules for FromInputs<'_> {
         suspects(&self.inputs.cluster, &self.aside)
     }
 
-    fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Delta {
+    fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Transaction {
         diff(&compile(&self.leave_out(names), &live.sets()), live)
     }
 

@@ -14,7 +14,6 @@ use crate::apply::{
     stale_flows,
 };
 use crate::compile::SetId;
-use crate::diff::{Delta, Operation};
 use crate::host::conntrack::Flow;
 use crate::host::conntrack_plan::closed;
 use crate::host::routes::RouteDelta;
@@ -24,6 +23,7 @@ use crate::plan::{Endpoint, Route};
 use crate::problem::{Problem, Severity};
 use crate::report::{self, Client, CutFlow, Host, Report, RouteChange, Scene, SysctlChange};
 use crate::ruleset::{Element, FieldValue, LiveRuleset, Ruleset, Set, Value as SetKey};
+use crate::transaction::{Operation, Transaction};
 
 /// All of it.
 pub struct Intent {
@@ -243,7 +243,7 @@ pub fn needed_sysctls(inputs: &Node) -> Result<Vec<sysctl::Setting>, CliError> {
     Ok(sysctl::needed_by(&inputs.context, &interfaces))
 }
 
-fn flows(this: &mut ThisHost, inputs: &Node, delta: &Delta) -> Result<Vec<Flow>, HostError> {
+fn flows(this: &mut ThisHost, inputs: &Node, delta: &Transaction) -> Result<Vec<Flow>, HostError> {
     let local = interfaces::local_addresses(&this.interfaces()?);
     let closed = closed(delta, &local);
     stale_flows(this, &closed, &inputs.plan, &inputs.cluster, &local)

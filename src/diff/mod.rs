@@ -1,158 +1,21 @@
 //! Desired minus live: the operations that lead from what the kernel holds to what it
 //! should hold, in an order it accepts.
 
-mod ahead;
 mod outline;
-pub mod render;
-mod steps;
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-pub use ahead::{ahead, take_ahead, take_first};
 pub use outline::{resembles, rules_only};
-pub use render::write;
-use steps::Steps;
 
 use crate::ruleset::{
-    Chain, Element, Family, LiveRuleset, LiveTable, Rule, Ruleset, Set, SetKind, Table, Value,
-    lower,
+    Chain, Element, Family, LiveRuleset, LiveTable, Ruleset, Set, SetKind, Table, Value, lower,
 };
-
-/// One step. A batch carries them out in order, all or none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Removes the whole table.
-    DeleteTable,
-    /// Adds the table, or adopts one whose owner is gone, for the socket that sends this:
-    /// nobody else can change or flush it then, and it outlives us.
-    OwnTable,
-    /// Removes another program's table, which was asked for by name.
-    DeleteOtherTable(String),
-    /// Adds the table.
-    AddTable,
-    /// Removes a chain that is empty and that nothing leads to any more.
-    DeleteChain(String),
-    /// Adds a chain without rules.
-    AddChain(Chain),
-    /// Removes all rules of a chain.
-    FlushChain(String),
-    /// Appends rules to a chain.
-    AddRules(String, Vec<Rule>),
-    /// Removes a set that no rule uses any more.
-    DeleteSet(String),
-    /// Declares a set without elements.
-    AddSet(Set),
-    /// Removes elements.
-    DeleteElements(String, Vec<(Value, Element)>),
-    /// Adds elements.
-    AddElements(String, Vec<(Value, Element)>),
-}
-
-/// The steps for one table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableDelta {
-    /// Family of the table.
-    pub family: Family,
-    /// Declarations of the sets whose elements change, without elements.
-    pub sets: BTreeMap<String, Set>,
-    /// Steps in order.
-    pub operations: Vec<Operation>,
-    /// The table the steps lead to, for rules that name its sets; without elements.
-    pub skeleton: Option<Table>,
-    /// What added elements of counted sets start from, by set and key; others start from 0.
-    pub carried: BTreeMap<String, HashMap<Value, Count>>,
-}
-
-impl TableDelta {
-    /// No steps yet.
-    #[must_use]
-    pub const fn empty(family: Family) -> Self {
-        Self {
-            family,
-            sets: BTreeMap::new(),
-            operations: Vec::new(),
-            skeleton: None,
-            carried: BTreeMap::new(),
-        }
-    }
-}
-
-/// What an element has counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Count {
-    /// Packets that found it: first packets, in the maps of ours that count.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Count {
-    fn add_assign(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-    }
-}
-
-/// All steps.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Delta {
-    /// Per table, IPv4 first; tables without change are left out.
-    pub tables: Vec<TableDelta>,
-}
-
-/// How much a delta changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Counts {
-    /// Elements added; a changed one counts here and in `elements_deleted`.
-    pub elements_added: usize,
-    /// Elements deleted.
-    pub elements_deleted: usize,
-    /// Rules added.
-    pub rules_added: usize,
-    /// Tables, chains and sets added, deleted or emptied.
-    pub objects: usize,
-}
-
-impl Delta {
-    /// True if there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.tables.is_empty()
-    }
-
-    /// Says what was done before as well.
-    pub fn after(&mut self, first: Self) {
-        for done in first.tables {
-            match self.tables.iter_mut().find(|t| t.family == done.family) {
-                Some(table) => {
-                    table.operations.splice(0..0, done.operations);
-                    table.sets.extend(done.sets);
-                }
-                None => self.tables.push(done),
-            }
-        }
-    }
-
-    /// How much it changes.
-    #[must_use]
-    pub fn counts(&self) -> Counts {
-        let mut counts = Counts::default();
-        for operation in self.tables.iter().flat_map(|t| &t.operations) {
-            match operation {
-                Operation::AddElements(_, e) => counts.elements_added += e.len(),
-                Operation::DeleteElements(_, e) => counts.elements_deleted += e.len(),
-                Operation::AddRules(_, r) => counts.rules_added += r.len(),
-                _ => counts.objects += 1,
-            }
-        }
-        counts
-    }
-}
+use crate::transaction::{Elements, Operation, Steps, TableChange, Transaction, without_rules};
 
 /// The delta from `live` to `desired`. O(elements of both).
 #[must_use]
-pub fn diff(desired: &Ruleset, live: &LiveRuleset) -> Delta {
+pub fn diff(desired: &Ruleset, live: &LiveRuleset) -> Transaction {
     let mut tables = Vec::new();
     for family in Family::ALL {
         let delta = match (desired.tables.get(&family), live.tables.get(&family)) {
@@ -164,13 +27,13 @@ pub fn diff(desired: &Ruleset, live: &LiveRuleset) -> Delta {
         };
         tables.extend(delta);
     }
-    Delta { tables }
+    Transaction { tables }
 }
 
 /// Turns `delta`, which leads from `live` to `desired`, into one after which the sending
 /// socket owns the tables. A table that was made without an owner cannot be given one, and
 /// is built anew in the same transaction.
-pub fn own(delta: &mut Delta, desired: &Ruleset, live: &LiveRuleset) {
+pub fn own(delta: &mut Transaction, desired: &Ruleset, live: &LiveRuleset) {
     for (family, table) in &desired.tables {
         let found = live.tables.get(family);
         if found.is_some_and(|found| found.owned) {
@@ -181,7 +44,7 @@ pub fn own(delta: &mut Delta, desired: &Ruleset, live: &LiveRuleset) {
         let mut change = match at.map(|at| delta.tables.remove(at)) {
             _ if found.is_some() && !orphan => creation(table, true),
             Some(change) => change,
-            None => TableDelta::empty(*family),
+            None => TableChange::empty(*family),
         };
         let adds = |o: &&mut Operation| **o == Operation::AddTable;
         match change.operations.iter_mut().find(adds) {
@@ -191,15 +54,6 @@ pub fn own(delta: &mut Delta, desired: &Ruleset, live: &LiveRuleset) {
         delta.tables.push(change);
     }
     delta.tables.sort_by_key(|table| table.family);
-}
-
-/// Has the sending socket own the tables that `delta` adds.
-pub fn own_added(delta: &mut Delta) {
-    for operation in delta.tables.iter_mut().flat_map(|t| &mut t.operations) {
-        if *operation == Operation::AddTable {
-            *operation = Operation::OwnTable;
-        }
-    }
 }
 
 fn rules_agree(table: &Table, chain: &Chain, live: &LiveTable) -> bool {
@@ -214,8 +68,8 @@ fn rules_agree(table: &Table, chain: &Chain, live: &LiveTable) -> bool {
 }
 
 /// A table goes: its elements one by one, for who looks at what became of them.
-fn removal<'a>(family: Family, sets: impl Iterator<Item = &'a Set>) -> TableDelta {
-    let mut delta = TableDelta::empty(family);
+fn removal<'a>(family: Family, sets: impl Iterator<Item = &'a Set>) -> TableChange {
+    let mut delta = TableChange::empty(family);
     let filled =
         sets.filter(|set| !set.elements.is_empty() && !matches!(set.kind, SetKind::Dynamic { .. }));
     for set in filled {
@@ -273,21 +127,12 @@ fn declaration(set: &Set) -> Set {
     }
 }
 
-/// A chain as it is before its rules are added.
-fn without_rules(chain: &Chain) -> Chain {
-    Chain {
-        name: chain.name.clone(),
-        rules: Vec::new(),
-        ..*chain
-    }
-}
-
 fn owned(elements: &BTreeMap<Value, Element>) -> Vec<(Value, Element)> {
     elements.iter().map(|(k, e)| (*k, e.clone())).collect()
 }
 
 /// A whole table. Rules come before elements: binding a map to a rule walks its elements.
-fn creation(table: &Table, replace: bool) -> TableDelta {
+fn creation(table: &Table, replace: bool) -> TableChange {
     let mut operations = Vec::new();
     if replace {
         operations.push(Operation::DeleteTable);
@@ -320,7 +165,7 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
             .map(|s| Operation::AddElements(s.name.clone(), owned(&s.elements))),
     );
     let skeleton = skeleton(table);
-    TableDelta {
+    TableChange {
         family: table.family,
         sets: skeleton.sets.clone(),
         operations,
@@ -332,12 +177,12 @@ fn creation(table: &Table, replace: bool) -> TableDelta {
 /// The steps from one state of a table to the next, both in memory: its skeleton, and the
 /// elements that change, by set. O(changes + skeleton), whatever the table holds.
 #[must_use]
-pub fn reshape(before: &Table, skeleton: &Table, changes: Changes) -> Option<TableDelta> {
+pub fn reshape(before: &Table, skeleton: &Table, changes: Changes) -> Option<TableChange> {
     let mut steps = Steps::default();
     let mut sets = BTreeMap::new();
     for (name, set) in &skeleton.sets {
         if !before.sets.contains_key(name) {
-            steps.declarations.push(Operation::AddSet(declaration(set)));
+            steps.add_set(declaration(set));
         }
     }
     for (name, (removed, added)) in changes {
@@ -365,9 +210,9 @@ pub fn reshape(before: &Table, skeleton: &Table, changes: Changes) -> Option<Tab
     steps.remove_sets(sets_gone);
     let chains = before.chains.iter().map(|chain| &chain.name);
     steps.remove_chains(chains.filter(|name| !stays(name)));
-    let has_rules = !steps.rules.is_empty();
+    let has_rules = steps.has_rules();
     let operations = steps.in_order();
-    (!operations.is_empty()).then(|| TableDelta {
+    (!operations.is_empty()).then(|| TableChange {
         family: skeleton.family,
         sets,
         operations,
@@ -376,7 +221,7 @@ pub fn reshape(before: &Table, skeleton: &Table, changes: Changes) -> Option<Tab
     })
 }
 
-fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
+fn change(table: &Table, live_table: &LiveTable) -> Option<TableChange> {
     let live = live_table;
     let mut steps = Steps::default();
     let mut sets = BTreeMap::new();
@@ -384,7 +229,7 @@ fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
         let empty = BTreeMap::new();
         let before = live.sets.get(name).map_or(&empty, |live| &live.elements);
         if !live.sets.contains_key(name) {
-            steps.declarations.push(Operation::AddSet(declaration(set)));
+            steps.add_set(declaration(set));
         }
         if matches!(set.kind, SetKind::Dynamic { .. }) {
             continue;
@@ -408,7 +253,7 @@ fn change(table: &Table, live_table: &LiveTable) -> Option<TableDelta> {
     let has_rules = operations
         .iter()
         .any(|o| matches!(o, Operation::AddRules(..)));
-    (!operations.is_empty()).then(|| TableDelta {
+    (!operations.is_empty()).then(|| TableChange {
         family: table.family,
         sets,
         operations,
@@ -434,16 +279,13 @@ fn chains(steps: &mut Steps, table: &Table, live_table: &LiveTable) {
     steps.remove_chains(gone);
 }
 
-/// Elements with their keys.
-pub type Elements = Vec<(Value, Element)>;
-
 /// Elements to remove and to add, by set.
 pub type Changes = BTreeMap<Cow<'static, str>, (Elements, Elements)>;
 
 /// A table of which only elements change. `changes` is what to remove and what to add, by
 /// set; `table` has the sets' declarations. `None` if nothing changes. O(changes).
 #[must_use]
-pub fn elements_only(table: &Table, changes: Changes) -> Option<TableDelta> {
+pub fn elements_only(table: &Table, changes: Changes) -> Option<TableChange> {
     let mut sets = BTreeMap::new();
     let mut steps = Steps::default();
     for (name, (removed, added)) in changes {
@@ -456,7 +298,7 @@ pub fn elements_only(table: &Table, changes: Changes) -> Option<TableDelta> {
         steps.elements(&name, removed, added);
         sets.insert(set.name.clone(), declaration(set));
     }
-    (!sets.is_empty()).then(|| TableDelta {
+    (!sets.is_empty()).then(|| TableChange {
         family: table.family,
         sets,
         operations: steps.in_order(),
@@ -467,7 +309,7 @@ pub fn elements_only(table: &Table, changes: Changes) -> Option<TableDelta> {
 
 /// A table that was not there, or one that goes.
 #[must_use]
-pub fn appearance(before: Option<&Table>, after: Option<&Table>) -> Option<TableDelta> {
+pub fn appearance(before: Option<&Table>, after: Option<&Table>) -> Option<TableChange> {
     match (before, after) {
         (_, Some(after)) => Some(creation(after, before.is_some())),
         (Some(before), None) => Some(removal(before.family, before.sets.values())),

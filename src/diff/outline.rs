@@ -1,7 +1,8 @@
 //! What an outline tells: our tables read without their elements.
 
-use super::{Delta, Steps, TableDelta, chains, must_recreate, rules_agree, skeleton};
+use super::{chains, must_recreate, rules_agree, skeleton};
 use crate::ruleset::{LiveRuleset, LiveTable, Ruleset, Set, SetKind, Table};
+use crate::transaction::{Steps, TableChange, Transaction};
 
 /// Whether `live`, read without elements, looks like `desired`: the same sets, chains and
 /// rules, and as many elements in the exact sets. O(1): neither depends on the cluster.
@@ -34,11 +35,11 @@ fn count_agrees(set: &Set, live: &LiveTable) -> bool {
 /// the same tables and sets, and as many elements in the exact sets. `None` if there is more
 /// to it; empty if nothing differs. O(1).
 #[must_use]
-pub fn rules_only(desired: &Ruleset, live: &LiveRuleset) -> Option<Delta> {
+pub fn rules_only(desired: &Ruleset, live: &LiveRuleset) -> Option<Transaction> {
     if !desired.tables.keys().eq(live.tables.keys()) {
         return None;
     }
-    let mut delta = Delta::default();
+    let mut delta = Transaction::default();
     for (table, live) in desired.tables.values().zip(live.tables.values()) {
         if !sets_agree(table, live) {
             return None;
@@ -54,25 +55,25 @@ fn sets_agree(table: &Table, live: &LiveTable) -> bool {
         && table.sets.values().all(|set| count_agrees(set, live))
 }
 
-fn rules_of(table: &Table, live: &LiveTable) -> Option<TableDelta> {
+fn rules_of(table: &Table, live: &LiveTable) -> Option<TableChange> {
     let mut steps = Steps::default();
     chains(&mut steps, table, live);
     let operations = steps.in_order();
-    (!operations.is_empty()).then(|| TableDelta {
+    (!operations.is_empty()).then(|| TableChange {
         operations,
         skeleton: Some(skeleton(table)),
-        ..TableDelta::empty(table.family)
+        ..TableChange::empty(table.family)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diff::Operation;
     use crate::ruleset::{
         Action, Chain, DataType, Element, ElementData, Family, LiveChain, Rule, Statement, Value,
         lower,
     };
+    use crate::transaction::Operation;
 
     fn desired() -> Ruleset {
         let mut table = Table::new(Family::Ip);

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::compile::{SetId, Sink, Uses};
-use crate::diff::{Changes, TableDelta, appearance, elements, elements_only, reshape};
+use crate::diff::{Changes, appearance, elements, elements_only, reshape};
 use crate::ruleset::{Element, Family, Ruleset, Table, Value};
+use crate::transaction::TableChange;
 
 /// Elements by set.
 #[derive(Default)]
@@ -53,7 +54,7 @@ pub(super) fn change(
     rules: Option<Option<Table>>,
     changes: Changes,
     uses: &Uses,
-) -> Result<Option<TableDelta>, Incomplete> {
+) -> Result<Option<TableChange>, Incomplete> {
     let table = ruleset.tables.get_mut(&family);
     let (table, skeleton) = match (table, rules) {
         (None, None | Some(None)) => return Ok(None),

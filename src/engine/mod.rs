@@ -23,7 +23,7 @@ use crate::cluster::{Change, Cluster, EndpointSlice, Family, Names, ObjectName, 
 use crate::compile::skeleton;
 use crate::compile::{Numbers, SetId, Sets, Uses, node_level, same_rules, services};
 use crate::config::Config;
-use crate::diff::{Changes, Delta};
+use crate::diff::Changes;
 use crate::plan::{
     Claims, FamilyPlan, NodeContext, NodePlan, Route, ServicePlan, Serving, Shape, SlotDemand,
     api_service, beaten_host_ports, plan_node_level, plan_routes, plan_service, serving_of,
@@ -31,6 +31,7 @@ use crate::plan::{
 };
 use crate::problem::Problem;
 use crate::ruleset::Ruleset;
+use crate::transaction::Transaction;
 use installed::Elements;
 use known::Known;
 use quarantine::Quarantine;
@@ -42,7 +43,7 @@ use units::{Before, Parts, Unit};
 #[derive(Debug)]
 pub struct Step {
     /// Operations for the kernel; empty if the objects' change changes nothing here.
-    pub delta: Delta,
+    pub delta: Transaction,
     /// The changed frontends as they were, and their lists.
     pub before: NodePlan,
     /// The same as they are.
@@ -402,7 +403,7 @@ impl Engine {
             self.known.node(problems);
         }
         let mut step = Step {
-            delta: Delta::default(),
+            delta: Transaction::default(),
             before: self.empty_plan(),
             after: self.empty_plan(),
             services: units.keys().cloned().collect(),

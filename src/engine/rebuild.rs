@@ -7,10 +7,11 @@ use super::shared::Shared;
 use super::{Engine, FamilyState};
 use crate::cluster::{Family, ObjectName};
 use crate::compile::{Numbers, Uses, compile_numbered, wants_external_ips};
-use crate::diff::{Delta, diff};
+use crate::diff::diff;
 use crate::plan::{Claims, NodeContext, NodePlan, Shape, decide, plan_node_level};
 use crate::problem::Problem;
 use crate::ruleset::LiveRuleset;
+use crate::transaction::Transaction;
 
 impl Engine {
     /// Leaves a Service out of the ruleset, until it changes or [`Engine::try_again`]: the
@@ -36,7 +37,7 @@ impl Engine {
 
     /// Plans and compiles everything, with the numbers and slots `live` has. Returns what
     /// leads from there to here. O(cluster).
-    pub fn rebuild(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
+    pub fn rebuild(&mut self, live: &LiveRuleset) -> (Transaction, NodePlan, Vec<Problem>) {
         // Who is set aside is not there while everything is planned.
         let services = &mut self.cluster.services;
         let aside = self.quarantine.all().keys();
@@ -50,7 +51,7 @@ impl Engine {
 
     /// What the ruleset would change of `live` without these Services, and those that are set
     /// aside; nothing changes here but numbers. A rebuild has to follow. O(cluster).
-    pub fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Delta {
+    pub fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Transaction {
         let services = &mut self.cluster.services;
         let aside = names.iter().chain(self.quarantine.all().keys());
         let aside: Vec<_> = aside
@@ -65,7 +66,7 @@ impl Engine {
         delta
     }
 
-    fn plan_all(&mut self, live: &LiveRuleset) -> (Delta, NodePlan, Vec<Problem>) {
+    fn plan_all(&mut self, live: &LiveRuleset) -> (Transaction, NodePlan, Vec<Problem>) {
         let (node, problems) =
             NodeContext::resolve(&self.cluster, &self.config, &self.interface_addresses);
         let external = wants_external_ips(&Shape::of(&self.config));

@@ -13,11 +13,11 @@ use proptest::prelude::*;
 use super::*;
 use crate::cluster::{Protocol, SliceEndpoint, SlicePort};
 use crate::config::{SlotLimits, UnservedExternal};
-use crate::diff::Operation;
 use crate::fuzzing::Kernel;
 use crate::plan::plan;
 use crate::ruleset::LiveRuleset;
 use crate::source::{Loaded, load_str};
+use crate::transaction::Operation;
 
 fn config() -> Config {
     Config {

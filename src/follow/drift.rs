@@ -2,8 +2,8 @@
 
 use super::{Agent, Drift, DriftCheck};
 use crate::apply::Host;
-use crate::diff::Delta;
 use crate::observe::Condition;
+use crate::transaction::Transaction;
 
 impl<H: Host> Agent<'_, H> {
     /// Looks whether somebody changed our tables, and does what was asked for then.
@@ -33,7 +33,7 @@ impl<H: Host> Agent<'_, H> {
     }
 
     /// `rules_only`: the elements are as many as they should be, and the delta is complete.
-    fn drift(&mut self, delta: &Delta, rules_only: bool) {
+    fn drift(&mut self, delta: &Transaction, rules_only: bool) {
         let counts = delta.counts();
         let by = self
             .sync

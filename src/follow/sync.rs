@@ -9,13 +9,14 @@ use crate::apply::{
     Verification, holds, installed, look,
 };
 use crate::cluster::ObjectName;
-use crate::diff::{Counts, Delta, diff, resembles, rules_only};
+use crate::diff::{diff, resembles, rules_only};
 use crate::engine::{Engine, Next};
 use crate::host::HostError;
 use crate::host::routes::RouteReport;
 use crate::host::settings::Settings;
 use crate::netlink::{Committed, NetlinkError};
 use crate::problem::Problem;
+use crate::transaction::{Counts, Transaction};
 
 /// A full read-back may take this share of the time at most, however often others commit.
 const VERIFY_SHARE: u32 = 20;
@@ -71,10 +72,10 @@ pub enum DriftCheck {
     /// Somebody wrote, but our tables are as they were.
     Others,
     /// Our tables are not what they were.
-    Drift(Box<Delta>),
+    Drift(Box<Transaction>),
     /// Only chains and rules are not; the elements are as many as they were. Seen without
     /// reading any of them.
-    Rules(Box<Delta>),
+    Rules(Box<Transaction>),
 }
 
 /// What an outline shows.
@@ -82,7 +83,7 @@ enum Seen {
     /// As it should be, at this generation.
     Whole(u32),
     /// Rules differ, and this puts them right.
-    Rules(Box<Delta>),
+    Rules(Box<Transaction>),
     /// More than that.
     Elements,
 }
@@ -308,7 +309,7 @@ impl<H: Host> KernelSync<H> {
     ///
     /// # Errors
     /// If the kernel refuses, or somebody came first.
-    pub fn repair_rules(&mut self, delta: &Delta) -> Result<Synced, SyncError> {
+    pub fn repair_rules(&mut self, delta: &Transaction) -> Result<Synced, SyncError> {
         let start = self.now();
         let committed = self.installer.commit_if_alone(delta)?;
         Ok(Synced {

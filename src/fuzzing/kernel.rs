@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nix::errno::Errno;
 
-use crate::diff::{Delta, Operation, TableDelta};
 use crate::ruleset::{
     Action, Chain, Element, Family, LiveChain, LiveRuleset, LiveTable, Ruleset, Set, SetKind,
     Statement, Table, Value, lower,
 };
+use crate::transaction::{Operation, TableChange, Transaction};
 
 /// An operation that was refused: nothing of its transaction is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If an operation does not fit what is there.
-    pub fn carry_out(&mut self, delta: &Delta) -> Result<(), Refused> {
+    pub fn carry_out(&mut self, delta: &Transaction) -> Result<(), Refused> {
         let mut after = self.clone();
         for (t, table) in delta.tables.iter().enumerate() {
             for (o, operation) in table.operations.iter().enumerate() {
@@ -91,7 +91,7 @@ impl Kernel {
     }
 
     /// Rules name sets of the table they are said to lead to.
-    fn check(&self, delta: &TableDelta) {
+    fn check(&self, delta: &TableChange) {
         let (Some(said), Some(table)) = (&delta.skeleton, self.tables.get(&delta.family)) else {
             return;
         };

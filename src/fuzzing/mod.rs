@@ -15,7 +15,7 @@ pub use kernel::{Kernel, Owner, Refused, target};
 use crate::cluster::Cluster;
 use crate::compile::compile;
 use crate::config::Config;
-use crate::diff::{Delta, Operation, diff};
+use crate::diff::diff;
 use crate::follow::Saved;
 use crate::netlink::attr::messages;
 use crate::netlink::encode::{Finish, batch};
@@ -24,6 +24,7 @@ use crate::plan::{NodeContext, complete, plan};
 use crate::print::{json, text};
 use crate::ruleset::{DataType, Element, Family, LiveRuleset, Set, Value};
 use crate::source::{Loaded, load_str};
+use crate::transaction::{Operation, Transaction};
 
 /// Whatever is received is read without a panic, and what is read can be shown.
 pub fn netlink_replies(data: &[u8]) {
@@ -129,7 +130,7 @@ pub fn manifests(data: &[u8]) {
 }
 
 /// A delta is a batch whose lengths add up, and in which each element reads back.
-fn is_sent_as_it_is(delta: &Delta) {
+fn is_sent_as_it_is(delta: &Transaction) {
     let batch = match batch(delta, 1, Finish::Commit, 0) {
         Ok(batch) => batch,
         // Said, not sent.

@@ -14,11 +14,11 @@ use std::sync::Arc;
 use super::conntrack::{Flow, StaleFlow};
 use crate::cluster::{Family, Protocol};
 use crate::compile::{SetId, frontend_key_of};
-use crate::diff::{Delta, Operation};
 use crate::plan::{
     Endpoint, FamilyPlan, FrontendKey, ListKey, NodePlan, ServicePortKey, Serving, Target, View,
     is_kept,
 };
+use crate::transaction::{Operation, Transaction};
 
 /// What besides the plans decides.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,10 @@ pub fn stale_after(
 
 /// The frontends and host ports that `delta` takes out of the kernel, or replaces.
 #[must_use]
-pub fn closed(delta: &Delta, local_addresses: &BTreeSet<IpAddr>) -> BTreeSet<FrontendAddress> {
+pub fn closed(
+    delta: &Transaction,
+    local_addresses: &BTreeSet<IpAddr>,
+) -> BTreeSet<FrontendAddress> {
     let mut by_address = BTreeSet::new();
     for table in &delta.tables {
         for operation in &table.operations {

@@ -13,8 +13,8 @@ use super::constants::{SUBSYS, elem, msg};
 use super::decode;
 use super::encode::ACK;
 use super::error::{NetlinkError, Refusal};
-use crate::diff::Delta;
 use crate::ruleset::{Element, Value};
+use crate::transaction::Transaction;
 
 /// ERESTART: the generation the batch was bound to is over. Not among user-space errnos.
 const ERESTART: i32 = 85;
@@ -144,7 +144,7 @@ impl<'a> Answers<'a> {
     ///
     /// # Errors
     /// [`NetlinkError::Unconfirmed`] if it did not say that it took it; otherwise why not.
-    pub(super) fn verdict(self, delta: &Delta, ends: bool) -> Result<(), NetlinkError> {
+    pub(super) fn verdict(self, delta: &Transaction, ends: bool) -> Result<(), NetlinkError> {
         let committing = self.batch.finish.is_some();
         let nothing_asked = self.batch.last.is_none() && !(committing && ends);
         match self.refusal {
@@ -167,10 +167,10 @@ mod tests {
     use super::super::attr::Writer;
     use super::super::encode::{Finish, batch};
     use super::*;
-    use crate::diff::{Operation, TableDelta};
     use crate::ruleset::{DataType, ElementData, Family, Set};
+    use crate::transaction::{Operation, TableChange};
 
-    fn addresses(n: u16) -> Delta {
+    fn addresses(n: u16) -> Transaction {
         let set = Set::exact("s", &[DataType::Ipv6Addr]);
         let element = |i: u16| {
             let addr = [0xfd00, 0, 0, 0, 0, 0, 0, i].into();
@@ -182,11 +182,11 @@ mod tests {
             )
         };
         let elements = (0..n).map(element).collect();
-        Delta {
-            tables: vec![TableDelta {
+        Transaction {
+            tables: vec![TableChange {
                 sets: [("s".to_owned(), set)].into(),
                 operations: vec![Operation::AddElements("s".to_owned(), elements)],
-                ..TableDelta::empty(Family::Ip6)
+                ..TableChange::empty(Family::Ip6)
             }],
         }
     }

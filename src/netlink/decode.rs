@@ -5,11 +5,11 @@ use super::constants::{chain, common, counter, elem, rule, set, table};
 use super::encode::predecessor;
 use super::expr;
 use super::set_types;
-use crate::diff::Count;
 use crate::ruleset::bytecode::{Instr, verdict};
 use crate::ruleset::{
     BaseChain, ChainType, Datum, Element, ElementData, Hook, Set, SetData, SetKind, TABLE, Value,
 };
+use crate::transaction::Count;
 
 /// True if a message is about our table: its name is the first attribute of all kinds.
 #[must_use]

@@ -10,11 +10,11 @@ use super::error::{NetlinkError, Unfit};
 use super::expr;
 use super::ffi::{RawExpr, Scratch};
 use super::set_types::{self, length, type_number, userdata};
-use crate::diff::{Count, Delta, Operation, TableDelta};
 use crate::ruleset::{
     Element, ElementData, Family, Set, SetData, SetKind, TABLE, TABLE_COMMENT, Table, Value,
     bytecode::verdict, lower,
 };
+use crate::transaction::{Count, Operation, TableChange, Transaction};
 
 const REQUEST: u16 = 0x1;
 /// NLM_F_ACK.
@@ -90,7 +90,7 @@ impl Encoder {
 /// # Errors
 /// [`NetlinkError::Unfit`] if an operation cannot be written as messages.
 pub fn batch(
-    delta: &Delta,
+    delta: &Transaction,
     generation: u32,
     finish: Finish,
     seq: u32,
@@ -132,7 +132,7 @@ pub fn batch(
     })
 }
 
-fn encode(e: &mut Encoder, table: &TableDelta, operation: &Operation) -> Result<(), Unfit> {
+fn encode(e: &mut Encoder, table: &TableChange, operation: &Operation) -> Result<(), Unfit> {
     let family = table.family;
     match operation {
         Operation::AddTable | Operation::DeleteTable => {
@@ -275,7 +275,7 @@ fn counter(w: &mut Writer, kind: u16, count: Count) {
 /// Element messages: as many as it takes, each with a list below [`MAX_LIST`].
 fn list(
     e: &mut Encoder,
-    table: &TableDelta,
+    table: &TableChange,
     kind: u8,
     name: &str,
     elements: &[(Value, Element)],

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::attr::{Attrs, HEADER, Message, u32_at};
-use crate::diff::{Delta, Operation, TableDelta};
 use crate::ruleset::{Element, Family, TABLE, Value};
 use crate::text::comment;
+use crate::transaction::{Operation, TableChange, Transaction};
 
 /// Why an object cannot be written as a message. Numbers are what it has, and what there is
 /// room for.
@@ -188,7 +188,7 @@ impl NetlinkError {
         }
     }
 
-    pub(super) fn unfit(table: &TableDelta, operation: &Operation, why: Unfit) -> Self {
+    pub(super) fn unfit(table: &TableChange, operation: &Operation, why: Unfit) -> Self {
         Self::Unfit {
             operation: describe(table, operation),
             why,
@@ -202,7 +202,7 @@ impl NetlinkError {
         }
     }
 
-    pub(super) fn too_large(bytes: usize, errno: Errno, delta: &Delta) -> Self {
+    pub(super) fn too_large(bytes: usize, errno: Errno, delta: &Transaction) -> Self {
         Self::TooLarge {
             bytes,
             errno,
@@ -212,7 +212,7 @@ impl NetlinkError {
 }
 
 /// Whose elements are most of a delta: the first three, in words. O(elements · log owners).
-fn largest(delta: &Delta) -> String {
+fn largest(delta: &Transaction) -> String {
     let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
     for operation in delta.tables.iter().flat_map(|table| &table.operations) {
         if let Operation::AddElements(set, elements) | Operation::DeleteElements(set, elements) =
@@ -300,7 +300,7 @@ impl Refusal {
     #[must_use]
     pub fn explain(
         self,
-        delta: &Delta,
+        delta: &Transaction,
         at: Option<(usize, usize)>,
         element: Option<(Value, Element)>,
     ) -> NetlinkError {
@@ -334,7 +334,7 @@ impl Refusal {
 }
 
 fn named(
-    table: &TableDelta,
+    table: &TableChange,
     operation: &Operation,
     (key, element): (Value, Element),
 ) -> Option<RefusedElement> {
@@ -350,7 +350,7 @@ fn named(
     })
 }
 
-fn describe(table: &TableDelta, operation: &Operation) -> String {
+fn describe(table: &TableChange, operation: &Operation) -> String {
     let family = table.family.nft_name();
     let what = match operation {
         Operation::DeleteOtherTable(name) => return format!("to delete table {family} {name}"),

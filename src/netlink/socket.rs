@@ -14,8 +14,8 @@ use super::constants::{generation, msg};
 use super::encode::{Finish, batch, dump, get_elements, get_generation};
 use super::error::{NetlinkError, Refusal};
 use super::{decode, ffi};
-use crate::diff::{Count, Delta};
 use crate::ruleset::{Element, Family, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value};
+use crate::transaction::{Count, Transaction};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -508,7 +508,11 @@ impl Nfnetlink {
     /// # Errors
     /// [`NetlinkError::Raced`] if another commit came first; otherwise what the kernel
     /// refused, and why.
-    pub fn commit(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError> {
+    pub fn commit(
+        &mut self,
+        delta: &Transaction,
+        generation: u32,
+    ) -> Result<Committed, NetlinkError> {
         self.run(delta, generation, Finish::Commit)
     }
 
@@ -516,13 +520,17 @@ impl Nfnetlink {
     ///
     /// # Errors
     /// As [`Nfnetlink::commit`].
-    pub fn validate(&mut self, delta: &Delta, generation: u32) -> Result<Committed, NetlinkError> {
+    pub fn validate(
+        &mut self,
+        delta: &Transaction,
+        generation: u32,
+    ) -> Result<Committed, NetlinkError> {
         self.run(delta, generation, Finish::Validate)
     }
 
     fn run(
         &mut self,
-        delta: &Delta,
+        delta: &Transaction,
         generation: u32,
         finish: Finish,
     ) -> Result<Committed, NetlinkError> {
@@ -533,7 +541,7 @@ impl Nfnetlink {
 
     fn submit(
         &mut self,
-        delta: &Delta,
+        delta: &Transaction,
         mut batch: Batch,
         finish: Finish,
     ) -> Result<Committed, NetlinkError> {
@@ -557,7 +565,7 @@ impl Nfnetlink {
         })
     }
 
-    fn unsent(&self, error: std::io::Error, batch: &Batch, delta: &Delta) -> NetlinkError {
+    fn unsent(&self, error: std::io::Error, batch: &Batch, delta: &Transaction) -> NetlinkError {
         let bytes = batch.bytes.len();
         match error.raw_os_error() {
             Some(libc::EMSGSIZE) if !self.forced => NetlinkError::QueueTooSmall(bytes),
@@ -570,7 +578,7 @@ impl Nfnetlink {
 
     /// The kernel has run the batch by the time `send` returns, and all it has to say is in
     /// the queue. What is left there from earlier requests is passed over.
-    fn verdict(&mut self, delta: &Delta, batch: &Batch) -> Result<(), NetlinkError> {
+    fn verdict(&mut self, delta: &Transaction, batch: &Batch) -> Result<(), NetlinkError> {
         let mut answers = Answers::new(batch);
         while !answers.is_committed() {
             match self.receive(MsgFlags::MSG_DONTWAIT) {

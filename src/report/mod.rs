@@ -28,9 +28,9 @@ pub use text::{Page, Plain, Style, write};
 
 use crate::cluster::{Cluster, Family, Protocol};
 use crate::compile::SetId;
-use crate::diff::Delta;
 use crate::plan::{Endpoint, FrontendKey, NodeContext, NodePlan};
 use crate::ruleset::{LiveRuleset, Ruleset};
+use crate::transaction::Transaction;
 
 /// All that a plan is made of.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ pub struct Scene<'a> {
     /// What it should hold.
     pub desired: &'a Ruleset,
     /// The operations between the two.
-    pub delta: &'a Delta,
+    pub delta: &'a Transaction,
     /// What is wanted, in Kubernetes' terms.
     pub plan: &'a NodePlan,
     /// Where names of pods and nodes come from.
@@ -314,7 +314,7 @@ pub struct Report<'a> {
     /// What changes, in order: what another program changed comes last.
     pub changes: Vec<ObjectChange<'a>>,
     /// How much the kernel's tables change.
-    pub kernel: crate::diff::Counts,
+    pub kernel: crate::transaction::Counts,
     /// Tracked flows that are cut.
     pub flows: usize,
     /// Remembered clients that are forgotten.

@@ -9,10 +9,10 @@ use super::{Kind, ObjectChange, Reason, Scene, State, count, few};
 use crate::compile::value::Class;
 use crate::compile::{Parts, SetId, Sets, Uses, skeleton};
 use crate::config::{MarkBit, Unallocated, UnservedExternal};
-use crate::diff::{Operation, TableDelta};
 use crate::plan::{FamilyPlan, Shape};
 use crate::ruleset::bytecode::{Instr, base, meta};
 use crate::ruleset::{LiveChain, LiveTable, SetData, TABLE, Table, lower};
+use crate::transaction::{Operation, TableChange};
 
 /// Reasons that a line shows.
 const MOST_REASONS: usize = 4;
@@ -20,7 +20,7 @@ const MOST_REASONS: usize = 4;
 /// What changes of a table as a whole, or of its rules.
 pub fn changes<'a>(
     scene: &Scene<'a>,
-    delta: &'a TableDelta,
+    delta: &'a TableChange,
     touched: &mut Touched<'a>,
 ) -> Option<ObjectChange<'a>> {
     let steps = std::mem::take(&mut touched.others);
@@ -123,7 +123,7 @@ fn rebuilt(live: &LiveTable, wanted: &Table) -> (Reason, String) {
 
 fn of_rules(
     scene: &Scene<'_>,
-    delta: &TableDelta,
+    delta: &TableChange,
     live: &LiveTable,
     wanted: &Table,
 ) -> (Reason, String) {
@@ -166,7 +166,7 @@ fn of_rules(
 }
 
 /// `+3 -1 rules, +1 chains`.
-fn sizes(delta: &TableDelta, live: &LiveTable, wanted: &Table) -> String {
+fn sizes(delta: &TableChange, live: &LiveTable, wanted: &Table) -> String {
     let (mut added, mut removed) = (0, 0);
     let names = wanted
         .chains

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::diff::{Operation, TableDelta, render};
 use crate::ruleset::{Element, Family, Set, TABLE, Value};
+use crate::transaction::{Operation, TableChange, render};
 
 /// One thing that is done.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub enum Step<'a> {
     /// Anything else in a table.
     Operation {
         /// The table's change.
-        table: &'a TableDelta,
+        table: &'a TableChange,
         /// The operation.
         operation: &'a Operation,
     },

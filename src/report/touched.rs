@@ -8,9 +8,10 @@ use super::{Scene, Step};
 use crate::cluster::{Family, Protocol};
 use crate::compile::value::{Class, GROUP_MASK, LIST_MASK, value_of};
 use crate::compile::{SetId, Sets, frontend_key_of};
-use crate::diff::{Operation, TableDelta, walk};
+use crate::diff::walk;
 use crate::plan::FrontendKey;
 use crate::ruleset::{Element, FieldValue, Set, SetKind, Value};
+use crate::transaction::{Operation, TableChange};
 
 /// Steps for each object.
 type By<'a, K> = BTreeMap<K, Vec<Step<'a>>>;
@@ -43,7 +44,7 @@ pub struct Touched<'a> {
 
 impl<'a> Touched<'a> {
     /// Sorts them. O(difference), and O(frontends) if endpoints or affinity change.
-    pub fn of(scene: &Scene<'a>, table: &'a TableDelta) -> Self {
+    pub fn of(scene: &Scene<'a>, table: &'a TableChange) -> Self {
         let mut touched = Self::default();
         let family = table.family;
         if is_rebuilt(table) {
@@ -57,7 +58,7 @@ impl<'a> Touched<'a> {
         touched
     }
 
-    fn operation(&mut self, table: &'a TableDelta, operation: &'a Operation) {
+    fn operation(&mut self, table: &'a TableChange, operation: &'a Operation) {
         let (name, elements, comes) = match operation {
             Operation::AddElements(name, elements) => (name, elements, true),
             Operation::DeleteElements(name, elements) => (name, elements, false),
@@ -74,7 +75,7 @@ impl<'a> Touched<'a> {
     }
 
     /// A table built anew: its elements are compared one by one, the rest is for the table.
-    fn rebuilt(&mut self, scene: &Scene<'a>, table: &'a TableDelta) {
+    fn rebuilt(&mut self, scene: &Scene<'a>, table: &'a TableChange) {
         let family = table.family;
         for operation in &table.operations {
             let elements = matches!(
@@ -277,7 +278,7 @@ const VALUES: [SetId; 4] = [
 const GROUPS: [SetId; 2] = [SetId::AffinityServiceIps, SetId::AffinityServiceNodeports];
 
 /// True if the table is removed and added in one.
-pub fn is_rebuilt(table: &TableDelta) -> bool {
+pub fn is_rebuilt(table: &TableChange) -> bool {
     let adds = |o: &Operation| matches!(o, Operation::AddTable | Operation::OwnTable);
     table.operations.contains(&Operation::DeleteTable) && table.operations.iter().any(adds)
 }

@@ -11,7 +11,6 @@ use nix::errno::Errno;
 use crate::apply::Host;
 use crate::apply::rules::next;
 use crate::cluster::Protocol;
-use crate::diff::{Delta, Operation};
 use crate::fuzzing::{Kernel, Refused};
 use crate::host::conntrack::{Flow, StaleFlow};
 use crate::host::interfaces::{Interface, Kind};
@@ -20,6 +19,7 @@ use crate::host::sysctl::Sysctls;
 use crate::host::{HostError, Refusal};
 use crate::netlink::{self, Committed, NetlinkError};
 use crate::ruleset::{Element, Family, LiveRuleset, Set};
+use crate::transaction::{Operation, Transaction};
 
 /// Something that another program does to the tables.
 pub(crate) type Deed = Box<dyn FnMut(&mut Kernel)>;
@@ -104,7 +104,7 @@ impl Fake {
         self.writers.push("nft (pid 4711)".to_owned());
     }
 
-    fn run(&mut self, delta: &Delta, bound: u32) -> Result<Kernel, NetlinkError> {
+    fn run(&mut self, delta: &Transaction, bound: u32) -> Result<Kernel, NetlinkError> {
         if bound != 0 && bound != self.generation {
             return Err(NetlinkError::Raced);
         }
@@ -205,14 +205,14 @@ impl Host for Fake {
         Ok(ours.chain(self.kernel.others.iter().cloned()).collect())
     }
 
-    fn carry_counters(&mut self, _: &mut Delta) -> Result<(), NetlinkError> {
+    fn carry_counters(&mut self, _: &mut Transaction) -> Result<(), NetlinkError> {
         match self.broken.counters {
             true => Err(NetlinkError::Interrupted),
             false => Ok(()),
         }
     }
 
-    fn commit(&mut self, delta: &Delta, bound: u32) -> Result<Committed, NetlinkError> {
+    fn commit(&mut self, delta: &Transaction, bound: u32) -> Result<Committed, NetlinkError> {
         if let Some(left) = &mut self.broken.dies_after {
             let error = || NetlinkError::Send(std::io::ErrorKind::BrokenPipe.into());
             *left = left.checked_sub(1).ok_or_else(error)?;
@@ -244,7 +244,7 @@ impl Host for Fake {
         })
     }
 
-    fn validate(&mut self, delta: &Delta, bound: u32) -> Result<Committed, NetlinkError> {
+    fn validate(&mut self, delta: &Transaction, bound: u32) -> Result<Committed, NetlinkError> {
         self.run(delta, bound).map(|_| Committed::default())
     }
 

@@ -33,7 +33,7 @@ pub(super) fn endpoints(n: u8, count: u8) -> Action {
 }
 
 /// Whether the model kernel refuses an element of this service: it does not like its name.
-fn refuses(delta: &Delta, bad: &[&str]) -> bool {
+fn refuses(delta: &Transaction, bad: &[&str]) -> bool {
     let operations = delta.tables.iter().flat_map(|table| &table.operations);
     let added = operations.filter_map(|operation| match operation {
         Operation::AddElements(_, elements) => Some(elements),

@@ -10,9 +10,9 @@ use super::aside::{endpoints, five};
 use super::wide::{act, wide_change, wide_engine};
 use super::{Kernel, step};
 use crate::compile::Parts;
-use crate::diff::Operation;
 use crate::fuzzing::target;
 use crate::ruleset::{DataType, FieldValue, Protocol, Statement, Table};
+use crate::transaction::Operation;
 use crate::walk::{Packet, Trace, shares, walk};
 
 /// Every set is looked into by a rule, every chain is reached from a hook, and neither is

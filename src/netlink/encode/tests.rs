@@ -5,14 +5,14 @@ use crate::netlink::attr::messages;
 use crate::netlink::decode;
 use crate::ruleset::{Chain, DataType, Match, Rule, Statement};
 
-fn delta(operation: Operation) -> Delta {
-    let mut table = TableDelta::empty(Family::Ip);
+fn delta(operation: Operation) -> Transaction {
+    let mut table = TableChange::empty(Family::Ip);
     for (name, key) in [("plain", DataType::Ipv4Addr), ("six", DataType::Ipv6Addr)] {
         let set = Set::exact(name, &[key]).interval();
         table.sets.insert(name.to_owned(), set);
     }
     table.operations.push(operation);
-    Delta {
+    Transaction {
         tables: vec![table],
     }
 }

@@ -1,7 +1,7 @@
 //! With a real kernel, in network namespaces: what it says, does not say, and what is lost.
 
 use super::*;
-use crate::diff::{Operation, TableDelta};
+use crate::transaction::{Operation, TableChange};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `body` with a socket of a new network namespace.
@@ -13,11 +13,11 @@ fn in_namespace(body: impl FnOnce(Nfnetlink) + Send + 'static) {
     thread.join().unwrap();
 }
 
-fn delta(operation: Operation) -> Delta {
-    Delta {
-        tables: vec![TableDelta {
+fn delta(operation: Operation) -> Transaction {
+    Transaction {
+        tables: vec![TableChange {
             operations: vec![operation],
-            ..TableDelta::empty(Family::Ip)
+            ..TableChange::empty(Family::Ip)
         }],
     }
 }
@@ -96,10 +96,10 @@ fn an_acknowledgement_that_was_lost_is_neither_success_nor_refusal() {
 fn an_empty_batch_is_no_failure() {
     in_namespace(|mut kernel| {
         let before = kernel.generation().unwrap();
-        kernel.commit(&Delta::default(), 0).unwrap();
-        kernel.validate(&Delta::default(), 0).unwrap();
+        kernel.commit(&Transaction::default(), 0).unwrap();
+        kernel.validate(&Transaction::default(), 0).unwrap();
         kernel.commit(&delta(Operation::AddTable), 0).unwrap();
-        kernel.commit(&Delta::default(), 0).unwrap();
+        kernel.commit(&Transaction::default(), 0).unwrap();
         assert_eq!(kernel.generation().unwrap(), before + 1);
     });
 }

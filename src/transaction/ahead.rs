@@ -9,14 +9,14 @@
 
 use std::collections::BTreeSet;
 
-use super::{Delta, Operation, TableDelta};
+use super::{Operation, TableChange, Transaction};
 use crate::ruleset::{SetData, SetKind, Value};
 
 /// The interval sets that `delta` declares in tables it does not build anew, and what is in
 /// them. No rule uses them yet, so that committing this changes nothing for any packet.
 #[must_use]
-pub fn ahead(delta: &Delta) -> Delta {
-    Delta {
+pub fn ahead(delta: &Transaction) -> Transaction {
+    Transaction {
         tables: delta.tables.iter().filter_map(of_table).collect(),
     }
 }
@@ -24,8 +24,8 @@ pub fn ahead(delta: &Delta) -> Delta {
 /// Takes out of `delta` what [`ahead`] would commit first, of tables that are in force: the
 /// rules that come to use these sets replace others that packets are meeting.
 #[must_use]
-pub fn take_ahead(delta: &mut Delta) -> Delta {
-    let mut first = Delta::default();
+pub fn take_ahead(delta: &mut Transaction) -> Transaction {
+    let mut first = Transaction::default();
     for table in &mut delta.tables {
         let is_new = |o: &Operation| matches!(o, Operation::AddTable | Operation::OwnTable);
         if table.operations.iter().any(is_new) {
@@ -42,7 +42,7 @@ pub fn take_ahead(delta: &mut Delta) -> Delta {
 /// What of `delta` is to be committed before the rest, if anything: [`take_ahead`], then
 /// `without_removals`.
 #[must_use]
-pub fn take_first(delta: &mut Delta) -> Delta {
+pub fn take_first(delta: &mut Transaction) -> Transaction {
     let first = take_ahead(delta);
     if first.is_empty() {
         return without_removals(delta).unwrap_or_default();
@@ -53,8 +53,8 @@ pub fn take_first(delta: &mut Delta) -> Delta {
 /// Of a change from an older layout, which is told by its verdict map, all but what is only
 /// removed: a packet that is still on the old rules finds what they look into. `None` if this
 /// is no such change, or nothing but removals is left of it.
-fn without_removals(delta: &Delta) -> Option<Delta> {
-    let is_older = |table: &&TableDelta| {
+fn without_removals(delta: &Transaction) -> Option<Transaction> {
+    let is_older = |table: &&TableChange| {
         table.operations.iter().any(|operation| match operation {
             Operation::DeleteSet(name) => {
                 let set = table.sets.get(name);
@@ -64,12 +64,12 @@ fn without_removals(delta: &Delta) -> Option<Delta> {
         })
     };
     let parts = delta.tables.iter().filter(is_older).map(kept);
-    let tables: Vec<TableDelta> = parts.filter(|part| !part.operations.is_empty()).collect();
-    (!tables.is_empty()).then_some(Delta { tables })
+    let tables: Vec<TableChange> = parts.filter(|part| !part.operations.is_empty()).collect();
+    (!tables.is_empty()).then_some(Transaction { tables })
 }
 
 /// A table's operations without those that only remove.
-fn kept(table: &TableDelta) -> TableDelta {
+fn kept(table: &TableChange) -> TableChange {
     let mut added: BTreeSet<(&str, &Value)> = BTreeSet::new();
     let mut gone: BTreeSet<&str> = BTreeSet::new();
     for operation in &table.operations {
@@ -104,13 +104,13 @@ fn kept(table: &TableDelta) -> TableDelta {
             }
             other => Some(other.clone()),
         });
-    TableDelta {
+    TableChange {
         operations: operations.collect(),
         ..table.clone()
     }
 }
 
-fn of_table(table: &TableDelta) -> Option<TableDelta> {
+fn of_table(table: &TableChange) -> Option<TableChange> {
     if table.operations.contains(&Operation::DeleteTable) {
         return None;
     }
@@ -131,10 +131,10 @@ fn of_table(table: &TableDelta) -> Option<TableDelta> {
         Operation::AddElements(set, _) => sets.contains_key(set),
         _ => false,
     };
-    Some(TableDelta {
+    Some(TableChange {
         operations: table.operations.iter().filter(goes).cloned().collect(),
         sets,
-        ..TableDelta::empty(table.family)
+        ..TableChange::empty(table.family)
     })
 }
 
@@ -143,11 +143,11 @@ mod tests {
     use super::*;
     use crate::ruleset::{Chain, DataType, Family, Set};
 
-    fn delta(operations: Vec<Operation>) -> Delta {
-        Delta {
-            tables: vec![TableDelta {
+    fn delta(operations: Vec<Operation>) -> Transaction {
+        Transaction {
+            tables: vec![TableChange {
                 operations,
-                ..TableDelta::empty(Family::Ip)
+                ..TableChange::empty(Family::Ip)
             }],
         }
     }
@@ -175,8 +175,11 @@ mod tests {
             ]
         );
         let anew = [vec![Operation::DeleteTable], whole.clone()].concat();
-        assert_eq!(ahead(&delta(anew)), Delta::default());
-        assert_eq!(take_ahead(&mut delta(whole.clone())), Delta::default());
+        assert_eq!(ahead(&delta(anew)), Transaction::default());
+        assert_eq!(
+            take_ahead(&mut delta(whole.clone())),
+            Transaction::default()
+        );
         let mut change = delta(whole[1..].to_vec());
         let first = take_ahead(&mut change);
         assert_eq!(
@@ -186,6 +189,6 @@ mod tests {
         let left = &change.tables[0].operations;
         assert_eq!(left.len(), whole.len() - 3);
         assert!(take_ahead(&mut change).is_empty());
-        assert_eq!(ahead(&delta(vec![add("ranges")])), Delta::default());
+        assert_eq!(ahead(&delta(vec![add("ranges")])), Transaction::default());
     }
 }

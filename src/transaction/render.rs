@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{Delta, Operation, TableDelta};
+use super::{Operation, TableChange, Transaction};
 use crate::print::text;
 use crate::ruleset::{Element, Family, Set, TABLE, Value};
 
@@ -10,7 +10,7 @@ use crate::ruleset::{Element, Family, Set, TABLE, Value};
 ///
 /// # Errors
 /// Those of the writer.
-pub fn write(out: &mut impl Write, delta: &Delta) -> io::Result<()> {
+pub fn write(out: &mut impl Write, delta: &Transaction) -> io::Result<()> {
     for table in &delta.tables {
         for operation in &table.operations {
             self::operation(out, table, operation)?;
@@ -25,7 +25,7 @@ pub fn write(out: &mut impl Write, delta: &Delta) -> io::Result<()> {
 /// Those of the writer.
 pub fn operation(
     out: &mut impl Write,
-    table: &TableDelta,
+    table: &TableChange,
     operation: &Operation,
 ) -> io::Result<()> {
     let family = table.family.nft_name();
@@ -59,7 +59,7 @@ pub fn operation(
 fn elements(
     out: &mut impl Write,
     sign: char,
-    table: &TableDelta,
+    table: &TableChange,
     name: &str,
     elements: &[(Value, Element)],
 ) -> io::Result<()> {
