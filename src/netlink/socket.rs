@@ -1,4 +1,6 @@
-//! The nfnetlink socket: requests, dumps and batches.
+//! The nfnetlink socket: requests and dumps; batches are sent by `commit.rs`.
+
+mod commit;
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -9,13 +11,14 @@ use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
 use super::attr::{HEADER, Message, messages, u32_at};
-use super::batch::{Answers, Batch};
 use super::constants::{generation, msg};
-use super::encode::{Finish, batch, dump, get_elements, get_generation};
+use super::encode::{dump, get_elements, get_generation};
 use super::error::{NetlinkError, Refusal};
 use super::{decode, ffi};
 use crate::ruleset::{Element, Family, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value};
-use crate::transaction::{Count, Transaction};
+use crate::transaction::Count;
+
+pub use commit::Committed;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -37,17 +40,6 @@ const DUMP_TRIES: usize = 5;
 const ANSWER: TimeVal = TimeVal::new(60, 0);
 /// Times a read is tried again because somebody committed meanwhile.
 const READ_TRIES: usize = 50;
-
-/// What a commit took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Committed {
-    /// Bytes sent.
-    pub bytes: usize,
-    /// Messages in the batch.
-    pub messages: u32,
-    /// Microseconds in the kernel: the batch runs inside the system call.
-    pub micros: u64,
-}
 
 /// An open socket to nf_tables. Keep it: closing one after a commit waits for the kernel
 /// to tidy up.
@@ -500,104 +492,6 @@ impl Nfnetlink {
                 result => drop(result?),
             }
         }
-    }
-
-    /// Sends `delta` as one transaction, bound to `generation` (0: to none). When this
-    /// returns, all of it is in force or none.
-    ///
-    /// # Errors
-    /// [`NetlinkError::Raced`] if another commit came first; otherwise what the kernel
-    /// refused, and why.
-    pub fn commit(
-        &mut self,
-        delta: &Transaction,
-        generation: u32,
-    ) -> Result<Committed, NetlinkError> {
-        self.run(delta, generation, Finish::Commit)
-    }
-
-    /// Has the kernel check the very batch and throw it away.
-    ///
-    /// # Errors
-    /// As [`Nfnetlink::commit`].
-    pub fn validate(
-        &mut self,
-        delta: &Transaction,
-        generation: u32,
-    ) -> Result<Committed, NetlinkError> {
-        self.run(delta, generation, Finish::Validate)
-    }
-
-    fn run(
-        &mut self,
-        delta: &Transaction,
-        generation: u32,
-        finish: Finish,
-    ) -> Result<Committed, NetlinkError> {
-        let batch = batch(delta, generation, finish, self.seq)?;
-        self.seq = self.seq.wrapping_add(batch.messages);
-        self.submit(delta, batch, finish)
-    }
-
-    fn submit(
-        &mut self,
-        delta: &Transaction,
-        mut batch: Batch,
-        finish: Finish,
-    ) -> Result<Committed, NetlinkError> {
-        if finish == Finish::Validate || !self.ends {
-            batch.acknowledge_operation();
-        }
-        let start = std::time::Instant::now();
-        let sent = self.socket.send(&batch.bytes);
-        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        match sent {
-            // A datagram goes as a whole, and what is more is a mistake of ours.
-            Ok(sent) if sent == batch.bytes.len() => {}
-            Ok(_) => return Err(NetlinkError::Unconfirmed { lost: false }),
-            Err(error) => return Err(self.unsent(error, &batch, delta)),
-        }
-        self.verdict(delta, &batch)?;
-        Ok(Committed {
-            bytes: batch.bytes.len(),
-            messages: batch.messages,
-            micros,
-        })
-    }
-
-    fn unsent(&self, error: std::io::Error, batch: &Batch, delta: &Transaction) -> NetlinkError {
-        let bytes = batch.bytes.len();
-        match error.raw_os_error() {
-            Some(libc::EMSGSIZE) if !self.forced => NetlinkError::QueueTooSmall(bytes),
-            Some(raw @ (libc::EMSGSIZE | libc::ENOBUFS | libc::ENOMEM)) => {
-                NetlinkError::too_large(bytes, Errno::from_raw(raw), delta)
-            }
-            _ => NetlinkError::Send(error),
-        }
-    }
-
-    /// The kernel has run the batch by the time `send` returns, and all it has to say is in
-    /// the queue. What is left there from earlier requests is passed over.
-    fn verdict(&mut self, delta: &Transaction, batch: &Batch) -> Result<(), NetlinkError> {
-        let mut answers = Answers::new(batch);
-        while !answers.is_committed() {
-            match self.receive(MsgFlags::MSG_DONTWAIT) {
-                Ok(n) => {
-                    let port = self.port();
-                    let found = messages(&self.buffer[..n]);
-                    for message in found.filter(|message| message.port == port) {
-                        answers.note(&message);
-                    }
-                }
-                Err(NetlinkError::Receive(Errno::EAGAIN)) => break,
-                Err(NetlinkError::Receive(Errno::ENOBUFS) | NetlinkError::Garbled) => {
-                    answers.lost = true;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        self.ends |= answers.is_committed();
-        answers.verdict(delta, self.ends)
     }
 }
 

@@ -222,7 +222,8 @@ fn row(
     let frontend = frontend_key_of(set, key)?;
     let value = value_of(element)?;
     let list = (value & LIST_MASK, frontend.protocol().number());
-    let (outcome, endpoints) = match Class::of(value)? {
+    let class = Class::of(value)?;
+    let (outcome, endpoints) = match class {
         Class::Reject => (Outcome::Refused, None),
         Class::Drop => (Outcome::Dropped, None),
         _ => (Outcome::Endpoints, lists.get(&list)),
@@ -238,25 +239,28 @@ fn row(
         frontend,
         policy,
         outcome,
-        endpoints: in_lowest_terms(endpoints),
+        endpoints: in_lowest_terms(class, endpoints),
         counted: None,
     })
 }
 
-/// Endpoints by address; what all their slots have in common says nothing of their shares.
-fn in_lowest_terms(slots: Option<&BTreeMap<Endpoint, u32>>) -> Vec<EndpointOf> {
+/// Endpoints by address, with weights as small as they can be. The slots of a list that is
+/// balanced by source address are a prime number, so their shares are not quite the weights.
+fn in_lowest_terms(class: Class, slots: Option<&BTreeMap<Endpoint, u32>>) -> Vec<EndpointOf> {
     const fn common(a: u32, b: u32) -> u32 {
         if b == 0 { a } else { common(b, a % b) }
     }
     let slots = || slots.into_iter().flatten();
-    let divisor = slots()
-        .fold(0, |all, (_, slots)| common(all, *slots))
-        .max(1);
+    let unit = match class {
+        Class::BySource => slots().map(|(_, slots)| *slots).min().unwrap_or(1),
+        _ => slots().fold(0, |all, (_, slots)| common(all, *slots)),
+    };
+    let unit = unit.max(1);
     slots()
         .map(|(endpoint, slots)| EndpointOf {
             address: endpoint.addr,
             port: endpoint.port,
-            weight: slots / divisor,
+            weight: (slots + unit / 2) / unit,
         })
         .collect()
 }

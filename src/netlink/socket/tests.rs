@@ -1,7 +1,8 @@
 //! With a real kernel, in network namespaces: what it says, does not say, and what is lost.
 
 use super::*;
-use crate::transaction::{Operation, TableChange};
+use crate::netlink::encode::{Finish, batch};
+use crate::transaction::{Operation, TableChange, Transaction};
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs `body` with a socket of a new network namespace.
