@@ -300,6 +300,15 @@ impl<'a> ObjectChange<'a> {
         self
     }
 
+    /// Of a frontend or host port; `foreign`: svcnat never writes what is there.
+    fn at(mut self, key: FrontendKey, foreign: bool) -> Self {
+        self.frontend = Some(key);
+        if foreign {
+            self.reason = Reason::OtherProgram;
+        }
+        self
+    }
+
     fn in_family(mut self, family: Family) -> Self {
         self.family = Some(family);
         self

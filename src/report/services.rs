@@ -224,15 +224,9 @@ impl Of<'_, '_> {
         let name = planned.map(ToString::to_string);
         let name = name.unwrap_or_else(|| known.map_or("", FrontendState::owner).to_owned());
         let state = |state: Option<FrontendState>| state.map(State::Frontend);
-        let mut change = ObjectChange::new(Kind::Service, name, state(before), state(after))
-            .saying(text)
-            .in_family(self.family)
-            .with(steps);
-        change.frontend = Some(key);
-        if foreign {
-            change.reason = Reason::OtherProgram;
-        }
-        out.push(change);
+        let change = ObjectChange::new(Kind::Service, name, state(before), state(after));
+        let change = change.saying(text).in_family(self.family).with(steps);
+        out.push(change.at(key, foreign));
     }
 
     /// True if the endpoints of a frontend that is missing are in the kernel, and no other
@@ -289,15 +283,9 @@ impl Of<'_, '_> {
             FrontendKey::Address(..) => key.to_string(),
             FrontendKey::NodePort(protocol, port) => format!("{port}/{protocol}"),
         };
-        let mut change = ObjectChange::new(Kind::HostPort, name, typed(before), typed(after))
-            .saying(text)
-            .in_family(self.family)
-            .with(steps);
-        change.frontend = Some(key);
-        if foreign {
-            change.reason = Reason::OtherProgram;
-        }
-        change
+        let change = ObjectChange::new(Kind::HostPort, name, typed(before), typed(after));
+        let change = change.saying(text).in_family(self.family).with(steps);
+        change.at(key, foreign)
     }
 
     /// An address without anything else that changes there.
