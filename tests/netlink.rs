@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use support::{full_plan, in_namespace, listing, objects, run};
 use svcnat::apply::{Host as _, ThisHost, Verification, holds, reconcile};
 use svcnat::cluster::{Change, Cluster, ObjectName};
-use svcnat::compile::compile;
+use svcnat::compile::{FOLLOWING, compile};
 use svcnat::config::Config;
 use svcnat::diff::diff;
 use svcnat::engine::Engine;
@@ -19,9 +19,9 @@ use svcnat::follow::{KernelSync, NameWriters};
 use svcnat::netlink::{NetlinkError, Nfnetlink};
 use svcnat::plan::{NodeContext, NodePlan, plan};
 use svcnat::print::{json, text};
-use svcnat::ruleset::{Datum, ElementData, Family, LiveRuleset, Ruleset};
+use svcnat::ruleset::{Datum, ElementData, Family, Following, LiveRuleset, Ruleset};
 use svcnat::source::{Loaded, load_str};
-use svcnat::transaction::{Operation, Transaction};
+use svcnat::transaction::{Operation, TableChange, Transaction};
 
 fn text_of(ruleset: &Ruleset) -> String {
     let mut out = Vec::new();
@@ -60,7 +60,7 @@ fn what_nft_loaded_reads_back_as_ours() {
     let plan = full_plan();
     in_namespace(|| {
         run("nft", &["-f", "-"], &text_of(&fresh(&plan)));
-        let live = Nfnetlink::open().unwrap().read().unwrap();
+        let live = Nfnetlink::open().unwrap().read(FOLLOWING).unwrap();
         let delta = diff(&fresh(&plan), &live);
         let mut shown = Vec::new();
         svcnat::transaction::write(&mut shown, &delta).unwrap();
@@ -141,12 +141,12 @@ fn a_batch_bound_to_an_old_generation_is_refused_whole() {
     in_namespace(|| {
         let mut kernel = Nfnetlink::open().unwrap();
         run("nft", &["add", "table", "ip", "other"], "");
-        let live = kernel.read().unwrap();
+        let live = kernel.read(FOLLOWING).unwrap();
         run("nft", &["add", "table", "ip", "another"], "");
         let delta = diff(&fresh(&plan), &live);
         let result = kernel.commit(&delta, live.generation);
         assert!(matches!(result, Err(NetlinkError::Raced)), "{result:?}");
-        assert!(kernel.read().unwrap().tables.is_empty());
+        assert!(kernel.read(FOLLOWING).unwrap().tables.is_empty());
     });
 }
 
@@ -155,10 +155,10 @@ fn a_dry_run_on_the_server_checks_and_changes_nothing() {
     let plan = full_plan();
     in_namespace(|| {
         let mut kernel = Nfnetlink::open().unwrap();
-        let live = kernel.read().unwrap();
+        let live = kernel.read(FOLLOWING).unwrap();
         let delta = diff(&fresh(&plan), &live);
         kernel.validate(&delta, live.generation).unwrap();
-        assert!(kernel.read().unwrap().tables.is_empty());
+        assert!(kernel.read(FOLLOWING).unwrap().tables.is_empty());
     });
 }
 
@@ -167,7 +167,7 @@ fn a_refused_operation_is_named_and_nothing_of_its_batch_stays() {
     let plan = full_plan();
     in_namespace(|| {
         let mut kernel = Nfnetlink::open().unwrap();
-        let live = kernel.read().unwrap();
+        let live = kernel.read(FOLLOWING).unwrap();
         let mut delta = diff(&fresh(&plan), &live);
         for table in &mut delta.tables {
             table
@@ -179,7 +179,7 @@ fn a_refused_operation_is_named_and_nothing_of_its_batch_stays() {
             error.contains("to delete set missing in ip svcnat"),
             "{error}"
         );
-        assert!(kernel.read().unwrap().tables.is_empty());
+        assert!(kernel.read(FOLLOWING).unwrap().tables.is_empty());
     });
 }
 
@@ -222,6 +222,60 @@ fn asking_for_each_element_tells_what_is_installed_from_what_was_tampered_with()
     });
 }
 
+#[test]
+fn what_is_asked_for_by_key_is_what_a_dump_reads() {
+    let plan = full_plan();
+    let by_key = Following {
+        beyond: 0,
+        ..FOLLOWING
+    };
+    in_namespace(|| {
+        reconcile(&mut ThisHost::open().unwrap(), wanted(&plan)).unwrap();
+        let mut kernel = Nfnetlink::open().unwrap();
+        let dumped = kernel.read(Following::default()).unwrap();
+        assert_eq!(kernel.read(by_key).unwrap(), dumped);
+        for (name, _) in FOLLOWING.sets {
+            let sets = dumped.tables.values().filter_map(|t| t.sets.get(*name));
+            let elements: usize = sets.map(|set| set.elements.len()).sum();
+            assert!(elements > 1, "{name} holds nothing to ask for");
+        }
+
+        // What nothing leads to is seen by the kernel's own count, and goes.
+        let live = &dumped.tables[&Family::Ip];
+        if !live.counts.contains_key("endpoints") {
+            return;
+        }
+        let foreign = "endpoints { 0:77 . tcp . 0x0 : 172.17.0.9 . 80 }";
+        run("nft", &["add", "element", "ip", "svcnat", foreign], "");
+        let found = kernel.read(by_key).unwrap();
+        let seen = &found.tables[&Family::Ip].foreign;
+        assert_eq!(seen, &["set endpoints: elements that nothing leads to"]);
+        let delta = diff(&fresh(&plan), &found);
+        kernel.commit(&delta, found.generation).unwrap();
+        assert_eq!(kernel.read(by_key).unwrap().tables, dumped.tables);
+
+        // What is missing among what they lead to is added; of what leads to others, all is
+        // built anew, since those now have nothing that leads to them.
+        for (set, alone) in [("endpoints", true), ("affinity-handles", false)] {
+            let of_set = &dumped.tables[&Family::Ip].sets[set];
+            let (key, element) = of_set.elements.first_key_value().unwrap();
+            let mut gone = TableChange::empty(Family::Ip);
+            gone.sets.insert(set.to_owned(), of_set.clone());
+            let elements = vec![(*key, element.clone())];
+            gone.operations = vec![Operation::DeleteElements(set.to_owned(), elements)];
+            let gone = Transaction { tables: vec![gone] };
+            kernel.commit(&gone, 0).unwrap();
+            let found = kernel.read(by_key).unwrap();
+            let delta = diff(&fresh(&plan), &found);
+            let counts = delta.counts();
+            let one = (counts.elements_added, counts.rules_added) == (1, 0);
+            assert_eq!(one, alone, "{set}: {counts:?}");
+            kernel.commit(&delta, found.generation).unwrap();
+            assert_eq!(kernel.read(by_key).unwrap().tables, dumped.tables);
+        }
+    });
+}
+
 /// Sends what looks like an answer of the kernel's to the socket with this port.
 fn forge(port: u32, seq: u32, errno: i32) {
     let socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
@@ -247,14 +301,14 @@ fn answers_that_another_process_sends_are_not_the_kernels() {
             forge(kernel.port(), seq, 1);
         }
         assert_eq!(kernel.generation().unwrap(), before);
-        let live = kernel.read().unwrap();
+        let live = kernel.read(FOLLOWING).unwrap();
         for seq in 0..2000 {
             forge(kernel.port(), seq, 1);
         }
         kernel
             .commit(&diff(&fresh(&plan), &live), live.generation)
             .unwrap();
-        assert!(diff(&fresh(&plan), &kernel.read().unwrap()).is_empty());
+        assert!(diff(&fresh(&plan), &kernel.read(FOLLOWING).unwrap()).is_empty());
         // Nor is a forged acknowledgement a success.
         for seq in 0..20_000 {
             forge(kernel.port(), seq, 0);
@@ -269,7 +323,7 @@ fn the_element_the_kernel_refuses_is_named_with_its_owner() {
     let plan = full_plan();
     in_namespace(|| {
         let mut kernel = Nfnetlink::open().unwrap();
-        let live = kernel.read().unwrap();
+        let live = kernel.read(FOLLOWING).unwrap();
         let mut tried = 0;
         for nth in [0, 1, 2] {
             for table in 0..2 {
@@ -302,7 +356,7 @@ fn the_element_the_kernel_refuses_is_named_with_its_owner() {
             }
         }
         assert!(tried >= 3);
-        assert!(kernel.read().unwrap().tables.is_empty());
+        assert!(kernel.read(FOLLOWING).unwrap().tables.is_empty());
     });
 }
 
@@ -374,7 +428,7 @@ fn a_service_the_kernel_refuses_costs_only_itself_and_is_tried_again_when_it_cha
         let reason = &engine.aside()[&aside[0]];
         assert!(reason.contains(&aside[0].to_string()), "{reason}");
         let held = |kernel: &mut Nfnetlink| {
-            let live = kernel.read().unwrap();
+            let live = kernel.read(FOLLOWING).unwrap();
             live.tables[&Family::Ip].sets["endpoints"].elements.len()
         };
         assert_eq!(held(&mut kernel), 6);
@@ -467,7 +521,7 @@ fn apply_installs_all_but_the_service_the_kernel_refuses_and_fails_with_its_name
             said.contains(&named)
         });
         assert_eq!(named.count(), 1, "{said}");
-        let live = Nfnetlink::open().unwrap().read().unwrap();
+        let live = Nfnetlink::open().unwrap().read(FOLLOWING).unwrap();
         let sets = &live.tables[&Family::Ip].sets;
         assert_eq!(sets["endpoints"].elements.len(), 6);
         assert_eq!(sets["cluster-ips"].elements.len(), 3);

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
+use svcnat::compile::FOLLOWING;
 use svcnat::config::Config;
 use svcnat::engine::Engine;
 use svcnat::netlink::Nfnetlink;
@@ -147,7 +148,7 @@ fn own(
     lab.within(Place::Node, || {
         let mut kernel = Nfnetlink::open().expect("a netlink socket");
         let mut engine = Engine::with_cluster(settings, Vec::new(), objects);
-        let live = kernel.read().expect("our tables");
+        let live = kernel.read(FOLLOWING).expect("our tables");
         let (delta, _, _) = engine.rebuild(&live);
         kernel.commit(&delta, 0).expect("a commit");
     });

@@ -226,7 +226,7 @@ proptest! {
             }
             let stale: Vec<StaleFlow> = match engine.advance() {
                 Next::Step(step) => stale_after(&engine, &step, &local()),
-                Next::Rebuild => {
+                Next::Replan | Next::Rebuild => {
                     engine.rebuild(&LiveRuleset::default());
                     Vec::new()
                 }

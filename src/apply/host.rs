@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::writer_log::{NameWriters, WriterLog};
 use crate::cluster::Protocol;
+use crate::compile::FOLLOWING;
 use crate::counters;
 use crate::host::HostError;
 use crate::host::conntrack::{Conntrack, Flow, StaleFlow};
@@ -137,7 +138,7 @@ impl Host for ThisHost {
     }
 
     fn read(&mut self) -> Result<LiveRuleset, NetlinkError> {
-        self.tables.read()
+        self.tables.read(FOLLOWING)
     }
 
     fn outline(&mut self) -> Result<LiveRuleset, NetlinkError> {

@@ -68,6 +68,19 @@ impl<'e> Anew<'e> {
             set_aside: false,
         }
     }
+
+    /// Planned anew, with what leads there from what the engine remembers of the kernel.
+    /// O(cluster).
+    pub fn remembered(engine: &'e mut Engine) -> (Self, Transaction) {
+        let (delta, plan, problems) = engine.replan();
+        let planned = Self {
+            engine,
+            plan,
+            problems,
+            set_aside: false,
+        };
+        (planned, delta)
+    }
 }
 
 impl DesiredRules for Anew<'_> {
@@ -203,12 +216,37 @@ impl<H: Host> Installer<H> {
         wanted: &mut impl Desired,
         found: Found,
     ) -> Result<Installed, NetlinkError> {
+        self.all(wanted, |installer, wanted| {
+            bring(&mut installer.host, wanted, &mut installer.manner, found)
+        })
+    }
+
+    /// The same from what is remembered of the kernel, which is neither read nor asked twice.
+    /// O(cluster).
+    ///
+    /// # Errors
+    /// If the kernel does not take the rules: somebody meddled with what they build on.
+    /// Settings, and routes that come, may be changed.
+    pub fn install_remembered(
+        &mut self,
+        wanted: &mut impl Desired,
+        mut delta: Transaction,
+    ) -> Result<Installed, NetlinkError> {
+        self.all(wanted, |installer, _| installer.commit(&mut delta))
+    }
+
+    /// Everything in its order, around the rules.
+    fn all<W: Desired>(
+        &mut self,
+        wanted: &mut W,
+        rules: impl FnOnce(&mut Self, &mut W) -> Result<Outcome, NetlinkError>,
+    ) -> Result<Installed, NetlinkError> {
         let MadeFrom {
             config, node, plan, ..
         } = wanted.made_from();
         let settings = self.settings(config, node);
         let (mut routes, going) = self.routes_coming(config, &plan.routes);
-        let rules = match bring(&mut self.host, wanted, &mut self.manner, found) {
+        let rules = match rules(self, wanted) {
             Ok(rules) => rules,
             Err(error) => {
                 self.untold = settings.map(|done| done.changed).unwrap_or_default();

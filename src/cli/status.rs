@@ -15,7 +15,7 @@ use super::inputs;
 use super::intent::{Intent, host};
 use super::say::{count, say};
 use crate::apply::{DesiredRules as _, ThisHost};
-use crate::compile::{SetId, frontend_key_of};
+use crate::compile::{FOLLOWING, SetId, frontend_key_of};
 use crate::host::routes;
 use crate::host::writer::{Place, look};
 use crate::netlink::Nfnetlink;
@@ -77,7 +77,7 @@ fn of(args: &StatusArgs) -> Result<Status, CliError> {
     let mut status = Status::default();
     let mut kernel = Nfnetlink::open()?;
     if args.inputs.filename.is_empty() {
-        status.installed(&kernel.read()?);
+        status.installed(&kernel.read(FOLLOWING)?);
     } else {
         let node = inputs::resolve_from(&args.inputs, Severity::Error)?;
         let mut wanted = FromInputs::new(&node);

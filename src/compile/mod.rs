@@ -10,6 +10,7 @@
 mod affinity;
 mod egress;
 mod endpoints;
+mod following;
 mod frontends;
 mod host_ports;
 mod local_policy;
@@ -28,6 +29,7 @@ use foldhash::{HashMap, HashMapExt};
 use ipnet::IpNet;
 
 pub use egress::hairpin;
+pub use following::FOLLOWING;
 pub use frontends::{cluster_ip, external_ip};
 pub use numbers::{Numbers, Sets, endpoint_of, frontend_key_of, frontend_value_key, slots_of};
 pub use parts::{Parts, Uses};

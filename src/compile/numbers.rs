@@ -169,7 +169,7 @@ pub fn slots(previous: &[Option<Endpoint>], desired: &WeightedEndpoints) -> Vec<
 }
 
 /// The number that is the data of an element.
-fn number(set: Option<&Set>, key: &Value) -> Option<u32> {
+pub(super) fn number(set: Option<&Set>, key: &Value) -> Option<u32> {
     value_of(set?.elements.get(key)?)
 }
 

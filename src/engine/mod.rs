@@ -6,6 +6,9 @@
 //! two sets of elements is what the kernel is told. Nothing else is looked at, so the work is
 //! O(the changed services), however many there are.
 //!
+//! What concerns all services at once, as another address of this node, is planned anew and
+//! compared in memory as well ([`Next::Replan`]).
+//!
 //! Pure: objects in, [`Step`] out. Who commits a step to the kernel and fails calls
 //! [`Engine::distrust`]; the next step then starts from what the kernel really holds.
 
@@ -63,6 +66,8 @@ pub struct Step {
 pub enum Next {
     /// This much changed.
     Step(Box<Step>),
+    /// Something that may concern every service: [`Engine::replan`].
+    Replan,
     /// Start over from the kernel's state: [`Engine::rebuild`].
     Rebuild,
 }
@@ -87,7 +92,10 @@ pub struct Engine {
     /// What is wrong with the objects.
     known: Known,
     node_level_changed: bool,
-    rebuild: bool,
+    /// Everything is to be planned anew.
+    replan: bool,
+    /// The kernel holds what the ruleset says, as far as we know.
+    trusted: bool,
     quarantine: Quarantine,
 }
 
@@ -134,7 +142,8 @@ impl Engine {
             demand: SlotDemand::default(),
             known: Known::default(),
             node_level_changed: false,
-            rebuild: true,
+            replan: true,
+            trusted: false,
             quarantine: Quarantine::default(),
         };
         engine.set_cluster(cluster);
@@ -145,7 +154,7 @@ impl Engine {
         self.slice_service = services_of_slices(&cluster);
         self.endpoints = count_endpoints(&cluster);
         self.cluster = cluster;
-        self.rebuild = true;
+        self.replan = true;
         self.changed.clear();
         self.quarantine.clear();
     }
@@ -196,7 +205,7 @@ impl Engine {
     /// True if objects changed since the last step.
     #[must_use]
     pub fn is_dirty(&self) -> bool {
-        self.rebuild || self.node_level_changed || !self.changed.is_empty()
+        self.plans_all() || self.node_level_changed || !self.changed.is_empty()
     }
 
     /// Prefixes whose local addresses take node ports, by family.
@@ -208,12 +217,17 @@ impl Engine {
 
     /// The next step starts from what the kernel holds: a commit failed, or somebody meddled.
     pub const fn distrust(&mut self) {
-        self.rebuild = true;
+        self.trusted = false;
     }
 
-    /// Other settings. A rebuild, unless nothing differs.
+    /// True if the next step plans everything anew.
+    const fn plans_all(&self) -> bool {
+        self.replan || !self.trusted
+    }
+
+    /// Other settings. Everything is planned anew, unless nothing differs.
     pub fn reconfigure(&mut self, config: Config) {
-        self.rebuild |= config != self.config;
+        self.replan |= config != self.config;
         self.config = config;
     }
 
@@ -228,7 +242,7 @@ impl Engine {
     /// Other objects altogether, as when files were read again. Only what differs is planned
     /// anew. O(objects) to compare.
     pub fn replace(&mut self, mut cluster: Cluster) {
-        if self.rebuild
+        if self.plans_all()
             || cluster.nodes != self.cluster.nodes
             || cluster.service_cidrs != self.cluster.service_cidrs
         {
@@ -332,7 +346,7 @@ impl Engine {
     fn touch(&mut self, name: &ObjectName) {
         // Its endpoints are the API servers, which no Service may take.
         self.node_level_changed |= *name == api_service();
-        if !self.rebuild && !self.changed.contains_key(name) {
+        if !self.plans_all() && !self.changed.contains_key(name) {
             let before = Before {
                 parts: self.parts(name),
                 serving: serving_of(&self.cluster, [name]),
@@ -359,8 +373,11 @@ impl Engine {
 
     /// What to do about all changes since the last step.
     pub fn advance(&mut self) -> Next {
-        if self.rebuild {
+        if !self.trusted {
             return Next::Rebuild;
+        }
+        if self.replan {
+            return Next::Replan;
         }
         let mut frames = None;
         let mut problems = Vec::new();
@@ -370,8 +387,8 @@ impl Engine {
             node.weighted_slots = self.node.weighted_slots;
             problems.extend(found);
             if node != self.node {
-                self.rebuild = true;
-                return Next::Rebuild;
+                self.replan = true;
+                return Next::Replan;
             }
             let mut made = Vec::new();
             for family in Family::ALL {
@@ -395,8 +412,8 @@ impl Engine {
             }
         }
         if self.demand.limit(self.config.slot_limits) != self.node.weighted_slots {
-            self.rebuild = true;
-            return Next::Rebuild;
+            self.replan = true;
+            return Next::Replan;
         }
         let units = self.units(asked, &mut served);
         if node_level {
@@ -416,7 +433,8 @@ impl Engine {
                 .as_mut()
                 .map(|frames| std::mem::replace(&mut frames[i], FamilyPlan::empty(family)));
             if !self.family_step(i, family, &units, frame, &mut step) {
-                self.rebuild = true;
+                // The ruleset in memory may be changed in part.
+                self.distrust();
                 return Next::Rebuild;
             }
         }

@@ -1,5 +1,5 @@
-//! Starting over from what the kernel holds: everything is planned and compiled anew, without
-//! the Services that are set aside.
+//! Starting over, from what the kernel holds or from what is remembered of it: everything is
+//! planned and compiled anew, without the Services that are set aside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,9 +15,9 @@ use crate::transaction::Transaction;
 
 impl Engine {
     /// Leaves a Service out of the ruleset, until it changes or [`Engine::try_again`]: the
-    /// kernel takes none with it. A rebuild. False if it was left out already.
+    /// kernel takes none with it. False if it was left out already.
     pub fn set_aside(&mut self, name: ObjectName, reason: String) -> bool {
-        self.rebuild = true;
+        self.replan = true;
         self.quarantine.add(name, reason)
     }
 
@@ -49,6 +49,13 @@ impl Engine {
         made
     }
 
+    /// Plans and compiles everything anew, and compares with the ruleset in memory, which the
+    /// kernel holds if every step so far was committed. O(cluster).
+    pub fn replan(&mut self) -> (Transaction, NodePlan, Vec<Problem>) {
+        let remembered = std::mem::take(&mut self.ruleset).into_live();
+        self.rebuild(&remembered)
+    }
+
     /// What the ruleset would change of `live` without these Services, and those that are set
     /// aside; nothing changes here but numbers. A rebuild has to follow. O(cluster).
     pub fn without(&mut self, names: &BTreeSet<ObjectName>, live: &LiveRuleset) -> Transaction {
@@ -62,7 +69,7 @@ impl Engine {
         let (delta, ..) = self.plan_all(live);
         self.known = known;
         self.cluster.services.extend(aside);
-        self.rebuild = true;
+        self.distrust();
         delta
     }
 
@@ -109,7 +116,8 @@ impl Engine {
         self.ruleset = ruleset;
         self.changed.clear();
         self.node_level_changed = false;
-        self.rebuild = false;
+        self.replan = false;
+        self.trusted = true;
         (diff(&self.ruleset, live), plan, self.known.untold())
     }
 }

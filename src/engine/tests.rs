@@ -265,6 +265,7 @@ fn change(action: &Action) -> Option<Change> {
 fn commit(engine: &mut Engine, kernel: &mut Kernel) {
     let delta = match engine.advance() {
         Next::Step(step) => step.delta,
+        Next::Replan => engine.replan().0,
         Next::Rebuild => engine.rebuild(&kernel.live(1)).0,
     };
     kernel.carry_out(&delta).unwrap();

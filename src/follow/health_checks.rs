@@ -150,7 +150,7 @@ mod tests {
     fn step(engine: &mut Engine, checks: &mut HealthChecks) -> bool {
         match engine.advance() {
             Next::Step(step) => checks.update(engine, &step.touched),
-            Next::Rebuild => {
+            Next::Replan | Next::Rebuild => {
                 engine.rebuild(&LiveRuleset::default());
                 checks.rebuild(engine)
             }

@@ -455,7 +455,7 @@ impl<'a, H: Host> Agent<'a, H> {
         self.tell_aside();
         self.tell(cause, &synced);
         self.observe(cause, &synced);
-        if synced.full {
+        if synced.compared {
             self.drifted = false;
             self.observed.good(Condition::Tables);
         }

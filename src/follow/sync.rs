@@ -10,7 +10,7 @@ use crate::apply::{
 };
 use crate::cluster::ObjectName;
 use crate::diff::{diff, resembles, rules_only};
-use crate::engine::{Engine, Next};
+use crate::engine::{Engine, Next, Step};
 use crate::host::HostError;
 use crate::host::routes::RouteReport;
 use crate::host::settings::Settings;
@@ -38,8 +38,10 @@ pub enum SyncError {
 /// What one sync did.
 #[derive(Debug, Default)]
 pub struct Synced {
-    /// True if everything was compared with the kernel, false for an increment.
+    /// True if everything was planned anew, false for an increment.
     pub full: bool,
+    /// True if everything was compared with the kernel.
+    pub compared: bool,
     /// Elements, rules and objects changed.
     pub counts: Counts,
     /// What the commit took; `None` if there was nothing to commit.
@@ -153,31 +155,29 @@ impl<H: Host> KernelSync<H> {
         Ok(installed(host, limit, after, routes)?)
     }
 
-    /// Carries out what changed in the engine. O(changed), or O(cluster) if the engine asks
-    /// for a new start. With the rules in force this succeeded; what failed besides is told in
+    /// Carries out what changed in the engine. O(changed), or O(cluster) if that may concern
+    /// every service; the kernel is read only if the engine does not trust its memory. With the rules in force this succeeded; what failed besides is told in
     /// [`Synced`], and owed ([`Installer::is_tidying_owed`], [`Installer::routes_owed`]).
     ///
     /// # Errors
     /// If the kernel refuses the rules; the engine then starts over with the next sync.
     pub fn sync(&mut self, engine: &mut Engine) -> Result<Synced, SyncError> {
         let start = self.now();
-        let result = match engine.advance() {
-            Next::Rebuild => self.rebuild(engine),
-            Next::Step(step) => match self.installer.increment(engine, *step) {
-                Ok((done, step)) => Ok(Synced {
-                    problems: step.problems,
-                    services: step.services,
-                    touched: step.touched,
-                    ..self.synced(done)
-                }),
-                Err(error) => {
-                    // Somebody meddled with what the step builds on: start over.
-                    engine.distrust();
-                    let by = self.who_wrote().unwrap_or_else(|e| e.to_string());
-                    tracing::warn!(%error, by, "an increment does not fit the kernel's state");
-                    self.rebuild(engine)
-                }
-            },
+        let remembered = match engine.advance() {
+            Next::Rebuild => None,
+            Next::Replan => Some(self.replan(engine)),
+            Next::Step(step) => Some(self.step(engine, *step)),
+        };
+        let result = match remembered {
+            Some(Ok(synced)) => Ok(synced),
+            Some(Err(error)) => {
+                // Somebody meddled with what it builds on: start over.
+                engine.distrust();
+                let by = self.who_wrote().unwrap_or_else(|e| e.to_string());
+                tracing::warn!(%error, by, "a change does not fit the kernel's state");
+                self.rebuild(engine)
+            }
+            None => self.rebuild(engine),
         };
         let mut synced = match result {
             Ok(synced) => synced,
@@ -189,6 +189,28 @@ impl<H: Host> KernelSync<H> {
         engine.told();
         synced.took = self.now() - start;
         Ok(synced)
+    }
+
+    /// Carries out what changed of some services.
+    fn step(&mut self, engine: &Engine, step: Step) -> Result<Synced, NetlinkError> {
+        let (done, step) = self.installer.increment(engine, step)?;
+        Ok(Synced {
+            problems: step.problems,
+            services: step.services,
+            touched: step.touched,
+            ..self.synced(done)
+        })
+    }
+
+    /// Plans everything anew, and compares in memory.
+    fn replan(&mut self, engine: &mut Engine) -> Result<Synced, NetlinkError> {
+        let (mut wanted, delta) = Anew::remembered(engine);
+        let done = self.installer.install_remembered(&mut wanted, delta)?;
+        Ok(Synced {
+            full: true,
+            problems: wanted.problems,
+            ..self.synced(done)
+        })
     }
 
     /// Reads the kernel back, compares and commits the difference.
@@ -204,6 +226,7 @@ impl<H: Host> KernelSync<H> {
         self.verify_owed = false;
         Ok(Synced {
             full: true,
+            compared: true,
             problems,
             ..self.synced(done)
         })

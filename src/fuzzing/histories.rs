@@ -159,6 +159,7 @@ fn node(n: u8) -> Change {
 fn step(engine: &mut Engine, kernel: &mut Kernel) {
     let delta = match engine.advance() {
         Next::Step(step) => step.delta,
+        Next::Replan => engine.replan().0,
         Next::Rebuild => engine.rebuild(&kernel.live(1)).0,
     };
     kernel.carry_out(&delta).expect("the kernel takes it");

@@ -1,6 +1,7 @@
 //! The nfnetlink socket: requests and dumps; batches are sent by `commit.rs`.
 
 mod commit;
+mod sets;
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -15,7 +16,9 @@ use super::constants::{generation, msg};
 use super::encode::{dump, get_elements, get_generation};
 use super::error::{NetlinkError, Refusal};
 use super::{decode, ffi};
-use crate::ruleset::{Element, Family, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value};
+use crate::ruleset::{
+    Element, Family, Following, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value,
+};
 use crate::transaction::Count;
 
 pub use commit::Committed;
@@ -225,13 +228,19 @@ impl Nfnetlink {
     /// Reads our tables. If somebody commits meanwhile it starts over, until a reading was
     /// not disturbed or says the same as the one before: who keeps committing to tables of
     /// their own does not change ours. A commit bound to [`LiveRuleset::generation`] may then
-    /// be raced. O(elements of ours), for large sets more: each page of a dump restarts the
-    /// walk.
+    /// be raced. O(elements of ours), for large sets but those of `following` more: each page
+    /// of a dump restarts the walk.
     ///
     /// # Errors
     /// If the kernel does not let us read, or does not hold still.
-    pub fn read(&mut self) -> Result<LiveRuleset, NetlinkError> {
-        self.steady(|kernel, family| kernel.table(family, true))
+    pub fn read(&mut self, following: Following) -> Result<LiveRuleset, NetlinkError> {
+        self.steady(|kernel, family| {
+            let mut table = kernel.table(family)?;
+            if let Some(table) = &mut table {
+                kernel.read_sets(family, table, following)?;
+            }
+            Ok(table)
+        })
     }
 
     /// The same without elements; exact sets come with their number, if the kernel tells it
@@ -240,7 +249,7 @@ impl Nfnetlink {
     /// # Errors
     /// As [`Nfnetlink::read`].
     pub fn outline(&mut self) -> Result<LiveRuleset, NetlinkError> {
-        self.steady(|kernel, family| kernel.table(family, false))
+        self.steady(Self::table)
     }
 
     fn steady(
@@ -298,7 +307,8 @@ impl Nfnetlink {
         }
     }
 
-    fn table(&mut self, family: Family, elements: bool) -> Result<Option<LiveTable>, NetlinkError> {
+    /// A table without the elements of its sets.
+    fn table(&mut self, family: Family) -> Result<Option<LiveTable>, NetlinkError> {
         let mut found = None;
         self.dump(msg::GETTABLE, family, None, |message| {
             found = Some(decode::ownership(message));
@@ -343,33 +353,6 @@ impl Nfnetlink {
             }
             Ok(())
         })?;
-        if !elements {
-            return Ok(Some(table));
-        }
-        let mut foreign = Vec::new();
-        for set in table.sets.values_mut() {
-            if matches!(set.kind, SetKind::Dynamic { .. }) {
-                continue;
-            }
-            let name = set.name.clone();
-            let count = table.counts.get(&name).map_or(0, |count| *count as usize);
-            let exact = set.kind == SetKind::Exact;
-            // While the kernel moves a set to a larger table, a dump may pass elements over.
-            for _ in 0..DUMP_TRIES {
-                let mut bounds = Vec::new();
-                self.dump(msg::GETSETELEM, family, Some(&name), |message| {
-                    if let Err(what) = decode::elements(message, set, &mut bounds) {
-                        foreign.push(what);
-                    }
-                    Ok(())
-                })?;
-                decode::ranges(set, bounds);
-                if !exact || set.elements.len() >= count {
-                    break;
-                }
-            }
-        }
-        table.foreign.extend(foreign);
         Ok(Some(table))
     }
 
@@ -481,16 +464,32 @@ impl Nfnetlink {
             if some.is_empty() {
                 return Ok(true);
             }
-            let request = get_elements(family, &set.name, &some, self.next_seq());
-            let request = request.map_err(|why| NetlinkError::unreadable(&set.name, why))?;
-            let result = self.request(&request, |message| {
-                each(message);
-                Ok(())
-            });
-            match result {
-                Err(NetlinkError::Read(Errno::ENOENT)) => return Ok(false),
-                result => drop(result?),
+            if self.ask(family, &set.name, &some, &mut each)? < some.len() {
+                return Ok(false);
             }
+        }
+    }
+
+    /// Asks for at most [`KEYS_AT_ONCE`] elements; how many were there before the first that
+    /// is not, at which the kernel stops.
+    fn ask(
+        &mut self,
+        family: Family,
+        set: &str,
+        keys: &[&Value],
+        mut each: impl FnMut(&Message<'_>),
+    ) -> Result<usize, NetlinkError> {
+        let request = get_elements(family, set, keys, self.next_seq());
+        let request = request.map_err(|why| NetlinkError::unreadable(set, why))?;
+        let mut answers = 0;
+        let result = self.request(&request, |message| {
+            answers += 1;
+            each(message);
+            Ok(())
+        });
+        match result {
+            Err(NetlinkError::Read(Errno::ENOENT)) => Ok(answers),
+            result => result.map(|_| keys.len()),
         }
     }
 }

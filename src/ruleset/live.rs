@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::bytecode::Instr;
-use super::{BaseChain, Family, Set};
+use super::{BaseChain, Chain, Family, Ruleset, Set, Value, lower};
 
 /// A chain as found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,3 +47,43 @@ impl LiveRuleset {
         self.tables.iter().map(|(f, t)| (*f, &t.sets)).collect()
     }
 }
+
+impl Ruleset {
+    /// The same as a kernel that holds it would be read. O(rules).
+    #[must_use]
+    pub fn into_live(self) -> LiveRuleset {
+        let tables = self.tables.into_iter().map(|(family, mut table)| {
+            let live = |chain: &Chain| {
+                let rules = chain.rules.iter().map(|rule| lower(rule, &table));
+                let live = LiveChain {
+                    base: chain.base,
+                    rules: rules.collect(),
+                };
+                (chain.name.clone(), live)
+            };
+            let found = LiveTable {
+                chains: table.chains.iter().map(live).collect(),
+                sets: std::mem::take(&mut table.sets),
+                ..LiveTable::default()
+            };
+            (family, found)
+        });
+        LiveRuleset {
+            generation: 0,
+            tables: tables.collect(),
+        }
+    }
+}
+
+/// Large sets whose keys follow from what other sets hold, so that they can be asked for one by
+/// one instead of dumped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Following {
+    /// Up to so many elements they are dumped all the same.
+    pub beyond: usize,
+    /// The name of each, and its keys. Some may not be there; no others are.
+    pub sets: &'static [FollowingSet],
+}
+
+/// A set's name, and its keys by what those sets hold that are read before it.
+pub type FollowingSet = (&'static str, fn(&BTreeMap<String, Set>) -> Vec<Value>);

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 pub use crate::net::{Family, Protocol};
 pub use chain::{BaseChain, Chain, ChainType, Hook};
-pub use live::{LiveChain, LiveRuleset, LiveTable};
+pub use live::{Following, FollowingSet, LiveChain, LiveRuleset, LiveTable};
 pub use lower::lower;
 pub use set::{Element, ElementData, Set, SetData, SetKind};
 pub use statement::{Action, Match, Rule, Selector, Statement};

@@ -1,5 +1,7 @@
 //! What is in the kernel: put back when others change it, kept when the agent stops.
 
+use svcnat::compile::FOLLOWING;
+
 use crate::harness::{Daemon, eventually, frontends, service};
 use crate::support::{in_namespace, run};
 
@@ -133,7 +135,7 @@ fn long_reads_give_a_sign_of_life_with_each_page() {
         let pages = std::rc::Rc::new(std::cell::Cell::new(0));
         let counted = std::rc::Rc::clone(&pages);
         kernel.on_progress(Box::new(move || counted.set(counted.get() + 1)));
-        let live = kernel.read().unwrap();
+        let live = kernel.read(FOLLOWING).unwrap();
         let sets: usize = live.tables.values().map(|table| table.sets.len()).sum();
         assert!(
             sets > 0 && pages.get() > sets,

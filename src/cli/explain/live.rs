@@ -3,7 +3,7 @@
 use crate::cli::error::CliError;
 use crate::cli::say::say;
 use crate::cluster::Family;
-use crate::compile::SetId;
+use crate::compile::{FOLLOWING, SetId};
 use crate::diff::diff;
 use crate::host::others;
 use crate::netlink::Nfnetlink;
@@ -20,7 +20,7 @@ pub fn installed(
     from_node: bool,
 ) -> Result<Option<Ruleset>, CliError> {
     let mut kernel = Nfnetlink::open()?;
-    let live = kernel.read()?;
+    let live = kernel.read(FOLLOWING)?;
     let mut chains = kernel.foreign_chains()?;
     chains.retain(|chain| chain.family == "inet" || chain.family == family.nft_name());
     if let Some(others) = others::in_the_way(&chains, from_node) {

@@ -10,7 +10,7 @@ use super::rows::{EndpointOf, FrontendRow, HostPortRow, Outcome, Port, RouteRow,
 use crate::cli::error::CliError;
 use crate::cli::intent::host;
 use crate::compile::value::{Class, LIST_MASK, value_of};
-use crate::compile::{SetId, endpoint_of, frontend_key_of};
+use crate::compile::{FOLLOWING, SetId, endpoint_of, frontend_key_of};
 use crate::counters::Counts;
 use crate::host::routes;
 use crate::netlink::Nfnetlink;
@@ -31,7 +31,7 @@ impl Installed {
     pub fn read() -> Result<Self, CliError> {
         let mut kernel = Nfnetlink::open()?;
         Ok(Self {
-            tables: kernel.read()?.tables,
+            tables: kernel.read(FOLLOWING)?.tables,
             counts: Counts::read(&mut kernel)?,
         })
     }

@@ -26,6 +26,7 @@ fn a_conflict_is_told_once_and_again_only_when_it_begins_again() {
     let told = |engine: &mut Engine| -> Vec<String> {
         let problems = match engine.advance() {
             Next::Step(step) => step.problems,
+            Next::Replan => engine.replan().2,
             Next::Rebuild => engine.rebuild(&LiveRuleset::default()).2,
         };
         engine.told();

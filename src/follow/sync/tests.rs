@@ -64,6 +64,42 @@ fn an_increment_is_not_held_up_by_a_neighbour_and_reads_nothing() {
 }
 
 #[test]
+fn what_concerns_every_service_is_planned_anew_from_memory() {
+    let (mut sync, mut engine) = following();
+    sync.host().busy_neighbour = true;
+    let reads = sync.host().reads;
+    let readdress = |engine: &mut Engine, n: u8| {
+        engine.reconfigure(crate::config::Config {
+            node_ips: vec![std::net::IpAddr::from([192, 168, 50, n])],
+            ..engine.config().clone()
+        });
+    };
+    for n in [21, 22] {
+        readdress(&mut engine, n);
+        change(&mut engine, 1, &[n]);
+        let synced = sync.sync(&mut engine).unwrap();
+        assert!(synced.full && !synced.compared && synced.committed.is_some());
+        assert!(is_in_force(&mut sync, &engine) && !engine.is_dirty());
+    }
+    engine.reconfigure(crate::config::Config {
+        masquerade_all: true,
+        ..engine.config().clone()
+    });
+    let synced = sync.sync(&mut engine).unwrap();
+    assert!(synced.counts.rules_added > 0 && is_in_force(&mut sync, &engine));
+    assert_eq!(sync.host().reads, reads);
+
+    // Somebody meddled: the kernel is read after all.
+    sync.host().another(|kernel| {
+        set(kernel, SetId::Endpoints).elements.clear();
+    });
+    readdress(&mut engine, 23);
+    change(&mut engine, 1, &[12]);
+    let synced = sync.sync(&mut engine).unwrap();
+    assert!(synced.compared && is_in_force(&mut sync, &engine));
+}
+
+#[test]
 fn an_increment_that_does_not_fit_what_others_left_starts_over_from_what_is_there() {
     let (mut sync, mut engine) = following();
     sync.host().another(|kernel| {
