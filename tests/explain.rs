@@ -158,9 +158,9 @@ fn endpoints_left_out_have_their_reasons() {
         "203.0.113.1:80/tcp",
         &[
             "externalIP of Service default/web, externalTrafficPolicy Local",
-            "endpoint 172.17.0.2:8080\n",
-            "172.17.1.2:8080 is left out: policy Local, and it is not on this node",
-            "172.17.1.3:8080 is left out: it is not ready",
+            "endpoint 172.17.0.2:8080 on n1\n",
+            "172.17.1.2:8080 on n2 is left out: policy Local, and it is not on this node",
+            "172.17.1.3:8080 on n2 is left out: it is not ready",
             "session affinity: a client keeps its endpoint for 10800 s",
             "100.00 % to 172.17.0.2:8080, which sees the client's address (policy Local keeps it)",
         ],
@@ -170,14 +170,14 @@ fn endpoints_left_out_have_their_reasons() {
         "10.254.0.10:80/tcp",
         &[
             "clusterIP of Service default/web, internalTrafficPolicy Cluster",
-            "172.17.1.4:8080 is left out: it is terminating, and others are ready",
+            "172.17.1.4:8080 on n2 is left out: it is terminating, and others are ready",
             "50.00 % to 172.17.1.2:8080, which sees the client's address (the client is a pod)",
         ],
     );
     says(
         "172.17.0.9",
         "10.254.0.11:80/tcp",
-        &["172.17.1.5:8080 is left out: its hints are for other zones"],
+        &["172.17.1.5:8080 on n2 is left out: its hints are for other zones"],
     );
     says(
         "172.17.0.9",
@@ -372,21 +372,190 @@ fn what_no_packet_can_be_is_bad_usage() {
         (
             "172.17.0.9",
             "10.254.0.10:0/tcp",
-            "is not ADDRESS:PORT/PROTOCOL",
+            "is not ADDRESS:PORT[/PROTOCOL]",
         ),
         (
             "172.17.0.9",
             "10.254.0.10/tcp",
-            "is not ADDRESS:PORT/PROTOCOL",
+            "is not ADDRESS:PORT[/PROTOCOL]",
         ),
         (
             "172.17.0.9",
             "10.254.0.10:80/icmp",
-            "is not ADDRESS:PORT/PROTOCOL",
+            "is not ADDRESS:PORT[/PROTOCOL]",
         ),
     ] {
         svcnat(&["explain", source, destination], "")
             .expect(2)
             .names(&[part]);
+    }
+}
+
+const NAMED: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: visitor}
+spec: {nodeName: n1, containers: [{name: main}]}
+status: {phase: Running, podIP: 172.17.0.9, podIPs: [{ip: 172.17.0.9}, {ip: "fd00:17::9"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: far, namespace: prod}
+spec: {nodeName: n2, containers: [{name: main}]}
+status: {phase: Running, podIP: 172.17.1.9, podIPs: [{ip: 172.17.1.9}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: coming}
+spec: {nodeName: n1, containers: [{name: main}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: dns, namespace: prod}
+spec:
+  type: LoadBalancer
+  clusterIPs: [10.254.0.53, "fd00:254::53"]
+  externalIPs: [203.0.113.53]
+  ports: [{name: udp, port: 53, protocol: UDP}, {name: tcp, port: 53}, {name: metrics, port: 9153}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: pods}
+spec: {clusterIP: None, ports: [{port: 80}]}
+"#;
+
+/// The first line of the answer, which has the packet, and what is said besides.
+fn named(source: &str, destination: &str, more: &[&str]) -> (String, String) {
+    let verb = [
+        "explain",
+        source,
+        destination,
+        "-f",
+        "-",
+        "--node-name=n1",
+        "--cluster-cidr=172.17.0.0/16",
+        "--service-cluster-ip-range=10.254.0.0/16,fd00:254::/112",
+    ];
+    let input = format!("{OBJECTS}---{NAMED}");
+    let done = svcnat(&[&verb, more].concat(), &input);
+    let first = done.out.lines().next().unwrap_or_default();
+    (first.to_owned(), done.err)
+}
+
+#[test]
+fn both_ends_may_be_names_of_objects() {
+    for (source, destination, packet) in [
+        ("pod/visitor", "svc/web", "172.17.0.9 -> 10.254.0.10:80/TCP"),
+        (
+            "pod/visitor",
+            "svc/web:http",
+            "172.17.0.9 -> 10.254.0.10:80/TCP",
+        ),
+        (
+            "pod/default/visitor",
+            "svc/default/web:80/tcp",
+            "172.17.0.9 -> 10.254.0.10:80/TCP",
+        ),
+        (
+            "pod/visitor",
+            "svc/prod/dns:udp",
+            "172.17.0.9 -> 10.254.0.53:53/UDP",
+        ),
+        (
+            "pod/visitor",
+            "svc/prod/dns:53/udp",
+            "172.17.0.9 -> 10.254.0.53:53/UDP",
+        ),
+        (
+            "fd00:17::8",
+            "svc/prod/dns:9153",
+            "fd00:17::8 -> [fd00:254::53]:9153/TCP",
+        ),
+        (
+            "client/198.51.100.9",
+            "lb/guarded",
+            "198.51.100.9 -> 203.0.113.2:80/TCP",
+        ),
+        (
+            "198.51.100.9",
+            "lb/prod/dns:tcp",
+            "198.51.100.9 -> 203.0.113.53:53/TCP",
+        ),
+        (
+            "node/n1",
+            "svc/web",
+            "192.168.50.11 -> 10.254.0.10:80/TCP, sent by this node",
+        ),
+        (
+            "198.51.100.9",
+            "node/n1:30080",
+            "198.51.100.9 -> 192.168.50.11:30080/TCP",
+        ),
+        (
+            "pod/visitor",
+            "pod/prod/far:8080",
+            "172.17.0.9 -> 172.17.1.9:8080/TCP",
+        ),
+        (
+            "::ffff:172.17.0.9",
+            "svc/web",
+            "172.17.0.9 -> 10.254.0.10:80/TCP",
+        ),
+    ] {
+        assert_eq!(
+            named(source, destination, &[]).0,
+            packet,
+            "{source} {destination}"
+        );
+    }
+    let (packet, _) = named("pod/visitor", "svc/dns:metrics", &["-n", "prod"]);
+    assert_eq!(packet, "", "the pod is in default");
+    let (packet, said) = named("pod/far", "svc/dns:metrics", &["-n", "prod"]);
+    assert_eq!(packet, "172.17.1.9 -> 10.254.0.53:9153/TCP");
+    assert!(said.contains("pod/far is on node n2"), "{said}");
+}
+
+#[test]
+fn an_end_that_is_not_there_or_has_no_address_is_named_with_what_is_missing() {
+    for (source, destination, wrong) in [
+        (
+            "pod/visiter",
+            "svc/web",
+            "no Pod default/visiter; did you mean default/visitor?",
+        ),
+        (
+            "pod/coming",
+            "svc/web",
+            "default/coming has no address: status.podIPs is empty",
+        ),
+        ("pod/visitor", "svc/wep", "no Service default/wep; did you mean default/web?"),
+        ("pod/visitor", "svc/pods", "default/pods is headless"),
+        (
+            "pod/visitor",
+            "lb/hashed",
+            "has no address: status.loadBalancer.ingress",
+        ),
+        (
+            "pod/visitor",
+            "svc/prod/dns",
+            "prod/dns needs a port, as it has udp (53/UDP), tcp (53/TCP)",
+        ),
+        (
+            "pod/visitor",
+            "svc/web:8080",
+            "default/web has no port \"8080\": it has http (80/TCP)",
+        ),
+        ("pod/visitor", "node/n7:80", "no Node n7"),
+        (
+            "pod/visitor",
+            "pod/prod/far",
+            "\"pod/prod/far\" is not ADDRESS:PORT",
+        ),
+        ("visitor", "svc/web", "\"visitor\" is not an address, pod/"),
+        ("pod/prod/far", "[fd00::1]:80", "not of one family"),
+    ] {
+        let (packet, said) = named(source, destination, &[]);
+        assert_eq!(packet, "", "{source} {destination}");
+        assert!(said.contains(wrong), "{source} {destination}: {said}");
     }
 }

@@ -501,10 +501,15 @@ pub struct GetArgs {
 /// `svcnat explain`.
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
-    /// Source address of the packet
-    pub source: IpAddr,
-    /// Destination as ADDRESS:PORT[/PROTOCOL], with IPv6 addresses in brackets; TCP by default
+    /// Who sends: an address, pod/[NAMESPACE/]NAME, node/NAME or client/ADDRESS
+    pub source: String,
+    /// Where to: ADDRESS:PORT[/PROTOCOL], with IPv6 addresses in brackets and TCP by default;
+    /// svc/[NAMESPACE/]NAME[:PORT], lb/[NAMESPACE/]NAME[:PORT], node/NAME:PORT or
+    /// pod/[NAMESPACE/]NAME:PORT
     pub destination: String,
+    /// Namespace of names that do not say theirs
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
     /// Interface the packet comes in by; for detect-local modes that look at it
     #[arg(long, value_name = "NAME")]
     pub iif: Option<InterfaceName>,

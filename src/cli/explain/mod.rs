@@ -1,5 +1,6 @@
 //! `svcnat explain`: where a packet goes, and why.
 
+mod ends;
 mod live;
 mod reasons;
 mod say;
@@ -11,32 +12,36 @@ use std::net::IpAddr;
 use super::args::{ExplainArgs, Output};
 use super::error::CliError;
 use super::inputs;
-use crate::cluster::{Family, Protocol};
+use super::say::say;
+use crate::cluster::Family;
 use crate::host::interfaces;
 use crate::ruleset::Table;
 use crate::walk::{Packet, walk};
+use ends::Ends;
 use reasons::{Nothing, Reasons, Scene};
 
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let (destination, port, protocol) = parse(&args.destination).ok_or_else(|| {
-        CliError::Usage(format!(
-            "{:?} is not ADDRESS:PORT/PROTOCOL, such as 10.254.176.53:80/tcp or [fd00::a]:53/udp",
-            args.destination
-        ))
-    })?;
-    // No packet has the IPv6 form of an IPv4 address.
-    let source = args.source.to_canonical();
-    if Family::of(&source) != Family::of(&destination) {
-        return Err(CliError::Usage(format!(
-            "{source} and {destination} are not of one family: no packet goes from one to the other"
-        )));
-    }
     let inputs = inputs::resolve(&args.inputs)?;
+    let Ends {
+        source,
+        destination,
+        port,
+        protocol,
+        sender_node,
+    } = ends::of(&inputs, &args.namespace, &args.source, &args.destination)?;
     let family = Family::of(&destination);
     let mut local: BTreeSet<IpAddr> = inputs.context.addresses.iter().copied().collect();
     if args.live {
         let found = interfaces::list().map_err(|e| CliError::Host(e.to_string()))?;
         local.extend(interfaces::local_addresses(&found));
+    }
+    let this_node = &inputs.context.name;
+    if let Some(node) = sender_node.filter(|node| node != this_node) {
+        say(&format!(
+            "warning: {} is on node {node}, and this is what {this_node} does with its packets: \
+             what {node} translates never comes here as it was sent (ask with --node-name={node})\n",
+            args.source
+        ));
     }
     let packet = Packet {
         source,
@@ -72,20 +77,4 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         Output::Json => say::json(out, &scene, &reasons)?,
     }
     Ok(0)
-}
-
-/// `ADDRESS:PORT/PROTOCOL`; TCP if there is no protocol.
-fn parse(text: &str) -> Option<(IpAddr, u16, Protocol)> {
-    let (socket, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
-    let socket: std::net::SocketAddr = socket.parse().ok()?;
-    if socket.port() == 0 {
-        return None;
-    }
-    let protocol = match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        _ => return None,
-    };
-    Some((socket.ip().to_canonical(), socket.port(), protocol))
 }

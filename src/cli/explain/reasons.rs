@@ -176,6 +176,19 @@ impl<'a> Reasons<'a> {
         }
     }
 
+    /// The pod behind an endpoint of the frontend's Service, and its node, as far as its
+    /// EndpointSlice names them. O(endpoints of the Service).
+    pub fn pod(&self, scene: &Scene<'a>, addr: IpAddr) -> (Option<&'a str>, Option<&'a str>) {
+        let service = self.frontend.map(|frontend| &frontend.owner.service);
+        let slices = service.map(|service| scene.inputs.cluster.slices_of(service));
+        let slices = slices.unwrap_or_default();
+        let mut endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
+        let found = endpoints.find(|endpoint| endpoint.address == addr);
+        found.map_or((None, None), |endpoint| {
+            (endpoint.pod.as_deref(), endpoint.node_name.as_deref())
+        })
+    }
+
     /// True if an endpoint is itself a service address, so that what is sent there is lost:
     /// a packet is translated once.
     pub fn is_service_address(&self, scene: &Scene<'_>, candidate: &Candidate) -> bool {

@@ -84,9 +84,15 @@ fn behind(
     writeln!(out, "  {kind} of Service {service}, {}", reasons.policy)?;
     for (endpoint, standing) in &reasons.endpoints {
         let to = socket(endpoint);
+        let of = match reasons.pod(scene, endpoint.addr) {
+            (Some(pod), Some(node)) => format!(", pod {pod} on {node}"),
+            (Some(pod), None) => format!(", pod {pod}"),
+            (None, Some(node)) => format!(" on {node}"),
+            (None, None) => String::new(),
+        };
         match standing {
-            Standing::Used => writeln!(out, "  endpoint {to}")?,
-            why => writeln!(out, "  endpoint {to} is left out: {why}")?,
+            Standing::Used => writeln!(out, "  endpoint {to}{of}")?,
+            why => writeln!(out, "  endpoint {to}{of} is left out: {why}")?,
         }
     }
     for addr in &reasons.without_port {
@@ -181,9 +187,12 @@ fn frontend(scene: &Scene<'_>, reasons: &Reasons<'_>, frontend: &Frontend) -> Va
         .endpoints
         .iter()
         .map(|(endpoint, standing)| {
+            let (pod, node) = reasons.pod(scene, endpoint.addr);
             json!({
                 "address": endpoint.addr.to_string(),
                 "port": endpoint.port.get(),
+                "pod": pod,
+                "node": node,
                 "used": *standing == Standing::Used,
                 "reason": standing.to_string(),
                 "probability": share(endpoint),

@@ -1,0 +1,287 @@
+//! The two ends of a packet, as addresses or as names of objects.
+
+use std::net::IpAddr;
+
+use crate::cli::error::CliError;
+use crate::cluster::{Cluster, Family, ObjectName, Pod, Protocol, Service, ServicePort};
+use crate::node::Node;
+use crate::text::did_you_mean;
+
+/// What a source may be.
+const SOURCE: &str = "an address, pod/[NAMESPACE/]NAME, node/NAME or client/ADDRESS";
+/// What a destination may be.
+const DESTINATION: &str = "ADDRESS:PORT[/PROTOCOL], such as 10.254.176.53:80/tcp or \
+    [fd00::a]:53/udp; svc/[NAMESPACE/]NAME[:PORT], lb/[NAMESPACE/]NAME[:PORT], node/NAME:PORT or \
+    pod/[NAMESPACE/]NAME:PORT";
+
+/// Who sends, and where to.
+#[derive(Debug)]
+pub struct Ends {
+    pub source: IpAddr,
+    pub destination: IpAddr,
+    pub port: u16,
+    pub protocol: Protocol,
+    /// The node that the sender runs on or is, if its object says so.
+    pub sender_node: Option<String>,
+}
+
+/// An end: whichever addresses it has.
+struct End {
+    addresses: Vec<IpAddr>,
+    node: Option<String>,
+}
+
+/// Reads both ends; names are looked up in `inputs`, those without a namespace in `namespace`.
+///
+/// # Errors
+/// If one is neither an address nor the name of an object, or if they have no family in common.
+pub fn of(
+    inputs: &Node,
+    namespace: &str,
+    source: &str,
+    destination: &str,
+) -> Result<Ends, CliError> {
+    let objects = Objects {
+        cluster: &inputs.cluster,
+        namespace,
+    };
+    let from = objects.source(source)?;
+    let (to, port, protocol) = objects.destination(destination)?;
+    // The destination's first family that both speak, as a client's resolver would have it.
+    for to in &to.addresses {
+        let same = |from: &&IpAddr| Family::of(from) == Family::of(to);
+        if let Some(from_address) = from.addresses.iter().find(same) {
+            return Ok(Ends {
+                source: *from_address,
+                destination: *to,
+                port,
+                protocol,
+                sender_node: from.node,
+            });
+        }
+    }
+    let list = |end: &End| {
+        let shown: Vec<String> = end.addresses.iter().map(ToString::to_string).collect();
+        shown.join(", ")
+    };
+    let why = "are not of one family: no packet goes from one to the other";
+    let (from, to) = (list(&from), list(&to));
+    Err(CliError::Usage(format!("{from} and {to} {why}")))
+}
+
+struct Objects<'a> {
+    cluster: &'a Cluster,
+    namespace: &'a str,
+}
+
+impl Objects<'_> {
+    fn source(&self, text: &str) -> Result<End, CliError> {
+        if let Some(address) = text
+            .strip_prefix("client/")
+            .or(Some(text))
+            .and_then(address)
+        {
+            return Ok(End {
+                addresses: vec![address],
+                node: None,
+            });
+        }
+        match text.split_once('/') {
+            Some(("pod", name)) => self.pod(text, name),
+            Some(("node", name)) => self.node(text, name),
+            _ => Err(CliError::Usage(format!("{text:?} is not {SOURCE}"))),
+        }
+    }
+
+    fn destination(&self, text: &str) -> Result<(End, u16, Protocol), CliError> {
+        if let Some((addresses, port, protocol)) = socket(text) {
+            let end = End {
+                addresses: vec![addresses],
+                node: None,
+            };
+            return Ok((end, port, protocol));
+        }
+        let wrong = || CliError::Usage(format!("{text:?} is not {DESTINATION}"));
+        let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
+        let (name, port) = match rest.split_once(':') {
+            Some((name, port)) => (name, Some(port)),
+            None => (rest, None),
+        };
+        match kind {
+            "svc" | "service" | "lb" => {
+                let service = self.service(text, name)?;
+                let asked = (text, service);
+                let (port, protocol) = service_port(asked, port)?;
+                let addresses = match kind {
+                    "lb" => outside(asked)?,
+                    _ => cluster_ips(asked)?,
+                };
+                let end = End {
+                    addresses,
+                    node: None,
+                };
+                Ok((end, port, protocol))
+            }
+            "node" | "pod" => {
+                let (port, protocol) = port.and_then(port_and_protocol).ok_or_else(wrong)?;
+                let end = match kind {
+                    "pod" => self.pod(text, name)?,
+                    _ => self.node(text, name)?,
+                };
+                Ok((end, port, protocol))
+            }
+            _ => Err(wrong()),
+        }
+    }
+
+    fn name(&self, text: &str) -> ObjectName {
+        match text.split_once('/') {
+            Some((namespace, name)) => ObjectName::new(namespace, name),
+            None => ObjectName::new(self.namespace, text),
+        }
+    }
+
+    fn pod(&self, text: &str, name: &str) -> Result<End, CliError> {
+        let name = self.name(name);
+        let pods = &self.cluster.pods;
+        let pod: &Pod =
+            (pods.get(&name)).ok_or_else(|| unknown("Pod", text, &name, pods.keys()))?;
+        if pod.addresses.is_empty() {
+            return Err(without(text, &name, "status.podIPs"));
+        }
+        Ok(End {
+            addresses: pod.addresses.clone(),
+            node: pod.node_name.clone(),
+        })
+    }
+
+    fn node(&self, text: &str, name: &str) -> Result<End, CliError> {
+        let nodes = &self.cluster.nodes;
+        let node = (nodes.get(name)).ok_or_else(|| unknown("Node", text, &name, nodes.keys()))?;
+        if node.addresses.is_empty() {
+            return Err(without(text, &name, "status.addresses"));
+        }
+        Ok(End {
+            addresses: node.addresses.clone(),
+            node: Some(node.name.clone()),
+        })
+    }
+
+    fn service(&self, text: &str, name: &str) -> Result<&Service, CliError> {
+        let name = self.name(name);
+        let found = self.cluster.service(&name);
+        let names = self.cluster.services.keys();
+        found.ok_or_else(|| unknown("Service", text, &name, names))
+    }
+}
+
+/// No such object; perhaps one that is spelt alike is meant.
+fn unknown<N: ToString>(
+    kind: &str,
+    text: &str,
+    name: &impl ToString,
+    known: impl Iterator<Item = N>,
+) -> CliError {
+    let (name, known) = (name.to_string(), known.map(|n| n.to_string()));
+    let known: Vec<String> = known.collect();
+    let hint = did_you_mean(&name, known.iter().map(String::as_str));
+    let where_ = if known.is_empty() {
+        format!(", and no {kind} at all: name manifests with -f")
+    } else {
+        hint
+    };
+    CliError::Usage(format!("{text}: the inputs have no {kind} {name}{where_}"))
+}
+
+fn without(text: &str, name: &impl ToString, field: &str) -> CliError {
+    let name = name.to_string();
+    CliError::Usage(format!("{text}: {name} has no address: {field} is empty"))
+}
+
+/// The named port, by name or number; the only one if none is named.
+fn service_port(
+    (text, service): (&str, &Service),
+    asked: Option<&str>,
+) -> Result<(u16, Protocol), CliError> {
+    let found: Vec<&ServicePort> = service
+        .ports
+        .iter()
+        .filter(|port| match asked {
+            None => true,
+            Some(asked) => match port_and_protocol(asked) {
+                Some((number, protocol)) => {
+                    let any_protocol = !asked.contains('/');
+                    port.port.get() == number && (any_protocol || port.protocol == protocol)
+                }
+                None => &*port.name == asked,
+            },
+        })
+        .collect();
+    match found[..] {
+        [port] => Ok((port.port.get(), port.protocol)),
+        [first, ..] if asked.is_some() => Ok((first.port.get(), first.protocol)),
+        _ => {
+            let ports = service.ports.iter().map(|port| match &*port.name {
+                "" => format!("{}/{}", port.port, port.protocol),
+                name => format!("{name} ({}/{})", port.port, port.protocol),
+            });
+            let ports: Vec<String> = ports.collect();
+            let (name, ports) = (&service.name, ports.join(", "));
+            let which = asked.map_or_else(
+                || "needs a port, as".to_owned(),
+                |asked| format!("has no port {asked:?}:"),
+            );
+            let message = format!("{text}: Service {name} {which} it has {ports}");
+            Err(CliError::Usage(message))
+        }
+    }
+}
+
+fn cluster_ips((text, service): (&str, &Service)) -> Result<Vec<IpAddr>, CliError> {
+    if service.cluster_ips.is_empty() {
+        let why = match service.headless {
+            true => "is headless: its clients ask DNS for the pods themselves",
+            false => "has no address: spec.clusterIPs is empty",
+        };
+        let name = &service.name;
+        return Err(CliError::Usage(format!("{text}: Service {name} {why}")));
+    }
+    Ok(service.cluster_ips.clone())
+}
+
+/// Its addresses for clients outside: the load balancer's, then `spec.externalIPs`.
+fn outside((text, service): (&str, &Service)) -> Result<Vec<IpAddr>, CliError> {
+    let given = service.load_balancer_ips.iter();
+    let addresses: Vec<IpAddr> = given.chain(&service.external_ips).copied().collect();
+    if addresses.is_empty() {
+        let fields = "status.loadBalancer.ingress and spec.externalIPs";
+        return Err(without(text, &service.name, fields));
+    }
+    Ok(addresses)
+}
+
+/// An address, canonical: no packet has the IPv6 form of an IPv4 address.
+fn address(text: &str) -> Option<IpAddr> {
+    text.parse::<IpAddr>().ok().map(|addr| addr.to_canonical())
+}
+
+/// `ADDRESS:PORT/PROTOCOL`; TCP if there is no protocol.
+fn socket(text: &str) -> Option<(IpAddr, u16, Protocol)> {
+    let (socket, protocol) = text.rsplit_once('/').unwrap_or((text, "tcp"));
+    let socket: std::net::SocketAddr = socket.parse().ok()?;
+    let (port, protocol) = port_and_protocol(&format!("{}/{protocol}", socket.port()))?;
+    Some((socket.ip().to_canonical(), port, protocol))
+}
+
+/// `PORT/PROTOCOL`; TCP if there is no protocol.
+fn port_and_protocol(text: &str) -> Option<(u16, Protocol)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => return None,
+    };
+    Some((port, protocol))
+}
