@@ -63,6 +63,8 @@ pub mod engine;
 #[cfg(feature = "daemon")]
 #[doc(hidden)]
 pub mod follow;
+#[doc(hidden)]
+pub mod foreign;
 #[cfg(feature = "daemon")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -236,7 +236,7 @@ impl Nfnetlink {
         Ok(owner)
     }
 
-    fn dump_all(&mut self, kind: u8) -> Vec<u8> {
+    pub(super) fn dump_all(&mut self, kind: u8) -> Vec<u8> {
         let mut w = Writer::default();
         let seq = self.next_seq();
         let open = w.message(SUBSYS << 8 | u16::from(kind), DUMP, seq, EVERY_FAMILY, 0);

@@ -14,6 +14,7 @@ mod error;
 mod expr;
 mod ffi;
 mod foreign;
+mod others;
 mod set_types;
 mod socket;
 mod writers;

@@ -12,6 +12,7 @@ mod counters;
 mod egress;
 mod external;
 mod flows;
+mod foreign;
 mod graceful;
 mod harness;
 mod host_ports;

@@ -10,7 +10,7 @@ const FLOORS: &[&str] = &[
     // Kubernetes: objects, settings, and what they mean on this node.
     "cluster", "problem", "syntax", "config", "plan",
     // nftables: the rules that do it.
-    "ruleset", "compile", "print", "walk", "transaction", "diff", "report", "engine",
+    "ruleset", "foreign", "compile", "print", "walk", "transaction", "diff", "report", "engine",
     // The world: files, the API, the kernel.
     "source", "netlink", "counters", "host", "apply", "node",
     // Programs.
@@ -18,12 +18,22 @@ const FLOORS: &[&str] = &[
 ];
 
 /// Rooms that must not know all that is below them: what they are about is less than that.
-const NARROWER: [(&[&str], &[&str]); 4] = [
+const NARROWER: [(&[&str], &[&str]); 5] = [
     // nftables, whatever it is used for.
     (
         &["ruleset", "print", "walk", "transaction", "netlink"],
-        &["text", "net", "ruleset", "print", "walk", "transaction"],
+        &[
+            "text",
+            "net",
+            "ruleset",
+            "foreign",
+            "print",
+            "walk",
+            "transaction",
+        ],
     ),
+    // Others' rules, whatever ours are.
+    (&["foreign"], &["net"]),
     (&["diff"], &["text", "net", "ruleset", "transaction"]),
     // Objects, whatever becomes of them.
     (

@@ -1,0 +1,311 @@
+//! A made-up packet as rules see it: the first of a connection.
+
+use std::net::IpAddr;
+
+use super::Property;
+use crate::net::Protocol;
+
+/// The device a packet comes in or leaves by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// There is none: this host sends it, or its route is not looked up yet.
+    None,
+    /// There is one, and it is not known which.
+    Unknown,
+    /// This one: name and index.
+    Known(String, u32),
+}
+
+/// The first packet of a connection or the first answer to it, where it is now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// Source address.
+    pub source: IpAddr,
+    /// Source port; a client's is not known.
+    pub source_port: Option<u16>,
+    /// Destination address, translated or not.
+    pub destination: IpAddr,
+    /// Destination port, translated or not.
+    pub port: Option<u16>,
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// True of the answer.
+    pub is_reply: bool,
+    /// The device it came in by.
+    pub iif: Device,
+    /// The device it leaves by.
+    pub oif: Device,
+    /// The packet mark: 0 until a rule sets it, `None` if a rule set it to what is not known.
+    pub mark: Option<u32>,
+    /// The connection's mark, likewise.
+    pub ct_mark: Option<u32>,
+    /// A rule said that the connection is not to be tracked.
+    pub untracked: bool,
+    /// What the client asked for, if that was translated.
+    pub asked: Option<(IpAddr, u16)>,
+}
+
+impl Packet {
+    /// The first packet of a connection that came in by `iif`.
+    #[must_use]
+    pub const fn first(
+        source: IpAddr,
+        (destination, port): (IpAddr, u16),
+        protocol: Protocol,
+        iif: Device,
+    ) -> Self {
+        Self {
+            source,
+            source_port: None,
+            destination,
+            port: Some(port),
+            protocol,
+            is_reply: false,
+            iif,
+            oif: Device::None,
+            mark: Some(0),
+            ct_mark: Some(0),
+            untracked: false,
+            asked: None,
+        }
+    }
+
+    /// The answer to it as the endpoint sends it, coming in by `iif`. What rules set the
+    /// connection's mark to stays.
+    #[must_use]
+    pub fn reply(&self, iif: Device) -> Self {
+        Self {
+            source: self.destination,
+            source_port: self.port,
+            destination: self.source,
+            port: self.source_port,
+            is_reply: true,
+            iif,
+            oif: Device::None,
+            mark: Some(0),
+            ..self.clone()
+        }
+    }
+}
+
+/// What is asked of the host on a packet's way.
+pub trait World {
+    /// True if an address is this host's.
+    fn is_local(&self, address: IpAddr) -> bool;
+}
+
+impl<F: Fn(IpAddr) -> bool> World for F {
+    fn is_local(&self, address: IpAddr) -> bool {
+        self(address)
+    }
+}
+
+/// NFT_META_* (linux/netfilter/nf_tables.h, enum nft_meta_keys).
+mod meta {
+    pub const PROTOCOL: u32 = 1;
+    pub const MARK: u32 = 3;
+    pub const IIF: u32 = 4;
+    pub const OIF: u32 = 5;
+    pub const IIFNAME: u32 = 6;
+    pub const OIFNAME: u32 = 7;
+    pub const NFPROTO: u32 = 15;
+    pub const L4PROTO: u32 = 16;
+    pub const PKTTYPE: u32 = 19;
+}
+
+/// NFT_CT_* (enum nft_ct_keys).
+mod ct {
+    pub const STATE: u32 = 0;
+    pub const DIRECTION: u32 = 1;
+    pub const STATUS: u32 = 2;
+    pub const MARK: u32 = 3;
+    pub const SRC: u32 = 8;
+    pub const DST: u32 = 9;
+    pub const PROTOCOL: u32 = 10;
+    pub const PROTO_DST: u32 = 12;
+    pub const ZONE: u32 = 17;
+    pub const SRC_IP: u32 = 19;
+    pub const DST_IP: u32 = 20;
+    pub const SRC_IP6: u32 = 21;
+    pub const DST_IP6: u32 = 22;
+}
+
+/// NF_CT_STATE_BIT(IP_CT_NEW), (IP_CT_ESTABLISHED) and NF_CT_STATE_UNTRACKED_BIT.
+pub(super) const STATE_NEW: u32 = 8;
+const STATE_ESTABLISHED: u32 = 2;
+const STATE_UNTRACKED: u32 = 64;
+/// IPS_DST_NAT.
+const STATUS_DNAT: u32 = 0x20;
+/// Longest name of a device, with its end (IFNAMSIZ).
+const NAME: usize = 16;
+/// Where a TCP header has its flags.
+const TCP_FLAGS: u32 = 13;
+
+/// RTN_UNICAST, RTN_LOCAL, RTN_BROADCAST, RTN_MULTICAST (linux/rtnetlink.h).
+pub(super) const UNICAST: u32 = 1;
+pub(super) const LOCAL: u32 = 2;
+const BROADCAST: u32 = 3;
+const MULTICAST: u32 = 5;
+/// NFTA_FIB_F_SADDR, NFTA_FIB_F_DADDR.
+const FIB_SADDR: u32 = 1;
+const FIB_DADDR: u32 = 2;
+
+impl Packet {
+    /// So many bytes of a property; `None` for each that is not known.
+    pub(super) fn bytes(
+        &self,
+        property: &Property,
+        len: usize,
+        world: &dyn World,
+    ) -> Vec<Option<u8>> {
+        let known = match property {
+            Property::Payload { base, offset } => return self.payload(*base, *offset, len),
+            Property::Meta(key) => self.meta(*key),
+            Property::Ct(key) => self.ct(*key),
+            Property::FibType(flags) => {
+                let kind = match *flags & (FIB_SADDR | FIB_DADDR) {
+                    FIB_SADDR => Some(self.kind(self.source, world)),
+                    FIB_DADDR => Some(self.kind(self.destination, world)),
+                    _ => None,
+                };
+                kind.map(|kind| kind.to_ne_bytes().to_vec())
+            }
+            Property::Other(_) => None,
+        };
+        let known = known.unwrap_or_default();
+        (0..len).map(|i| known.get(i).copied()).collect()
+    }
+
+    /// RTN_* of an address.
+    pub(super) fn kind(&self, address: IpAddr, world: &dyn World) -> u32 {
+        match address {
+            address if address.is_multicast() => MULTICAST,
+            IpAddr::V4(v4) if v4.is_broadcast() => BROADCAST,
+            address if world.is_local(address) => LOCAL,
+            _ => UNICAST,
+        }
+    }
+
+    fn payload(&self, base: u32, offset: u32, len: usize) -> Vec<Option<u8>> {
+        let end = offset.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
+        (offset..end)
+            .map(|at| match base {
+                1 => self.network(at),
+                2 => self.transport(at),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn network(&self, at: u32) -> Option<u8> {
+        let at = at as usize;
+        let protocol = self.protocol.number();
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => match at {
+                0 => Some(0x45),
+                9 => Some(protocol),
+                12..16 => source.octets().get(at - 12).copied(),
+                16..20 => destination.octets().get(at - 16).copied(),
+                _ => None,
+            },
+            (IpAddr::V6(source), IpAddr::V6(destination)) => match at {
+                6 => Some(protocol),
+                8..24 => source.octets().get(at - 8).copied(),
+                24..40 => destination.octets().get(at - 24).copied(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn transport(&self, at: u32) -> Option<u8> {
+        match at {
+            0 | 1 => self.source_port?.to_be_bytes().get(at as usize).copied(),
+            2 | 3 => self.port?.to_be_bytes().get(at as usize - 2).copied(),
+            TCP_FLAGS if self.protocol == Protocol::Tcp => Some(self.tcp_flags()),
+            _ => None,
+        }
+    }
+
+    /// A SYN, or its answer.
+    pub(super) const fn tcp_flags(&self) -> u8 {
+        if self.is_reply { 0x12 } else { 0x02 }
+    }
+
+    /// NF_CT_STATE_BIT of what connection tracking says of it.
+    pub(super) const fn state(&self) -> u32 {
+        match (self.untracked, self.is_reply) {
+            (true, _) => STATE_UNTRACKED,
+            (false, true) => STATE_ESTABLISHED,
+            (false, false) => STATE_NEW,
+        }
+    }
+
+    fn meta(&self, key: u32) -> Option<Vec<u8>> {
+        let is_v4 = self.destination.is_ipv4();
+        let name = |device: &Device| match device {
+            Device::None => Some(vec![0; NAME]),
+            Device::Unknown => None,
+            Device::Known(name, _) => {
+                let mut bytes = name.clone().into_bytes();
+                bytes.resize(NAME, 0);
+                Some(bytes)
+            }
+        };
+        let index = |device: &Device| match device {
+            Device::None => Some(vec![0; 4]),
+            Device::Unknown => None,
+            Device::Known(_, index) => Some(index.to_ne_bytes().to_vec()),
+        };
+        match key {
+            meta::PROTOCOL => Some(vec![
+                if is_v4 { 0x08 } else { 0x86 },
+                if is_v4 { 0 } else { 0xdd },
+            ]),
+            meta::MARK => self.mark.map(|mark| mark.to_ne_bytes().to_vec()),
+            meta::IIF => index(&self.iif),
+            meta::OIF => index(&self.oif),
+            meta::IIFNAME => name(&self.iif),
+            meta::OIFNAME => name(&self.oif),
+            meta::NFPROTO => Some(vec![if is_v4 { 2 } else { 10 }]),
+            meta::L4PROTO => Some(vec![self.protocol.number()]),
+            // PACKET_HOST.
+            meta::PKTTYPE => Some(vec![0]),
+            _ => None,
+        }
+    }
+
+    fn ct(&self, key: u32) -> Option<Vec<u8>> {
+        let sent = match self.is_reply {
+            true => (self.source, self.source_port),
+            false => (self.destination, self.port),
+        };
+        let asked = self.asked.map(|(address, port)| (address, Some(port)));
+        let (asked, port) = asked.unwrap_or(sent);
+        match key {
+            ct::STATE => Some(self.state().to_ne_bytes().to_vec()),
+            ct::DIRECTION => Some(vec![u8::from(self.is_reply)]),
+            ct::STATUS => {
+                let status = if self.asked.is_some() { STATUS_DNAT } else { 0 };
+                Some(status.to_ne_bytes().to_vec())
+            }
+            ct::MARK => self.ct_mark.map(|mark| mark.to_ne_bytes().to_vec()),
+            ct::DST | ct::DST_IP | ct::DST_IP6 => Some(octets(asked)),
+            ct::SRC | ct::SRC_IP | ct::SRC_IP6 => Some(octets(match self.is_reply {
+                true => self.destination,
+                false => self.source,
+            })),
+            ct::PROTOCOL => Some(vec![self.protocol.number()]),
+            ct::PROTO_DST => port.map(|port| port.to_be_bytes().to_vec()),
+            ct::ZONE => Some(vec![0; 2]),
+            _ => None,
+        }
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
