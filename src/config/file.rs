@@ -147,14 +147,18 @@ fn keys(value: Value) -> Result<Vec<(String, Value)>, String> {
         return Ok(keys);
     };
     for (name, value) in fields {
+        if name == "apiVersion" || name == "kind" {
+            continue;
+        }
         let within = format!("{name}.");
-        if ["apiVersion", "kind"].contains(&name.as_str()) {
-        } else if settings().any(|setting| setting.key.starts_with(&within)) {
+        if settings().any(|setting| setting.key.starts_with(&within)) {
             let Value::Object(fields) = value else {
                 return Err(format!("{name}: expected an object"));
             };
             let fields = fields.into_iter();
             keys.extend(fields.map(|(field, value)| (format!("{within}{field}"), value)));
+        } else if name.contains('.') {
+            return Err(format!("{name}: a field of an object is written within it"));
         } else {
             keys.push((name, value));
         }
@@ -205,6 +209,12 @@ mod tests {
             let unused = format!("{mode}detectLocal: {{interfaceNamePrefix: veth}}\n");
             assert!(error(&unused).contains("has no effect without detectLocalMode"));
         }
+        assert!(error("detectLocal: NodeCIDR\n").contains("expected an object"));
+        assert!(
+            error("detectLocal: {bridge: cni0}\n").starts_with("detectLocal.bridge: is no setting")
+        );
+        assert!(error("detectLocal.bridgeInterface: cni0\n").contains("within it"));
+        assert!(error("nodes: [{name: a}]\n").starts_with("nodes[0]: missing field"));
         assert!(error("manageRoutes: maybe\n").starts_with("manageRoutes: "));
         assert!(error("masqueradeBit: '15'\n").contains("expected a whole number"));
         let interface =
