@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use svcnat::cli::args::{Cli, RunArgs, Verb};
-use svcnat::config::{Config, file};
+use svcnat::config::{Config, file, settings};
 use svcnat::source::api::Kind;
 
 /// Of the node of a test, beside loopback's.
@@ -418,6 +418,11 @@ fn the_example_configuration_is_one() {
     let all = example_with("# This node");
     assert_eq!(all.node_name, "node1");
     assert_eq!(all.nodes.len(), 1);
+    let text = read("deploy/svcnat.yaml");
+    for setting in settings() {
+        let key = setting.key.split('.').next_back().unwrap();
+        assert!(text.contains(&format!("{key}:")), "{key} is not shown");
+    }
 }
 
 #[test]
