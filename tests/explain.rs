@@ -528,7 +528,11 @@ fn an_end_that_is_not_there_or_has_no_address_is_named_with_what_is_missing() {
             "svc/web",
             "default/coming has no address: status.podIPs is empty",
         ),
-        ("pod/visitor", "svc/wep", "no Service default/wep; did you mean default/web?"),
+        (
+            "pod/visitor",
+            "svc/wep",
+            "no Service default/wep; did you mean default/web?",
+        ),
         ("pod/visitor", "svc/pods", "default/pods is headless"),
         (
             "pod/visitor",

@@ -570,7 +570,7 @@ pub struct ExplainArgs {
     /// Who sends: an address, pod/[NAMESPACE/]NAME, node/NAME or client/ADDRESS
     pub source: String,
     /// Where to: ADDRESS:PORT[/PROTOCOL], with IPv6 addresses in brackets and TCP by default;
-    /// svc/[NAMESPACE/]NAME[:PORT], lb/[NAMESPACE/]NAME[:PORT], node/NAME:PORT or
+    /// `svc/[NAMESPACE/]NAME[:PORT]`, `lb/[NAMESPACE/]NAME[:PORT]`, node/NAME:PORT or
     /// pod/[NAMESPACE/]NAME:PORT
     pub destination: String,
     /// Namespace of names that do not say theirs
