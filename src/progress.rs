@@ -12,6 +12,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Between two turns of the spinner.
 const TURN: Duration = Duration::from_millis(100);
 
+/// Whether there is none at all (`--quiet`).
+static NEVER: AtomicBool = AtomicBool::new(false);
+
 /// The line; copies are the same one. It goes when the last copy does.
 #[derive(Clone)]
 pub struct Progress {
@@ -30,6 +33,11 @@ impl Progress {
         result
     }
 
+    /// From now on there is no line, on a terminal either.
+    pub fn never() {
+        NEVER.store(true, Ordering::Relaxed);
+    }
+
     /// A line out of sight.
     #[must_use]
     pub fn new() -> Self {
@@ -45,6 +53,9 @@ impl Progress {
     /// Lets it come into sight if the work takes more than a moment and standard error is a
     /// terminal. The threads it needs have the privileges of this moment.
     pub fn start(&self) {
+        if NEVER.load(Ordering::Relaxed) {
+            return;
+        }
         let later = self.clone();
         // Without a thread there is no line; the work goes on.
         let _ = std::thread::Builder::new()

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use svcnat::cli::args::{Cli, RunArgs, Verb};
-use svcnat::config::{Config, file};
+use svcnat::config::{Config, file, settings};
 use svcnat::source::api::Kind;
 
 /// Of the node of a test, beside loopback's.
@@ -152,9 +152,10 @@ fn the_role_allows_what_is_followed_and_nothing_else() {
 fn the_containers_arguments_are_ours() {
     let args = container_args();
     assert!(args.kubernetes);
-    assert_eq!(args.inputs.node_name.as_deref(), Some("node-1"));
-    assert_eq!(args.inputs.manage_routes, Some(false));
-    assert_eq!(args.inputs.egress_masquerade, Some(false));
+    let settings = args.inputs.settings.0.settings;
+    assert_eq!(settings.node_name.as_deref(), Some("node-1"));
+    assert_eq!(settings.manage_routes, Some(false));
+    assert_eq!(settings.egress_masquerade, Some(false));
     let named = container().env.unwrap().remove(0).value_from.unwrap();
     assert_eq!(named.field_ref.unwrap().field_path, "spec.nodeName");
     for server in &args.apiserver {
@@ -417,9 +418,20 @@ fn the_example_configuration_is_one() {
     let all = example_with("# This node");
     assert_eq!(all.node_name, "node1");
     assert_eq!(all.nodes.len(), 1);
+    let text = read("deploy/svcnat.yaml");
+    for setting in settings() {
+        let key = setting.key.split('.').next_back().unwrap();
+        assert!(text.contains(&format!("{key}:")), "{key} is not shown");
+    }
 }
 
 #[test]
 fn what_the_example_configuration_calls_a_default_is_one() {
     assert_eq!(example_with("by default. `primary`"), Config::default());
+}
+
+#[test]
+fn the_reference_is_what_the_program_says() {
+    let said = support::run(env!("CARGO_BIN_EXE_svcnat"), &["reference"], "");
+    support::golden(&root().join("docs/reference.md"), &said);
 }

@@ -19,7 +19,7 @@ const ODD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {cl
 const INPUTS: &str = "-f - --node-name=n1 --service-cluster-ip-range=10.254.0.0/16 \
     --sysctls=ignore --manage-routes=false";
 /// Every verb that ends by itself, the reading ones first; with inputs or without.
-const VERBS: [(&str, bool); 18] = [
+const VERBS: [(&str, bool); 20] = [
     ("render", true),
     ("render -o json", true),
     ("get services", true),
@@ -30,6 +30,8 @@ const VERBS: [(&str, bool); 18] = [
     ("explain --live 172.17.0.2 10.254.0.10:80/tcp", true),
     ("completions bash", false),
     ("man", false),
+    ("reference", false),
+    ("version", false),
     ("--help", false),
     ("check", true),
     ("apply --dry-run=server", true),

@@ -11,10 +11,14 @@ use nix::pty::openpty;
 /// Longer than `svcnat` waits before it says anything.
 const SLOW: Duration = Duration::from_millis(1500);
 
+/// No objects, and no fault.
+const NONE: &[u8] = br#"{"apiVersion": "v1", "kind": "List", "items": []}"#;
+
 /// Renders an input that takes its time to come.
-fn render(stderr: Stdio) -> Child {
+fn render(stderr: Stdio, more: &[&str]) -> Child {
     let mut child = Command::new(env!("CARGO_BIN_EXE_svcnat"))
         .args(["render", "--elements", "-f", "-", "--node-name=n1"])
+        .args(more)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(stderr)
@@ -23,15 +27,15 @@ fn render(stderr: Stdio) -> Child {
     let mut stdin = child.stdin.take().unwrap();
     std::thread::spawn(move || {
         std::thread::sleep(SLOW);
-        stdin.write_all(b"{}").unwrap();
+        stdin.write_all(NONE).unwrap();
     });
     child
 }
 
-#[test]
-fn slow_work_is_said_on_a_terminal_and_the_line_goes_when_it_is_done() {
+/// What is on the screen after a slow verb with these flags.
+fn slow(more: &[&str]) -> String {
     let terminal = openpty(None, None).unwrap();
-    let child = render(terminal.slave.into());
+    let child = render(terminal.slave.into(), more);
     let mut seen = Vec::new();
     let mut screen = File::from(terminal.master);
     let mut buffer = [0; 4096];
@@ -40,7 +44,17 @@ fn slow_work_is_said_on_a_terminal_and_the_line_goes_when_it_is_done() {
         seen.extend_from_slice(&buffer[..read]);
     }
     child.wait_with_output().unwrap();
-    let seen = String::from_utf8(seen).unwrap();
+    String::from_utf8(seen).unwrap()
+}
+
+#[test]
+fn quiet_work_is_not_said_on_a_terminal_either() {
+    assert_eq!(slow(&["--quiet"]), "");
+}
+
+#[test]
+fn slow_work_is_said_on_a_terminal_and_the_line_goes_when_it_is_done() {
+    let seen = slow(&[]);
     assert!(seen.contains("reading the inputs"), "{seen:?}");
     // Carriage return, and erase the line.
     let after = seen.rsplit("reading the inputs").next().unwrap();
@@ -64,8 +78,7 @@ fn plan(no_color: &str) -> String {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let none = br#"{"apiVersion": "v1", "kind": "List", "items": []}"#;
-    child.stdin.take().unwrap().write_all(none).unwrap();
+    child.stdin.take().unwrap().write_all(NONE).unwrap();
     let mut seen = Vec::new();
     let mut screen = File::from(terminal.master);
     let mut buffer = [0; 4096];
@@ -86,7 +99,7 @@ fn a_plan_has_colours_on_a_terminal_unless_they_are_not_wanted() {
 
 #[test]
 fn a_pipe_gets_no_progress() {
-    let output = render(Stdio::piped()).wait_with_output().unwrap();
+    let output = render(Stdio::piped(), &[]).wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(!stderr.contains("reading the inputs"), "{stderr:?}");
     assert!(!stderr.contains('\u{1b}'), "{stderr:?}");

@@ -44,7 +44,7 @@ pub fn run(args: &ApplyArgs, out: &mut Printable<impl Write>) -> Result<u8, CliE
     if !args.loss.allow_empty {
         inputs::given(&args.inputs)?;
     }
-    let inputs = inputs::resolve_from(&args.inputs, page::least(&args.view))?;
+    let inputs = inputs::resolve(&args.inputs)?;
     if args.dry_run != DryRun::None {
         return dry_run(args, &inputs, out);
     }
@@ -65,7 +65,6 @@ pub fn run(args: &ApplyArgs, out: &mut Printable<impl Write>) -> Result<u8, CliE
     let done = Progress::during("installing", || installer.install(&mut wanted, found))?;
     let done = Done::of(done, &wanted.aside);
     match args.output {
-        _ if args.view.quiet => {}
         Output::Text => text(out, &done)?,
         Output::Json => json(out, &done)?,
     }
@@ -139,7 +138,6 @@ fn dry_run(
     };
     let report = Report::of(&intent.scene(inputs, wanted.ruleset()));
     match args.output {
-        _ if args.view.quiet => {}
         Output::Text => {
             page::plan(out, &report, &args.view)?;
             writeln!(out, "dry run, {checked}: {}", report.closing())?;
@@ -157,9 +155,7 @@ fn dry_run(
                 "{other}: apply would be refused (--beside-run)"
             )));
         }
-        if !args.view.quiet {
-            say(&format!("notice: {other}: apply would be refused\n"));
-        }
+        say(&format!("notice: {other}: apply would be refused\n"));
     }
     intent.check_routes()?;
     Ok(0)

@@ -101,6 +101,51 @@ Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 
     },
     /// Print the manual page (roff)
     Man,
+    /// Print docs/reference.md: every verb, option and key
+    #[command(hide = true)]
+    Reference,
+    /// Say which version this is, what of it is built, and which forms it reads and writes
+    Version {
+        /// Output format
+        #[arg(short, long, value_enum, default_value_t)]
+        output: Output,
+    },
+}
+
+impl Verb {
+    /// What all verbs have that look at anything.
+    #[must_use]
+    pub const fn common(&self) -> Option<&CommonArgs> {
+        match self {
+            Self::Render(args) => Some(&args.common),
+            Self::Diff(args) => Some(&args.common),
+            Self::Apply(args) => Some(&args.common),
+            #[cfg(feature = "daemon")]
+            Self::Run(args) => Some(&args.common),
+            Self::Delete(args) => Some(&args.common),
+            Self::Check(args) => Some(&args.common),
+            Self::Get(args) => Some(&args.common),
+            Self::Status(args) => Some(&args.common),
+            Self::Explain(args) => Some(&args.common),
+            Self::Completions { .. } | Self::Man | Self::Reference | Self::Version { .. } => None,
+        }
+    }
+}
+
+/// Help heading of what is common to all verbs.
+pub const COMMON: &str = "Common options";
+
+/// What every verb has that looks at inputs or at the kernel.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Act on this network namespace: a name of `ip netns`, or a path such as /proc/1/ns/net.
+    /// Files are the caller's; sockets, an API server's too, and kernel settings are the
+    /// namespace's
+    #[arg(long, value_name = "NAME|PATH", help_heading = COMMON)]
+    pub netns: Option<String>,
+    /// Print nothing but errors: the exit code says the rest
+    #[arg(short, long, help_heading = COMMON)]
+    pub quiet: bool,
 }
 
 /// `text` or `json`.
@@ -132,6 +177,9 @@ pub struct RenderArgs {
     /// Print only the elements, one command a line: what your objects add
     #[arg(long)]
     pub elements: bool,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -153,11 +201,8 @@ pub enum Color {
 #[derive(Debug, Args)]
 pub struct ViewArgs {
     /// Under each object, what the kernel is told: elements, rules, routes
-    #[arg(short, long)]
+    #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Print nothing but errors: the exit code says it
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
     /// Colours
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: Color,
@@ -172,6 +217,9 @@ pub struct DiffArgs {
     /// How the plan is shown.
     #[command(flatten)]
     pub view: ViewArgs,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -248,6 +296,9 @@ pub struct ApplyArgs {
     /// Go on although another svcnat writes to this network namespace
     #[arg(long)]
     pub beside_run: bool,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -378,7 +429,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t, alias = "logging-format")]
     pub log_format: LogFormat,
     /// Log more: -v debug, -vv trace, -vvv what the libraries below say, too
-    #[arg(short, long, action = clap::ArgAction::Count)]
+    #[arg(short, long, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
     /// Own our tables (Linux 6.9): nobody else can change or flush them, and they outlive us
     #[arg(long)]
@@ -398,6 +449,9 @@ pub struct RunArgs {
     /// kube-proxy's flags without a meaning here.
     #[command(flatten)]
     pub kube_proxy: KubeProxyFlags,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -412,6 +466,9 @@ pub struct DeleteArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 /// `svcnat check`.
@@ -420,6 +477,9 @@ pub struct CheckArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -434,6 +494,9 @@ pub struct StatusArgs {
     /// Where the agent of this network namespace answers: its --healthz-bind-address
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10256")]
     pub agent: SocketAddr,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -493,6 +556,9 @@ pub struct GetArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ListFormat,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
@@ -504,7 +570,7 @@ pub struct ExplainArgs {
     /// Who sends: an address, pod/[NAMESPACE/]NAME, node/NAME or client/ADDRESS
     pub source: String,
     /// Where to: ADDRESS:PORT[/PROTOCOL], with IPv6 addresses in brackets and TCP by default;
-    /// svc/[NAMESPACE/]NAME[:PORT], lb/[NAMESPACE/]NAME[:PORT], node/NAME:PORT or
+    /// `svc/[NAMESPACE/]NAME[:PORT]`, `lb/[NAMESPACE/]NAME[:PORT]`, node/NAME:PORT or
     /// pod/[NAMESPACE/]NAME:PORT
     pub destination: String,
     /// Namespace of names that do not say theirs
@@ -522,6 +588,9 @@ pub struct ExplainArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,

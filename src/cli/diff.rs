@@ -17,16 +17,13 @@ use crate::text::Printable;
 
 pub fn run(args: &DiffArgs, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
     inputs::given(&args.inputs)?;
-    let inputs = inputs::resolve_from(&args.inputs, page::least(&args.view))?;
+    let inputs = inputs::resolve(&args.inputs)?;
     let mut this = ThisHost::open()?;
     let mut wanted = FromInputs::new(&inputs);
     let intent = Progress::during("reading our tables back", || {
         Intent::of(&mut this, &inputs, &mut wanted)
     })?;
     let differs = u8::from(!intent.is_empty());
-    if args.view.quiet {
-        return Ok(differs);
-    }
     let report = Report::of(&intent.scene(&inputs, wanted.ruleset()));
     match args.output {
         Output::Text if report.is_empty() => {}

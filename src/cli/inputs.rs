@@ -6,15 +6,11 @@ use std::path::PathBuf;
 use super::error::CliError;
 use super::input_args::InputArgs;
 use super::say::{report, say};
-use crate::config::file::{
-    self, MODES, parse_cidr_list, parse_destinations, parse_node_port_addresses,
-};
-use crate::config::{Config, DetectLocal, InterfaceName, PartialConfig};
+use crate::config::{Config, PartialConfig, Setting, file};
 use crate::node::{Node, Objects};
 use crate::problem::{Problem, Severity};
 use crate::progress::Progress;
 use crate::source::{self, Input};
-use crate::text::did_you_mean;
 
 /// What installs needs an input: nothing given is not the same as nothing wanted.
 ///
@@ -95,20 +91,6 @@ fn usage(error: impl std::fmt::Display) -> CliError {
     CliError::Usage(error.to_string())
 }
 
-/// What a flag lists; `None` if it was not given.
-fn list<T>(
-    flag: &str,
-    values: &[String],
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, CliError> {
-    if values.is_empty() {
-        return Ok(None);
-    }
-    parse(&values.join(","))
-        .map(Some)
-        .map_err(|e| CliError::Usage(format!("--{flag}: {e}")))
-}
-
 /// The settings, flags over file over defaults, and what was found odd in them. One that is
 /// wrong is an error whatever becomes of invalid objects: everything else depends on them.
 ///
@@ -140,83 +122,11 @@ pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
 
 /// What the flags say.
 fn flags(args: &InputArgs) -> Result<PartialConfig, CliError> {
-    let ranges = &args.service_cluster_ip_range;
-    let ranges = match &args.service_cluster_ip_range_from {
-        Some(path) => Some(source::service_ranges_from(path).map_err(usage)?),
-        None => list("service-cluster-ip-range", ranges, parse_cidr_list)?,
-    };
-    let node_ports = &args.nodeport_addresses;
-    let kept = &args.non_masquerade_cidrs;
-    Ok(PartialConfig {
-        node_name: args.node_name.clone(),
-        node_ips: (!args.node_ip.is_empty()).then(|| args.node_ip.clone()),
-        cluster_cidrs: list("cluster-cidr", &args.cluster_cidr, parse_cidr_list)?,
-        pod_cidrs: list("pod-cidr", &args.pod_cidr, parse_cidr_list)?,
-        service_cidrs: ranges,
-        nodeport_addresses: list("nodeport-addresses", node_ports, parse_node_port_addresses)?,
-        node_port_range: args.service_node_port_range,
-        masquerade_all: args.masquerade_all,
-        service_counters: args.service_counters,
-        masquerade_bit: args.masquerade_bit,
-        detect_local: detect_local(args)?,
-        egress_masquerade: args.egress_masquerade,
-        non_masquerade_cidrs: list("non-masquerade-cidrs", kept, parse_destinations)?,
-        masquerade_cidrs: list("masquerade-cidrs", &args.masquerade_cidrs, parse_cidr_list)?,
-        legacy_source_ranges: args.source_ranges_annotation,
-        manage_routes: args.manage_routes,
-        sysctls: args.sysctls,
-        unallocated: args.unallocated,
-        unserved_external: args.unserved_external,
-        ..PartialConfig::default()
-    })
-}
-
-fn detect_local(args: &InputArgs) -> Result<Option<DetectLocal>, CliError> {
-    let mode = args.detect_local_mode.as_deref();
-    let names = [
-        (
-            "pod-bridge-interface",
-            &args.pod_bridge_interface,
-            "BridgeInterface",
-        ),
-        (
-            "pod-interface-name-prefix",
-            &args.pod_interface_name_prefix,
-            "InterfaceNamePrefix",
-        ),
-    ];
-    for (flag, value, its) in names {
-        if value.is_some() && mode != Some(its) {
-            return Err(CliError::Usage(format!(
-                "--{flag} has no effect without --detect-local-mode={its}"
-            )));
-        }
+    let draft = args.settings.0.clone();
+    let name = |setting: &Setting| format!("--{}", setting.flag.map_or(setting.key, |f| f.name));
+    let mut flags = draft.finish(name).map_err(usage)?;
+    if let Some(path) = &args.service_cluster_ip_range_from {
+        flags.service_cidrs = Some(source::service_ranges_from(path).map_err(usage)?);
     }
-    let Some(mode) = mode else {
-        return Ok(None);
-    };
-    let name = |value: &Option<InterfaceName>, flag: &str| {
-        value
-            .clone()
-            .ok_or_else(|| CliError::Usage(format!("--detect-local-mode {mode} needs --{flag}")))
-    };
-    let detector = match mode {
-        "ClusterCIDR" => DetectLocal::ClusterCidr,
-        "NodeCIDR" => DetectLocal::NodeCidr,
-        "BridgeInterface" => {
-            DetectLocal::BridgeInterface(name(&args.pod_bridge_interface, "pod-bridge-interface")?)
-        }
-        "InterfaceNamePrefix" => DetectLocal::InterfaceNamePrefix(name(
-            &args.pod_interface_name_prefix,
-            "pod-interface-name-prefix",
-        )?),
-        other => {
-            let near = did_you_mean(other, MODES);
-            return Err(CliError::Usage(format!(
-                "--detect-local-mode: {other:?} is none of {}{near}",
-                MODES.join(", ")
-            )));
-        }
-    };
-    Ok(Some(detector))
+    Ok(flags)
 }

@@ -1,4 +1,4 @@
-//! `svcnat man`: one manual page for all verbs, with the inputs they share written once.
+//! `svcnat man`: one manual page for all verbs, with the options they share written once.
 
 use std::io::Write;
 
@@ -7,9 +7,9 @@ use clap_mangen::Man;
 
 use super::args::Cli;
 use super::error::CliError;
-
-/// Help heading of the flags that all verbs share.
-const INPUTS: &str = "Inputs";
+use super::input_args::INPUTS;
+use super::reference::{ENVIRONMENT, EXIT_CODES, SHARED, heading_of, is_own, type_of};
+use crate::config::settings;
 
 pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
     let mut command = Cli::command().disable_help_subcommand(true);
@@ -23,12 +23,29 @@ pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
     )?;
     page.render_description_section(out)?;
     writeln!(out, ".SH VERBS")?;
-    for verb in command.get_subcommands() {
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
         write_verb(verb, out)?;
     }
-    if let Some(verb) = command.find_subcommand("run") {
-        writeln!(out, ".SH INPUTS\nThe same for every verb that has them.")?;
-        out.write_all(&options(verb, |arg| heading(arg) == Some(INPUTS))?)?;
+    if let Some(verb) = command.find_subcommand("diff") {
+        for (heading, title) in SHARED {
+            let title = title.to_uppercase();
+            writeln!(out, ".SH {title}\nThe same for every verb that has them.")?;
+            out.write_all(&options(verb, |arg| heading_of(arg) == heading)?)?;
+        }
+    }
+    write_keys(out)?;
+    for (title, rows) in [
+        ("ENVIRONMENT", &ENVIRONMENT[..]),
+        ("EXIT STATUS", &EXIT_CODES),
+    ] {
+        writeln!(out, ".SH {title}")?;
+        for (name, means) in rows {
+            writeln!(
+                out,
+                ".TP\n\\fB{name}\\fR\n{}",
+                roff(&means.replace('`', ""))
+            )?;
+        }
     }
     examples(&command, out)?;
     write!(out, "{REST}")?;
@@ -36,7 +53,7 @@ pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
 }
 
 fn write_verb(verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
-    let inputs = verb.get_arguments().any(|arg| heading(arg) == Some(INPUTS));
+    let inputs = verb.get_arguments().any(|arg| heading_of(arg) == INPUTS);
     let positional: String = verb
         .get_positionals()
         .map(|arg| format!(" \\fI{}\\fR", arg.get_id().as_str().to_uppercase()))
@@ -50,17 +67,33 @@ fn write_verb(verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
     let mut description = Vec::new();
     Man::new(verb.clone()).render_description_section(&mut description)?;
     out.write_all(&without_heading(&description))?;
-    let own = |arg: &Arg| {
-        heading(arg) != Some(INPUTS) && !matches!(arg.get_id().as_str(), "help" | "version")
-    };
+    let own = |arg: &Arg| is_own(arg) && !arg.is_hide_set();
     if verb.get_arguments().any(own) {
         out.write_all(&options(verb, own)?)?;
     }
     examples(verb, out)
 }
 
-fn heading(arg: &Arg) -> Option<&str> {
-    arg.get_help_heading()
+/// The keys of the configuration file; what each means is said of its flag, if it has one.
+fn write_keys(out: &mut impl Write) -> Result<(), CliError> {
+    writeln!(
+        out,
+        ".SH CONFIGURATION FILE\nEach setting has a key there; after a dot, in an object."
+    )?;
+    for setting in settings() {
+        let means = match setting.flag {
+            Some(flag) => format!("--{}", flag.name),
+            None => setting.help().to_owned(),
+        };
+        let text = format!("{means} ({})", type_of(setting));
+        writeln!(out, ".TP\n\\fB{}\\fR\n{}", setting.key, roff(&text))?;
+    }
+    Ok(())
+}
+
+/// A line of text: a dot or a quote at its start would be a request.
+fn roff(line: &str) -> String {
+    format!("\\&{}", line.replace('\\', "\\e").replace('-', "\\-"))
 }
 
 /// The options of `verb` that `wanted` picks.
@@ -96,8 +129,7 @@ fn examples(command: &Command, out: &mut impl Write) -> Result<(), CliError> {
     };
     writeln!(out, ".PP\n.EX")?;
     for line in text.to_string().lines() {
-        // A dot or a quote at the start of a line would be a request to roff.
-        writeln!(out, "\\&{}", line.replace('\\', "\\e").replace('-', "\\-"))?;
+        writeln!(out, "{}", roff(line))?;
     }
     writeln!(out, ".EE")?;
     Ok(())
@@ -134,7 +166,7 @@ mod tests {
         let page = page.replace("\\-", "-").replace("\\*(Aq", "'");
         let mut command = Cli::command().disable_help_subcommand(true);
         command.build();
-        for verb in command.get_subcommands() {
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
             assert!(page.contains(&format!("svcnat {}", verb.get_name())));
             let options = verb.get_opts().filter(|arg| !arg.is_hide_set());
             for option in options.filter(|arg| arg.get_id() != "help") {

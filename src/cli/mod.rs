@@ -16,11 +16,13 @@ mod intent;
 mod kube_proxy_flags;
 mod man;
 mod page;
+mod reference;
 mod render;
 #[cfg(feature = "daemon")]
 mod run;
 mod say;
 mod status;
+mod version;
 mod writer;
 
 use std::io::Write;
@@ -28,6 +30,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
+use crate::host::netns;
 use crate::text::Printable;
 use args::{Cli, Verb};
 pub use error::CliError;
@@ -45,15 +48,23 @@ pub fn main() -> ExitCode {
                 _ if e.use_stderr() => ExitCode::from(2),
                 Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                     let e = CliError::Output(e);
-                    say::say(&format!("error: {e}\n"));
+                    say::fail(&format!("error: {e}\n"));
                     ExitCode::from(e.exit_code())
                 }
                 Ok(()) | Err(_) => ExitCode::SUCCESS,
             };
         }
     };
+    let common = cli.verb.common();
+    let quiet = common.is_some_and(|common| common.quiet);
+    let out: Box<dyn Write> = if quiet {
+        say::errors_only();
+        Box::new(std::io::sink())
+    } else {
+        Box::new(std::io::stdout().lock())
+    };
     // Names of a cluster are others' text: nothing of it reaches a terminal raw.
-    let mut out = Printable::new(std::io::BufWriter::new(std::io::stdout().lock()));
+    let mut out = Printable::new(std::io::BufWriter::new(out));
     let result = run(&cli, &mut out).and_then(|code| {
         out.flush()?;
         Ok(code)
@@ -66,13 +77,22 @@ pub fn main() -> ExitCode {
                 CliError::Kernel(e) => error::refusal(e),
                 e => e,
             };
-            say::say(&say::said_once(&format!("error: {e}\n")));
+            say::fail(&say::said_once(&format!("error: {e}\n")));
             ExitCode::from(e.exit_code())
         }
     }
 }
 
 fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
+    // Before any socket is opened, and before any thread is started.
+    if let Some(name) = cli.verb.common().and_then(|common| common.netns.as_deref()) {
+        match enter(name) {
+            Err(error @ CliError::Host(_)) if matches!(cli.verb, Verb::Status(_)) => {
+                return Ok(status::unknown(&error));
+            }
+            entered => entered?,
+        }
+    }
     match &cli.verb {
         Verb::Render(args) => render::run(args, out),
         Verb::Diff(args) => diff::run(args, out),
@@ -92,5 +112,19 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
             Ok(0)
         }
         Verb::Man => man::run(out),
+        Verb::Reference => reference::run(out),
+        Verb::Version { output } => version::run(*output, out),
     }
+}
+
+/// Moves to this network namespace. That there is none is a fault of who named it.
+fn enter(name: &str) -> Result<(), CliError> {
+    netns::enter(name).map_err(|error| {
+        let text = format!("--netns {name}: {error}");
+        if netns::is_absent(&error) {
+            CliError::Usage(text)
+        } else {
+            CliError::Host(text)
+        }
+    })
 }

@@ -6,7 +6,6 @@ use anstream::{AutoStream, ColorChoice};
 use clap::builder::styling::{AnsiColor, Effects, Style as Ansi};
 
 use super::args::{Color, ViewArgs};
-use crate::problem::Severity;
 use crate::report::{Page, Report, Style, write};
 use crate::text::Printable;
 
@@ -26,15 +25,6 @@ pub fn plan(
         Color::Auto => AutoStream::choice(&io::stdout()) != ColorChoice::Never,
     };
     write(&mut Screen { out, coloured }, report, view.verbose)
-}
-
-/// The mildest problem that is still said.
-pub const fn least(view: &ViewArgs) -> Severity {
-    if view.quiet {
-        Severity::Error
-    } else {
-        Severity::Notice
-    }
 }
 
 struct Screen<'o, W: Write> {

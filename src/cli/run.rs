@@ -31,7 +31,8 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     let mut notes = args.kube_proxy.check().map_err(CliError::Usage)?;
     let progress = Progress::new();
     progress.say("starting");
-    init_log(args.log_format, args.verbose, &progress);
+    let verbosity = (!args.common.quiet).then_some(args.verbose);
+    init_log(args.log_format, verbosity, &progress);
     privileges(from_api);
     if let Err(error) = raise_descriptor_limit() {
         tracing::warn!(%error, "cannot raise the limit of open files");
@@ -127,7 +128,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
 /// kube-proxy takes the address it binds to for the node's, unless it binds to all.
 fn node_address(args: &RunArgs, config: &mut Config) {
     let address = args.bind_address.filter(|addr| !addr.is_unspecified());
-    if let Some(address) = address.filter(|_| args.inputs.node_ip.is_empty()) {
+    if let Some(address) = address.filter(|_| args.inputs.settings.0.settings.node_ips.is_none()) {
         config.node_ips = vec![address];
     }
 }

@@ -2,12 +2,30 @@
 //! a terminal or a file do not mix within a line. Nobody may be there to read it.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::problem::Problem;
+use crate::problem::{Problem, Severity};
+use crate::progress::Progress;
 use crate::text::printable;
 
-/// Writes whole lines to standard error; what of them is others' text may hold anything.
+/// Whether errors alone are said (`--quiet`).
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on, nothing but errors is said, and no progress shown.
+pub fn errors_only() {
+    QUIET.store(true, Ordering::Relaxed);
+    Progress::never();
+}
+
+/// Says what is no error.
 pub fn say(text: &str) {
+    if !QUIET.load(Ordering::Relaxed) {
+        fail(text);
+    }
+}
+
+/// Writes whole lines to standard error; what of them is others' text may hold anything.
+pub fn fail(text: &str) {
     let lines: Vec<_> = text.split('\n').map(printable).collect();
     // There is nowhere left to complain to.
     let _ = std::io::stderr().write_all(lines.join("\n").as_bytes());
@@ -15,13 +33,18 @@ pub fn say(text: &str) {
 
 /// Prints problems, the worst last.
 pub fn report(problems: &[Problem]) {
-    let mut sorted: Vec<&Problem> = problems.iter().collect();
+    let least = if QUIET.load(Ordering::Relaxed) {
+        Severity::Error
+    } else {
+        Severity::Notice
+    };
+    let mut sorted: Vec<&Problem> = problems.iter().filter(|p| p.severity >= least).collect();
     sorted.sort();
     let lines: String = sorted
         .iter()
         .map(|problem| format!("{}\n", said_once(&problem.to_string())))
         .collect();
-    say(&lines);
+    fail(&lines);
 }
 
 /// A line that begins with `error:`, without the same in its midst: libraries and nested errors

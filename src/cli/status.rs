@@ -13,7 +13,7 @@ use super::error::{CliError, owner_name, refusal};
 use super::from_inputs::FromInputs;
 use super::inputs;
 use super::intent::{Intent, host};
-use super::say::{count, say};
+use super::say::{count, fail};
 use crate::apply::{DesiredRules as _, ThisHost};
 use crate::compile::{FOLLOWING, SetId, frontend_key_of};
 use crate::host::routes;
@@ -51,16 +51,8 @@ pub fn run(args: &StatusArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let status = match of(args) {
         Ok(status) => status,
         Err(error @ (CliError::Usage(_) | CliError::Invalid(_))) => return Err(error),
-        Err(error) => {
-            let error = match error {
-                CliError::Kernel(error) => refusal(error),
-                error => error,
-            };
-            say(&format!(
-                "error: it cannot be told what is installed: {error}\n"
-            ));
-            return Ok(UNKNOWN);
-        }
+        Err(CliError::Kernel(error)) => return Ok(unknown(&refusal(error))),
+        Err(error) => return Ok(unknown(&error)),
     };
     match args.output {
         Output::Text => text(out, &status)?,
@@ -71,6 +63,14 @@ pub fn run(args: &StatusArgs, out: &mut impl Write) -> Result<u8, CliError> {
     } else {
         0
     })
+}
+
+/// Says why it cannot be told, and hands back the exit code for that.
+pub fn unknown(error: &CliError) -> u8 {
+    fail(&format!(
+        "error: it cannot be told what is installed: {error}\n"
+    ));
+    UNKNOWN
 }
 
 fn of(args: &StatusArgs) -> Result<Status, CliError> {

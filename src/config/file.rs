@@ -3,31 +3,15 @@
 
 use std::path::Path;
 
-use ipnet::IpNet;
-use serde::Deserialize;
-use serde::de::value::StrDeserializer;
-use serde::de::{DeserializeOwned, IntoDeserializer};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{ConfigNode, DetectLocal, InterfaceName, NodePortAddresses, PartialConfig, others};
+use super::setting::{Draft, Form};
+use super::values::OneOrMany;
+use super::{API_VERSION, PartialConfig, others, settings};
 use crate::problem::Problem;
-use crate::syntax::{address, documents, drop_nulls, fields_of, name_problem, parse, prefix};
+use crate::syntax::{documents, drop_nulls, parse};
 use crate::text::did_you_mean;
-
-/// RFC 1918: private networks.
-const PRIVATE: [&str; 3] = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"];
-/// Other IPv4 ranges that no public host has, as ip-masq-agent's
-/// `--nomasq-all-reserved-ranges` has them: RFC 6598, 6890, 5737, 7526, 2544, 1112.
-const RESERVED: [&str; 8] = [
-    "100.64.0.0/10",
-    "192.0.0.0/24",
-    "192.0.2.0/24",
-    "192.88.99.0/24",
-    "198.18.0.0/15",
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "240.0.0.0/4",
-];
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -48,85 +32,6 @@ pub enum ConfigError {
         /// What is wrong, with the field.
         message: String,
     },
-}
-
-/// One text or a list of them.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected text, or a list of texts")]
-pub(super) enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-impl OneOrMany {
-    pub(super) fn joined(self) -> String {
-        match self {
-            Self::One(text) => text,
-            Self::Many(list) => list.join(","),
-        }
-    }
-
-    /// Each text by itself; one text may be a comma list.
-    pub(super) fn listed(self) -> Vec<String> {
-        let text = self.joined();
-        let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
-        parts.map(str::to_owned).collect()
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Raw {
-    #[serde(rename = "apiVersion")]
-    _api_version: String,
-    #[serde(rename = "kind")]
-    _kind: String,
-    node_name: Option<String>,
-    #[serde(rename = "nodeIPs")]
-    node_ips: Option<OneOrMany>,
-    #[serde(rename = "clusterCIDR")]
-    cluster_cidr: Option<OneOrMany>,
-    #[serde(rename = "podCIDRs")]
-    pod_cidrs: Option<OneOrMany>,
-    #[serde(rename = "serviceClusterIPRange")]
-    service_cluster_ip_range: Option<OneOrMany>,
-    node_port_addresses: Option<OneOrMany>,
-    service_node_port_range: Option<String>,
-    masquerade_all: Option<bool>,
-    service_counters: Option<bool>,
-    masquerade_bit: Option<i64>,
-    detect_local_mode: Option<String>,
-    detect_local: Option<RawDetect>,
-    egress_masquerade: Option<bool>,
-    #[serde(rename = "nonMasqueradeCIDRs")]
-    non_masquerade_cidrs: Option<OneOrMany>,
-    #[serde(rename = "masqueradeCIDRs")]
-    masquerade_cidrs: Option<OneOrMany>,
-    masq_link_local: Option<bool>,
-    #[serde(rename = "masqLinkLocalIPv6")]
-    masq_link_local_ipv6: Option<bool>,
-    source_ranges_annotation: Option<bool>,
-    manage_routes: Option<bool>,
-    sysctls: Option<String>,
-    unallocated: Option<String>,
-    unserved_external: Option<String>,
-    nodes: Option<Vec<RawNode>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct RawDetect {
-    pub bridge_interface: Option<String>,
-    pub interface_name_prefix: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawNode {
-    name: String,
-    addresses: OneOrMany,
-    #[serde(rename = "podCIDRs")]
-    pod_cidrs: OneOrMany,
 }
 
 /// A parsed and checked file.
@@ -192,8 +97,8 @@ pub(super) fn read_document(
     drop_nulls(&mut value);
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
-    if version == "svcnat/v1alpha1" && kind == "Configuration" {
-        *settings = own(typed(value)?)?.or(std::mem::take(settings));
+    if version == API_VERSION && kind == "Configuration" {
+        *settings = own(value)?.or(std::mem::take(settings));
         return Ok(());
     }
     if others::read(&value, settings, notes)? {
@@ -216,254 +121,63 @@ pub(super) fn typed_loosely<T: DeserializeOwned>(value: Value) -> Result<T, Stri
     })
 }
 
-/// The document with its fields typed; what is wrong is named with its path.
-pub(super) fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
-    let known = fields_of::<T>();
-    let unknown = value.as_object().and_then(|fields| {
-        let mut names = fields.keys().map(String::as_str);
-        names.find(|name| !known.contains(name)).map(str::to_owned)
-    });
-    serde_path_to_error::deserialize(value).map_err(|e| match unknown {
-        Some(name) if e.path().to_string() == name => {
-            let near = did_you_mean(&name, known.iter().copied());
+/// Our own file: every key is one of the settings'.
+fn own(value: Value) -> Result<PartialConfig, String> {
+    let mut draft = Draft::default();
+    for (key, value) in keys(value)? {
+        let setting = settings().find(|setting| setting.key == key);
+        let setting = setting.ok_or_else(|| {
+            let known: Vec<&str> = settings().map(|setting| setting.key).collect();
+            let near = did_you_mean(&key, known.iter().copied());
             format!(
-                "{name}: is no setting{near} (there are {})",
+                "{key}: is no setting{near} (there are {})",
                 known.join(", ")
             )
-        }
-        _ => {
-            let message = parse::expectation(&e.inner().to_string());
-            format!("{}: {message}", e.path())
-        }
-    })
-}
-
-fn own(raw: Raw) -> Result<PartialConfig, String> {
-    let names = raw.detect_local.unwrap_or_default();
-    let unused = [
-        (
-            "bridgeInterface",
-            &names.bridge_interface,
-            "BridgeInterface",
-        ),
-        (
-            "interfaceNamePrefix",
-            &names.interface_name_prefix,
-            "InterfaceNamePrefix",
-        ),
-    ];
-    for (field, name, its) in unused {
-        if name.is_some() && raw.detect_local_mode.as_deref() != Some(its) {
-            return Err(format!(
-                "detectLocal.{field}: has no effect without detectLocalMode: {its}"
-            ));
-        }
+        })?;
+        let text = written(setting.form, value).map_err(|e| format!("{key}: {e}"))?;
+        draft.take(setting, &key, &text)?;
     }
-    let mode = raw.detect_local_mode.as_deref();
-    let link_local = raw.masq_link_local;
-    Ok(PartialConfig {
-        node_name: parsed("nodeName", raw.node_name, parse_node_name)?,
-        node_ips: raw
-            .node_ips
-            .map(|list| addresses("nodeIPs", list))
-            .transpose()?,
-        cluster_cidrs: list("clusterCIDR", raw.cluster_cidr, parse_cidr_list)?,
-        pod_cidrs: list("podCIDRs", raw.pod_cidrs, parse_cidr_list)?,
-        service_cidrs: list(
-            "serviceClusterIPRange",
-            raw.service_cluster_ip_range,
-            parse_cidr_list,
-        )?,
-        nodeport_addresses: list(
-            "nodePortAddresses",
-            raw.node_port_addresses,
-            parse_node_port_addresses,
-        )?,
-        node_port_range: parsed(
-            "serviceNodePortRange",
-            raw.service_node_port_range,
-            str::parse,
-        )?,
-        masquerade_all: raw.masquerade_all,
-        service_counters: raw.service_counters,
-        masquerade_bit: parsed(
-            "masqueradeBit",
-            raw.masquerade_bit.map(|bit| bit.to_string()),
-            str::parse,
-        )?,
-        detect_local: mode.map(|mode| detect(Some(mode), names)).transpose()?,
-        egress_masquerade: raw.egress_masquerade,
-        non_masquerade_cidrs: list(
-            "nonMasqueradeCIDRs",
-            raw.non_masquerade_cidrs,
-            parse_destinations,
-        )?,
-        masquerade_cidrs: list("masqueradeCIDRs", raw.masquerade_cidrs, parse_cidr_list)?,
-        masq_link_local: link_local,
-        masq_link_local_ipv6: raw.masq_link_local_ipv6.or(link_local),
-        legacy_source_ranges: raw.source_ranges_annotation,
-        manage_routes: raw.manage_routes,
-        sysctls: choice("sysctls", raw.sysctls)?,
-        unallocated: choice("unallocated", raw.unallocated)?,
-        unserved_external: choice("unservedExternal", raw.unserved_external)?,
-        nodes: raw
-            .nodes
-            .map(|nodes| nodes.into_iter().map(node).collect())
-            .transpose()?,
-        ..PartialConfig::default()
-    })
+    draft.finish(|setting| setting.key.to_owned())
 }
 
-fn node(raw: RawNode) -> Result<ConfigNode, String> {
-    let name = parse_node_name(&raw.name).map_err(|e| format!("nodes[].name: {e}"))?;
-    Ok(ConfigNode {
-        addresses: addresses("nodes[].addresses", raw.addresses)?,
-        pod_cidrs: parse_cidr_list(&raw.pod_cidrs.joined())
-            .map_err(|e| format!("nodes[].podCIDRs of {name}: {e}"))?,
-        name,
-    })
-}
-
-/// What a field says, if it is there.
-fn parsed<T>(
-    field: &str,
-    value: Option<String>,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, String> {
-    let parsed = value.map(|text| parse(&text).map_err(|e| format!("{field}: {e}")));
-    parsed.transpose()
-}
-
-/// What a field lists, if it is there.
-fn list<T>(
-    field: &str,
-    value: Option<OneOrMany>,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Result<Option<T>, String> {
-    parsed(field, value.map(OneOrMany::joined), parse)
-}
-
-/// One of the words that `T` knows, if the field is there.
-fn choice<T: for<'de> Deserialize<'de>>(
-    field: &str,
-    value: Option<String>,
-) -> Result<Option<T>, String> {
-    let word = |text: &str| {
-        let word: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
-        T::deserialize(word).map_err(|_| unknown(text, fields_of::<T>()))
+/// What is set, by key; the fields of an object by its key, a dot and theirs.
+fn keys(value: Value) -> Result<Vec<(String, Value)>, String> {
+    let mut keys = Vec::new();
+    let Value::Object(fields) = value else {
+        return Ok(keys);
     };
-    parsed(field, value, word)
-}
-
-/// Says what a word could be.
-fn unknown(word: &str, known: &[&str]) -> String {
-    let near = did_you_mean(word, known.iter().copied());
-    format!("{word:?} is none of {}{near}", known.join(", "))
-}
-
-/// The modes of `--detect-local-mode`.
-pub const MODES: [&str; 4] = [
-    "ClusterCIDR",
-    "NodeCIDR",
-    "BridgeInterface",
-    "InterfaceNamePrefix",
-];
-
-pub(super) fn detect(mode: Option<&str>, raw: RawDetect) -> Result<DetectLocal, String> {
-    let name = |field: &str, name: Option<String>| -> Result<InterfaceName, String> {
-        let field = format!("detectLocal.{field}");
-        let name = name.ok_or_else(|| format!("{field} is needed by this detectLocalMode"))?;
-        name.parse().map_err(|e| format!("{field}: {e}"))
-    };
-    match mode.unwrap_or_default() {
-        "" | "ClusterCIDR" => Ok(DetectLocal::ClusterCidr),
-        "NodeCIDR" => Ok(DetectLocal::NodeCidr),
-        "BridgeInterface" => {
-            name("bridgeInterface", raw.bridge_interface).map(DetectLocal::BridgeInterface)
+    for (name, value) in fields {
+        if name == "apiVersion" || name == "kind" {
+            continue;
         }
-        "InterfaceNamePrefix" => name("interfaceNamePrefix", raw.interface_name_prefix)
-            .map(DetectLocal::InterfaceNamePrefix),
-        other => Err(format!("detectLocalMode: {}", unknown(other, &MODES))),
-    }
-}
-
-fn addresses(field: &str, list: OneOrMany) -> Result<Vec<std::net::IpAddr>, String> {
-    list.listed()
-        .iter()
-        .map(|text| address(text).ok_or_else(|| format!("{field}: {text:?} is not an IP address")))
-        .collect()
-}
-
-/// A node's name, in the lower case that Kubernetes keeps it in.
-///
-/// # Errors
-/// If it cannot be one.
-pub fn parse_node_name(text: &str) -> Result<String, String> {
-    let name = text.trim().to_lowercase();
-    name_problem(&name).map_or(Ok(name), Err)
-}
-
-/// `primary`, or a comma list of prefixes.
-///
-/// # Errors
-/// Naming the part that is none.
-pub fn parse_node_port_addresses(text: &str) -> Result<NodePortAddresses, String> {
-    if text.trim() == "primary" {
-        return Ok(NodePortAddresses::Primary);
-    }
-    parse_cidr_list(text)
-        .map(NodePortAddresses::Prefixes)
-        .map_err(|e| {
-            let near = did_you_mean(text.trim(), ["primary"]);
-            format!("{e}{near}")
-        })
-}
-
-/// A comma list of prefixes without host bits.
-///
-/// # Errors
-/// Naming the part that is none.
-pub fn parse_cidr_list(text: &str) -> Result<Vec<IpNet>, String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(network)
-        .collect()
-}
-
-fn network(part: &str) -> Result<IpNet, String> {
-    match prefix(part) {
-        Some(net) if net.addr() == net.network() => Ok(net),
-        Some(net) => Err(format!(
-            "{part} has host bits set; expected {}",
-            net.trunc()
-        )),
-        None => Err(format!("{part:?} is not a prefix such as 10.254.0.0/16")),
-    }
-}
-
-/// A comma list of prefixes, of `rfc1918` for private networks (ip-masq-agent's default), and of
-/// `reserved` for those and all others that no public host has.
-///
-/// # Errors
-/// Naming the part that is none.
-pub fn parse_destinations(text: &str) -> Result<Vec<IpNet>, String> {
-    let mut out = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-        let named: &[&[&str]] = match part {
-            "rfc1918" => &[&PRIVATE],
-            "reserved" => &[&PRIVATE, &RESERVED],
-            _ => {
-                let near = did_you_mean(part, ["rfc1918", "reserved"]);
-                out.push(network(part).map_err(|e| format!("{e}{near}"))?);
-                continue;
-            }
-        };
-        for text in named.iter().copied().flatten() {
-            out.push(network(text)?);
+        let within = format!("{name}.");
+        if settings().any(|setting| setting.key.starts_with(&within)) {
+            let Value::Object(fields) = value else {
+                return Err(format!("{name}: expected an object"));
+            };
+            let fields = fields.into_iter();
+            keys.extend(fields.map(|(field, value)| (format!("{within}{field}"), value)));
+        } else if name.contains('.') {
+            return Err(format!("{name}: a field of an object is written within it"));
+        } else {
+            keys.push((name, value));
         }
     }
-    Ok(out)
+    Ok(keys)
+}
+
+/// A value as a flag would have it, if it is of the type that the file has for it.
+fn written(form: Form, value: Value) -> Result<String, String> {
+    fn typed<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+        T::deserialize(value).map_err(|e| parse::expectation(&e.to_string()))
+    }
+    Ok(match form {
+        Form::Text | Form::Words(_) => typed::<String>(value)?,
+        Form::Number => typed::<i64>(value)?.to_string(),
+        Form::Switch => typed::<bool>(value)?.to_string(),
+        Form::List => typed::<OneOrMany>(value)?.joined(),
+        Form::Nodes => value.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -495,6 +209,12 @@ mod tests {
             let unused = format!("{mode}detectLocal: {{interfaceNamePrefix: veth}}\n");
             assert!(error(&unused).contains("has no effect without detectLocalMode"));
         }
+        assert!(error("detectLocal: NodeCIDR\n").contains("expected an object"));
+        assert!(
+            error("detectLocal: {bridge: cni0}\n").starts_with("detectLocal.bridge: is no setting")
+        );
+        assert!(error("detectLocal.bridgeInterface: cni0\n").contains("within it"));
+        assert!(error("nodes: [{name: a}]\n").starts_with("nodes[0]: missing field"));
         assert!(error("manageRoutes: maybe\n").starts_with("manageRoutes: "));
         assert!(error("masqueradeBit: '15'\n").contains("expected a whole number"));
         let interface =

@@ -3,7 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::file::{RawDetect, detect, parse_cidr_list, parse_node_name, typed_loosely};
+use super::detect;
+use super::file::typed_loosely;
+use super::values::{parse_cidr_list, parse_node_name};
 use super::{MarkBit, NodePortAddresses, PartialConfig};
 use crate::syntax::{address, fields_of};
 use crate::text::did_you_mean;
@@ -139,12 +141,9 @@ pub(super) fn read(
     }
     settings.cluster_cidrs =
         Some(parse_cidr_list(&raw.cluster_cidr).map_err(named("clusterCIDR"))?);
-    let filled = |text: String| (!text.is_empty()).then_some(text);
-    let names = RawDetect {
-        bridge_interface: filled(raw.detect_local.bridge_interface),
-        interface_name_prefix: filled(raw.detect_local.interface_name_prefix),
-    };
-    settings.detect_local = Some(detect(Some(&raw.detect_local_mode), names)?);
+    let (mode, names) = (&raw.detect_local_mode, &raw.detect_local);
+    let (bridge, prefix) = (&names.bridge_interface, &names.interface_name_prefix);
+    settings.detect_local = Some(detect::of_kube_proxy(mode, bridge, prefix)?);
     let nftables = match raw.mode.as_str() {
         "nftables" => true,
         "" | "iptables" => false,

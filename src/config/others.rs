@@ -5,8 +5,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::PartialConfig;
-use super::file::{OneOrMany, parse_cidr_list, parse_destinations, read_document};
+use super::file::read_document;
 use super::kube_proxy;
+use super::values::{OneOrMany, parse_cidr_list, parse_destinations};
 use crate::syntax::parse;
 
 /// Takes the settings of another program's configuration; in `notes`, what is not used of it.

@@ -40,6 +40,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 pub use crate::apply::{NameWriters, Tidied};
 pub use files::Watch;
 pub use pending::Pending;
+pub use saved::VERSION as STATE_VERSION;
 pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
 pub use sources::{Objects, Reading, Sources};

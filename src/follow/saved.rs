@@ -24,7 +24,7 @@ use crate::cluster::{Cluster, EndpointSlice, Names, Node, Pod, Service, ServiceC
 
 const MAGIC: &str = "svcnat-state";
 /// Counted up when the objects' form changes: another version's file is not read.
-const VERSION: u32 = 4;
+pub const VERSION: u32 = 4;
 const FILE: &str = "state.json";
 /// What is written before it is renamed.
 const NEW: &str = "state.json.new";

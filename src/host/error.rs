@@ -73,6 +73,16 @@ pub enum HostError {
         /// The system's error.
         source: io::Error,
     },
+    /// A network namespace could not be entered.
+    #[error("cannot enter the network namespace {}: {source}{hint}", path.display())]
+    Namespace {
+        /// Where it should be.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+        /// What may help.
+        hint: String,
+    },
     /// A sysctl could not be written.
     #[error("cannot write {value} to {}: {source}{}", path.display(), write_hint(source))]
     Write {

@@ -14,6 +14,7 @@ mod error;
 pub mod hidden;
 pub mod interfaces;
 pub mod monitor;
+pub mod netns;
 pub mod others;
 mod process;
 mod route_messages;

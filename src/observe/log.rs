@@ -18,18 +18,19 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging. `verbosity` 0 is info, 1 debug, 2 trace; the libraries below only warn
-/// until 3: they have many lines for each request. Lines go above that of `progress`. A line
+/// Starts logging. `verbosity` 0 is info, 1 debug, 2 trace, none errors alone; the libraries
+/// below only warn until 3: they have many lines for each request. Lines go above that of `progress`. A line
 /// that cannot be written is lost, and no reason to end. A second call changes nothing.
-pub fn init(format: LogFormat, verbosity: u8, progress: &Progress) {
+pub fn init(format: LogFormat, verbosity: Option<u8>, progress: &Progress) {
     let (own, others) = match verbosity {
-        0 => (LevelFilter::INFO, LevelFilter::WARN),
-        1 => (LevelFilter::DEBUG, LevelFilter::WARN),
-        2 => (LevelFilter::TRACE, LevelFilter::WARN),
+        None => (LevelFilter::ERROR, LevelFilter::ERROR),
+        Some(0) => (LevelFilter::INFO, LevelFilter::WARN),
+        Some(1) => (LevelFilter::DEBUG, LevelFilter::WARN),
+        Some(2) => (LevelFilter::TRACE, LevelFilter::WARN),
         _ => (LevelFilter::TRACE, LevelFilter::DEBUG),
     };
     // What the API's client logs of a failed request, we log with the reason.
-    let client = if verbosity < 3 {
+    let client = if verbosity < Some(3) {
         LevelFilter::OFF
     } else {
         others

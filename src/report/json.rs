@@ -6,7 +6,7 @@ use super::frontend::Weights;
 use super::{Answer, FrontendState, ObjectChange, Report, State};
 
 /// The version of the document: it changes when a field changes its meaning or goes.
-const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 /// The plan as JSON.
 #[must_use]

@@ -22,7 +22,7 @@ use ipnet::IpNet;
 
 pub use frontend::{Answer, FrontendState};
 pub use host::{Client, CutFlow, Host, RouteChange, SysctlChange};
-pub use json::document;
+pub use json::{VERSION as PLAN_VERSION, document};
 pub use step::Step;
 pub use text::{Page, Plain, Style, write};
 

@@ -2,6 +2,7 @@
 //! by accident, and there is one writer.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod common;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/mod.rs"]

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::args::{GetArgs, ListFormat, Resource};
 use super::error::CliError;
 use super::inputs;
-use super::say::say;
+use super::say::{fail, say};
 use crate::counters::{Counts, What};
 use crate::netlink::Nfnetlink;
 use crate::node::Node;
@@ -182,7 +182,7 @@ fn list<R: Row>(args: &GetArgs, mut rows: Vec<R>, out: &mut impl Write) -> Resul
             *name == own || namespace.is_some_and(|n| *name == format!("{n}/{own}"))
         };
         if !rows.iter().any(is) {
-            say(&format!(
+            fail(&format!(
                 "error: {} {} not found\n",
                 R::WORD,
                 printable(name)
