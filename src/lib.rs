@@ -76,6 +76,8 @@ pub mod node;
 #[cfg(feature = "daemon")]
 #[doc(hidden)]
 pub mod observe;
+#[doc(hidden)]
+pub mod path;
 pub mod plan;
 pub mod print;
 pub mod problem;

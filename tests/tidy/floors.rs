@@ -10,7 +10,7 @@ const FLOORS: &[&str] = &[
     // Kubernetes: objects, settings, and what they mean on this node.
     "cluster", "problem", "syntax", "config", "plan",
     // nftables: the rules that do it.
-    "ruleset", "foreign", "compile", "print", "walk", "transaction", "diff", "report", "engine",
+    "ruleset", "foreign", "compile", "print", "walk", "path", "transaction", "diff", "report", "engine",
     // The world: files, the API, the kernel.
     "source", "netlink", "counters", "host", "apply", "node",
     // Programs.
@@ -18,7 +18,7 @@ const FLOORS: &[&str] = &[
 ];
 
 /// Rooms that must not know all that is below them: what they are about is less than that.
-const NARROWER: [(&[&str], &[&str]); 5] = [
+const NARROWER: [(&[&str], &[&str]); 6] = [
     // nftables, whatever it is used for.
     (
         &["ruleset", "print", "walk", "transaction", "netlink"],
@@ -32,8 +32,9 @@ const NARROWER: [(&[&str], &[&str]); 5] = [
             "transaction",
         ],
     ),
-    // Others' rules, whatever ours are.
+    // Others' rules, whatever ours are; a packet's way, whatever it is for.
     (&["foreign"], &["net"]),
+    (&["path"], &["net", "ruleset", "foreign", "walk"]),
     (&["diff"], &["text", "net", "ruleset", "transaction"]),
     // Objects, whatever becomes of them.
     (

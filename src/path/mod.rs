@@ -1,0 +1,157 @@
+//! A made-up packet's whole way over this node: what comes in, others' rules and ours at each
+//! hook, routes, neighbours, the endpoint, and the answer's way back. Pure: what the host says is
+//! asked through [`Node`].
+
+mod follow;
+mod say;
+
+use std::net::IpAddr;
+
+pub use follow::follow;
+
+use crate::foreign::{Device, Rules};
+use crate::net::{Endpoint, Protocol};
+
+/// How it looks at one point of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// The packet goes on.
+    Fine,
+    /// It cannot be told.
+    Unknown,
+    /// The packet ends here, or what comes of it is not what it should be.
+    Broken,
+}
+
+/// One point of the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// What is looked at, in a word or two: `forward`, `route`, `answer: forward`.
+    pub at: String,
+    /// How it looks.
+    pub state: State,
+    /// What was found, in one sentence; with whose it is if it is another program's.
+    pub found: String,
+    /// One line that would repair it.
+    pub repair: Option<String>,
+}
+
+/// The way to one endpoint, or to where an untranslated packet goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leg {
+    /// Where to; `None` if nothing translates the packet.
+    pub to: Option<Endpoint>,
+    /// How likely it is, 0 to 1.
+    pub share: f64,
+    /// Hops, in order.
+    pub hops: Vec<Hop>,
+}
+
+/// The whole of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Path {
+    /// Up to where our rules decide.
+    pub hops: Vec<Hop>,
+    /// From there on, to each that it may go to.
+    pub legs: Vec<Leg>,
+}
+
+impl Path {
+    /// All hops in order.
+    pub fn all(&self) -> impl Iterator<Item = &Hop> {
+        let legs = self.legs.iter().flat_map(|leg| &leg.hops);
+        self.hops.iter().chain(legs)
+    }
+
+    /// The first that is broken.
+    #[must_use]
+    pub fn broken(&self) -> Option<&Hop> {
+        self.all().find(|hop| hop.state == State::Broken)
+    }
+}
+
+/// What is asked of the routing tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteQuestion {
+    /// From here, if that matters yet.
+    pub source: Option<IpAddr>,
+    /// To there.
+    pub destination: IpAddr,
+    /// Index of the device that it came in by; this host sends it otherwise.
+    pub iif: Option<u32>,
+    /// The packet mark.
+    pub mark: u32,
+}
+
+/// What becomes of a packet, as the routing tables have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To this host itself.
+    Local,
+    /// By a device, to a next hop if the destination is not on link.
+    Device {
+        /// Its index.
+        index: u32,
+        /// The next hop.
+        via: Option<IpAddr>,
+        /// The carrier is away, or the next hop is known to be dead.
+        dead: bool,
+    },
+    /// Not at all: the kernel's error (an `errno`).
+    Refused(i32),
+}
+
+/// Whether a neighbour is known on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neighbour {
+    /// It answered, or needs not to.
+    Known,
+    /// Nobody asked lately.
+    Unasked,
+    /// It did not answer.
+    Silent,
+}
+
+/// What is asked of the host.
+pub trait Node {
+    /// True if an address is this host's.
+    fn is_local(&self, address: IpAddr) -> bool;
+    /// Where a packet goes; `None` if the kernel could not be asked.
+    fn route(&mut self, question: &RouteQuestion) -> Option<Route>;
+    /// The name of a device; what is wrong with it, if anything is.
+    fn device(&mut self, index: u32) -> (String, Option<String>);
+    /// Whether a neighbour answers on a device.
+    fn neighbour(&mut self, device: u32, address: IpAddr) -> Neighbour;
+    /// A setting under /proc/sys.
+    fn setting(&self, path: &str) -> Option<String>;
+    /// Tracked connections, and how many there may be.
+    fn tracked(&mut self) -> Option<(u64, u64)>;
+    /// Where connections from a client to there already go, whatever the rules say by now, as
+    /// connection tracking has it.
+    fn flows(&mut self, from: IpAddr, to: (IpAddr, u16), protocol: Protocol) -> Vec<Endpoint>;
+    /// Whether somebody listens there; `None` if that cannot be known here.
+    fn listens(&mut self, at: Endpoint, protocol: Protocol) -> Option<Listener>;
+    /// Other programs' rules.
+    fn others(&self) -> &Rules;
+    /// Rules that the kernel runs and that were not read: legacy iptables tables, for example.
+    fn unread(&self) -> &[String];
+}
+
+/// Who is at an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// Somebody listens.
+    Yes,
+    /// Nobody does.
+    No,
+    /// Somebody does, at another address of it only.
+    Elsewhere(IpAddr),
+}
+
+/// A device by its index, as rules see it.
+fn device(node: &mut impl Node, index: u32) -> Device {
+    Device::Known(node.device(index).0, index)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! What other programs' chains do to a packet, in words, and what would repair it.
+
+use super::{Hop, State};
+use crate::foreign::{Family, Hook, Outcome, Packet, Place, Verdict};
+
+/// Programs by a table or chain that only they make.
+const PROGRAMS: [(&str, &str); 9] = [
+    ("firewalld", "firewalld"),
+    ("kube-proxy", "kube-proxy"),
+    ("KUBE-", "kube-proxy"),
+    ("DOCKER", "Docker"),
+    ("docker-", "Docker"),
+    ("ufw", "ufw"),
+    ("cali", "Calico"),
+    ("CILIUM", "Cilium"),
+    ("FLANNEL", "flannel"),
+];
+
+/// Whose chain it is: table and chain, with the program where the names give it away.
+pub(super) fn owner(place: &Place) -> String {
+    let rule = place.rule.as_ref().map(|(chain, _)| chain.as_str());
+    let names = [Some(place.table.as_str()), Some(place.chain.as_str()), rule];
+    let program = PROGRAMS.iter().find(|(prefix, _)| {
+        let mut names = names.iter().flatten();
+        names.any(|name| name.starts_with(prefix))
+    });
+    let chain = format!(
+        "{} {} {}",
+        place.family.nft_name(),
+        place.table,
+        place.chain
+    );
+    match program {
+        Some((_, program)) => format!("{chain} ({program})"),
+        None => chain,
+    }
+}
+
+/// What a chain says of the packet; `at` is the hook.
+pub(super) fn outcome(at: &str, outcome: &Outcome, packet: &Packet) -> Hop {
+    let place = &outcome.place;
+    let whose = owner(place);
+    let by = match &place.rule {
+        None => " by policy".to_owned(),
+        Some((chain, handle)) if *chain == place.chain => format!(" (rule with handle {handle})"),
+        Some((chain, handle)) => format!(" (chain {chain}, rule with handle {handle})"),
+    };
+    let (verdict, why) = match &outcome.verdict {
+        Verdict::Perhaps(inner, why) => (&**inner, Some(why)),
+        verdict => (verdict, None),
+    };
+    let (does, state) = match verdict {
+        Verdict::Pass => ("lets it pass".to_owned(), State::Fine),
+        Verdict::Drop => (format!("drops it{by}"), State::Broken),
+        Verdict::Reject => (format!("refuses it{by}"), State::Broken),
+        Verdict::Queue => (
+            format!("hands it to a program{by}, which decides"),
+            State::Unknown,
+        ),
+        Verdict::Dnat(address, port) => {
+            let to = match (address, port) {
+                (Some(address), Some(port)) => {
+                    format!(" to {}", std::net::SocketAddr::new(*address, *port))
+                }
+                (Some(address), None) => format!(" to {address}"),
+                (None, Some(port)) => format!(" to port {port}"),
+                (None, None) => String::new(),
+            };
+            (
+                format!("translates its destination{to} first{by}"),
+                State::Broken,
+            )
+        }
+        Verdict::Redirect => (
+            format!("redirects it to this node first{by}"),
+            State::Broken,
+        ),
+        Verdict::Snat => (
+            format!("translates its source{by}: the endpoint sees another client"),
+            State::Unknown,
+        ),
+        Verdict::Perhaps(..) => (String::new(), State::Unknown),
+    };
+    let (found, state) = match why {
+        None => (format!("{whose} {does}"), state),
+        Some(why) => (
+            format!("{whose} perhaps {does}: it cannot be told {why}"),
+            State::Unknown,
+        ),
+    };
+    Hop {
+        at: at.to_owned(),
+        state,
+        found,
+        repair: (state == State::Broken).then(|| repair(place, verdict, packet)),
+    }
+}
+
+/// One line that lets such packets through, or removes the translation.
+fn repair(place: &Place, verdict: &Verdict, packet: &Packet) -> String {
+    let (family, table, chain) = (place.family.nft_name(), &place.table, &place.chain);
+    if let (Verdict::Dnat(..) | Verdict::Redirect, Some((chain, handle))) = (verdict, &place.rule) {
+        return format!("nft delete rule {family} {table} {chain} handle {handle}");
+    }
+    let iptables = matches!(place.family, Family::Ip | Family::Ip6)
+        && ["filter", "raw", "mangle", "nat"].contains(&table.as_str())
+        && chain.chars().all(|c| c.is_ascii_uppercase());
+    let address = packet.destination;
+    let is_v4 = address.is_ipv4();
+    if iptables {
+        let program = if is_v4 { "iptables" } else { "ip6tables" };
+        let what = match packet.is_reply {
+            true => "-m conntrack --ctstate ESTABLISHED,RELATED".to_owned(),
+            false => format!("-d {address}"),
+        };
+        return format!("{program} -t {table} -I {chain} {what} -j ACCEPT");
+    }
+    let early = matches!(place.hook, Hook::Ingress | Hook::Egress);
+    let what = match (packet.is_reply && !early, is_v4) {
+        (true, _) => "ct state established,related".to_owned(),
+        (false, true) => format!("ip daddr {address}"),
+        (false, false) => format!("ip6 daddr {address}"),
+    };
+    format!("nft insert rule {family} {table} {chain} {what} accept")
+}
+
+/// What the kernel means when it does not route a packet.
+pub(super) fn refused(errno: i32) -> String {
+    match errno {
+        libc::ENETUNREACH => "there is no route".to_owned(),
+        libc::EHOSTUNREACH => "the route is `unreachable`, or there is none".to_owned(),
+        libc::EACCES => "the route is `prohibit`".to_owned(),
+        libc::EINVAL => "the route is `blackhole`, or the address cannot be routed".to_owned(),
+        libc::EXDEV => "its source is expected by another device".to_owned(),
+        errno => std::io::Error::from_raw_os_error(errno).to_string(),
+    }
+}
