@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::net::Endpoint;
-use crate::ruleset::{Family, Protocol, Table};
+use crate::ruleset::{Family, Protocol, Rule, Table};
 use rule::{Flow, State};
 
 /// The first packet of a connection.
@@ -60,8 +60,8 @@ pub struct Candidate {
 pub struct Step {
     /// Chain.
     pub chain: String,
-    /// The rule, as nft writes it.
-    pub rule: String,
+    /// The rule.
+    pub rule: Rule,
     /// The element that decided, if it has a comment.
     pub element: Option<String>,
 }

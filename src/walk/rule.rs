@@ -5,7 +5,6 @@ use std::net::IpAddr;
 
 use super::{Packet, Step, hash};
 use crate::net::Endpoint;
-use crate::print::text;
 use crate::ruleset::{
     Action, DataType, Element, ElementData, FieldValue, Match, Rule, Selector, Set, SetData,
     Statement, Table, Value,
@@ -112,7 +111,7 @@ impl<'a> State<'a> {
                         noted = true;
                         let step = Step {
                             chain: chain.to_owned(),
-                            rule: text::rule(self.table.family, rule),
+                            rule: rule.clone(),
                             element: element.take(),
                         };
                         self.steps.insert(before, step);

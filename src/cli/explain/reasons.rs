@@ -15,6 +15,7 @@ use crate::plan::{
     Endpoint, FamilyPlan, Frontend, FrontendKey, FrontendKind, HostPort, HostPortKey, ListKey,
     Standing, Target, View, Viewpoint, standings, without_port,
 };
+use crate::ruleset::Statement;
 use crate::walk::{Candidate, Fate, Packet, Trace};
 
 /// A packet, where it was walked, and what came of it.
@@ -240,12 +241,11 @@ impl<'a> Reasons<'a> {
 
 /// What the steps say of the client's memory: it is followed in the `affinity-lookup` chains.
 fn memory(trace: &Trace) -> Remembered {
-    let maps = [SetId::AffinityEndpoints, SetId::AffinityLocalEndpoints]
-        .map(|map| format!("@{}", map.name()));
-    let followed = trace
-        .steps
-        .iter()
-        .any(|step| maps.iter().any(|map| step.rule.contains(map)));
+    let maps = [SetId::AffinityEndpoints, SetId::AffinityLocalEndpoints].map(SetId::name);
+    let statements = trace.steps.iter().flat_map(|step| &step.rule.statements);
+    let followed = statements
+        .filter_map(Statement::set)
+        .any(|set| maps.iter().any(|map| map == set));
     match trace.candidates.first() {
         Some(candidate) if followed => Remembered::At(candidate.endpoint),
         _ => Remembered::Nothing,

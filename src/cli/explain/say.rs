@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::reasons::{Reasons, Remembered, Scene};
 use crate::plan::{Endpoint, Frontend, FrontendKind, SERVICE_ADDRESS, Standing, no_port};
-use crate::walk::{Candidate, Fate};
+use crate::print;
+use crate::walk::{Candidate, Fate, Step, family};
 
 /// In words.
 pub fn text(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> std::io::Result<()> {
@@ -31,7 +32,7 @@ pub fn text(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> s
         writeln!(out, "  hostPort of Pod {}", port.owner)?;
     }
     for step in &trace.steps {
-        write!(out, "  {}: {}", step.chain, step.rule)?;
+        write!(out, "  {}: {}", step.chain, written(scene, step))?;
         match &step.element {
             Some(comment) => writeln!(out, "   [{comment}]")?,
             None => writeln!(out)?,
@@ -136,13 +137,18 @@ const fn kind_name(kind: FrontendKind) -> &'static str {
     }
 }
 
+/// The rule, as nft writes it.
+fn written(scene: &Scene<'_>, step: &Step) -> String {
+    print::text::rule(family(scene.packet), &step.rule)
+}
+
 /// As JSON: the same facts as fields.
 pub fn json(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> std::io::Result<()> {
     let trace = scene.trace;
     let steps: Vec<Value> = trace
         .steps
         .iter()
-        .map(|s| json!({"chain": s.chain, "rule": s.rule, "element": s.element}))
+        .map(|s| json!({"chain": s.chain, "rule": written(scene, s), "element": s.element}))
         .collect();
     let candidate = |c: &Candidate| {
         json!({
