@@ -29,6 +29,25 @@ impl Family {
         }
     }
 
+    /// AF_INET and AF_INET6, which are NFPROTO_IPV4 and NFPROTO_IPV6 as well.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Ip => 2,
+            Self::Ip6 => 10,
+        }
+    }
+
+    /// The family with this number, if it is one of the two.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            2 => Some(Self::Ip),
+            10 => Some(Self::Ip6),
+            _ => None,
+        }
+    }
+
     /// The family of an address.
     #[must_use]
     pub const fn of(addr: &IpAddr) -> Self {

@@ -6,8 +6,12 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::process::{Command, Stdio};
 
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sendto, socket,
+};
 use support::{full_plan, in_namespace, listing, objects, run};
 use svcnat::apply::{Host as _, ThisHost, Verification, holds, reconcile};
 use svcnat::cluster::{Change, Cluster, ObjectName};
@@ -278,7 +282,9 @@ fn what_is_asked_for_by_key_is_what_a_dump_reads() {
 
 /// Sends what looks like an answer of the kernel's to the socket with this port.
 fn forge(port: u32, seq: u32, errno: i32) {
-    let socket = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_NETFILTER).unwrap();
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let protocol = SockProtocol::NetlinkNetFilter;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol).unwrap();
     let mut bytes = Vec::new();
     bytes.extend_from_slice(&36_u32.to_ne_bytes());
     bytes.extend_from_slice(&2_u16.to_ne_bytes());
@@ -287,8 +293,9 @@ fn forge(port: u32, seq: u32, errno: i32) {
     bytes.extend_from_slice(&port.to_ne_bytes());
     bytes.extend_from_slice(&(-errno).to_ne_bytes());
     bytes.extend_from_slice(&[0; 16]);
-    let to = netlink_sys::SocketAddr::new(port, 0);
-    assert_eq!(socket.send_to(&bytes, &to, 0).unwrap(), bytes.len());
+    let to = NetlinkAddr::new(port, 0);
+    let sent = sendto(socket.as_raw_fd(), &bytes, &to, MsgFlags::empty());
+    assert_eq!(sent, Ok(bytes.len()));
 }
 
 #[test]

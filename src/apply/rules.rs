@@ -263,8 +263,10 @@ impl Manner {
     fn give_up_owning(&mut self, error: &NetlinkError) -> bool {
         match error {
             NetlinkError::Refused {
-                operation, errno, ..
-            } if self.own && operation.starts_with("to own") => {
+                at: Some(refused),
+                errno,
+                ..
+            } if self.own && refused.operation == Operation::OwnTable => {
                 tracing::warn!(%errno, "this kernel has no owned tables (Linux 6.9): foreign changes are repaired instead");
                 self.own = false;
                 true

@@ -261,7 +261,7 @@ fn tables_of_another_owner_are_left_alone() {
     by.host().kernel.owners.insert(Family::Ip, Owner::Another);
     let before = by.host().kernel.clone();
     let refused = install(&mut by, &mut engine(&three()[..2]));
-    assert!(matches!(refused, Err(NetlinkError::NotPermitted)));
+    assert!(matches!(refused, Err(NetlinkError::Owned { .. })));
     assert_eq!(by.host().kernel, before);
 }
 

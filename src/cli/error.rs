@@ -1,6 +1,5 @@
 //! Errors of the command line and the exit code each means.
 
-use crate::host::check::has_cap_net_admin;
 use crate::netlink::{NetlinkError, Nfnetlink};
 
 /// Why a verb did not do its work.
@@ -40,16 +39,10 @@ impl CliError {
     }
 }
 
-/// A refusal of the kernel, with who owns our tables if that is what it is about: the kernel
-/// says no more than that it is not permitted, to root too.
+/// A refusal of the kernel, with who owns our tables if that is what it is about.
 #[must_use]
 pub fn refusal(error: NetlinkError) -> CliError {
-    let about_ownership = match &error {
-        NetlinkError::NotPermitted => has_cap_net_admin(),
-        NetlinkError::Owned { .. } => true,
-        _ => false,
-    };
-    let owner = about_ownership
+    let owner = matches!(error, NetlinkError::Owned { .. })
         .then(|| Nfnetlink::open().and_then(|mut kernel| kernel.owner()))
         .and_then(Result::ok)
         .flatten();

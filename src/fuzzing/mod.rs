@@ -17,9 +17,9 @@ use crate::compile::compile;
 use crate::config::Config;
 use crate::diff::diff;
 use crate::follow::Saved;
-use crate::netlink::attr::messages;
 use crate::netlink::encode::{Finish, batch};
-use crate::netlink::{NetlinkError, decode, is_refusal};
+use crate::netlink::message::Messages;
+use crate::netlink::{NetlinkError, conntrack, decode, link, route};
 use crate::plan::{NodeContext, complete, plan};
 use crate::print::{json, text};
 use crate::ruleset::{DataType, Element, Family, LiveRuleset, Set, Value};
@@ -41,12 +41,16 @@ pub fn netlink_replies(data: &[u8]) {
         sources,
     ]
     .map(|set| (set, Vec::new()));
-    for message in messages(data) {
+    for message in Messages(data) {
         let _ = decode::is_of_our_table(&message);
         let _ = decode::table_name(&message);
         let _ = decode::ownership(&message);
         let _ = decode::element_count(&message);
-        let _ = is_refusal(&message);
+        let _ = message.verdict();
+        let _ = conntrack::decode(&message);
+        let _ = route::decode(&message);
+        let _ = link::decode_link(&message);
+        let _ = link::decode_address(&message);
         if let Ok(set) = decode::set(&message) {
             let _ = text::set_type(Family::Ip, &set);
         }
@@ -139,7 +143,7 @@ fn is_sent_as_it_is(delta: &Transaction) {
     };
     let mut size = 0;
     let mut found: Vec<(Value, Element)> = Vec::new();
-    for message in messages(&batch.bytes) {
+    for message in Messages(&batch.bytes) {
         size += (16 + message.payload.len()).next_multiple_of(4);
         decode::each_element(&message, |key, element| found.push((*key, element.clone())));
     }

@@ -9,73 +9,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::errno::Errno;
 
-use super::ct_attributes::{CT_DELETE, CT_GET, CT_NEW, Filter, decode, delete, filtered};
 use super::error::HostError;
-use super::socket::{Request, Socket};
 use crate::cluster::{Family, Protocol};
+use crate::netlink::ExchangeError;
+use crate::netlink::conntrack::{Filter, Partial, decode, delete, delete_filtered, dump};
+pub use crate::netlink::conntrack::{Flow, Tuple};
+use crate::netlink::exchange::Exchange;
+use crate::netlink::socket::Bus;
+
+/// Deletions by filter, for errors.
+const BY_FILTER: &str = "delete connections by filter";
 
 /// Up to so many stale flows are removed by one filtered deletion each. The kernel walks its
 /// whole table for each of them, 9 ms for 262,144 buckets; a dump takes 12 ms, 1 µs for each
 /// flow it finds and 7 µs for each that is deleted (60,000 flows on Linux 6.18).
 const MAX_FILTERED: usize = 4;
-
-/// IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h): the destination was translated.
-const IPS_DST_NAT: u32 = 1 << 5;
-
-/// One direction of a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tuple {
-    /// Source address.
-    pub src: IpAddr,
-    /// Destination address.
-    pub dst: IpAddr,
-    /// Source port.
-    pub sport: u16,
-    /// Destination port.
-    pub dport: u16,
-}
-
-/// An entry of the connection-tracking table, in the default zone.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Flow {
-    /// Family.
-    pub family: Family,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// As the client sent it.
-    pub original: Tuple,
-    /// As the endpoint answers it.
-    pub reply: Tuple,
-    /// IPS_* bits (linux/netfilter/nf_conntrack_common.h).
-    pub status: u32,
-    /// The kernel's number of the entry: one that follows it with the same original tuple
-    /// mostly, but not always, has another.
-    pub id: u32,
-}
-
-impl std::fmt::Display for Flow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let at = std::net::SocketAddr::new;
-        write!(
-            f,
-            "{} {} -> {}, answered by {}",
-            self.protocol,
-            at(self.original.src, self.original.sport),
-            at(self.original.dst, self.original.dport),
-            at(self.reply.src, self.reply.sport)
-        )
-    }
-}
-
-impl Flow {
-    /// True if the destination was translated.
-    #[must_use]
-    pub const fn is_dst_nat(&self) -> bool {
-        self.status & IPS_DST_NAT != 0
-    }
-}
 
 /// Entries to be removed: all that agree in everything given.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,14 +57,20 @@ impl StaleFlow {
             && (self.reply_sport).is_none_or(|port| port == flow.reply.sport)
     }
 
-    const fn filter(&self) -> Filter {
+    fn filter(&self) -> Filter {
         Filter {
             family: self.family,
             protocol: self.protocol.number(),
-            original_dst: self.original_dst,
-            original_dport: Some(self.original_dport),
-            reply_src: self.reply_src,
-            reply_sport: self.reply_sport,
+            original: Partial {
+                dst: self.original_dst,
+                dport: Some(self.original_dport),
+                ..Partial::default()
+            },
+            reply: Partial {
+                src: self.reply_src,
+                sport: self.reply_sport,
+                ..Partial::default()
+            },
         }
     }
 
@@ -145,7 +101,7 @@ pub struct Deleted {
 /// The connection-tracking table of the network namespace it was opened in.
 #[derive(Debug)]
 pub struct Conntrack {
-    socket: Socket,
+    exchange: Exchange,
     filters: Option<bool>,
 }
 
@@ -155,8 +111,9 @@ impl Conntrack {
     /// # Errors
     /// If there is no netlink socket to be had.
     pub fn open() -> Result<Self, HostError> {
+        let opened = Exchange::open(Bus::Netfilter);
         Ok(Self {
-            socket: Socket::open(NETLINK_NETFILTER)?,
+            exchange: opened.map_err(HostError::of("look at tracked connections"))?,
             filters: None,
         })
     }
@@ -175,26 +132,26 @@ impl Conntrack {
         let nothing = Filter {
             family: Family::Ip,
             protocol: 255,
-            original_dst: Some(IpAddr::from([0, 0, 0, 0])),
-            original_dport: None,
-            reply_src: None,
-            reply_sport: None,
+            original: Partial {
+                dst: Some(IpAddr::from([0, 0, 0, 0])),
+                ..Partial::default()
+            },
+            reply: Partial::default(),
         };
-        let request = filtered(CT_DELETE, &nothing);
         let answer = self
-            .socket
-            .request("delete connections by filter", &request);
+            .exchange
+            .request(&delete_filtered(&nothing), |_| Ok(()));
         let filters = match answer {
             Ok(_) => true,
-            Err(error)
+            Err(ExchangeError::Refused(refusal))
                 if matches!(
-                    error.refusal().map(|refusal| refusal.errno),
-                    Some(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOENT)
+                    refusal.errno,
+                    Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOENT
                 ) =>
             {
                 false
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(HostError::of(BY_FILTER)(error)),
         };
         self.filters = Some(filters);
         Ok(filters)
@@ -250,34 +207,19 @@ impl Conntrack {
         protocol: Protocol,
         port: Option<u16>,
     ) -> Result<Vec<Flow>, HostError> {
-        // The kernel filters from Linux 5.8 on; an older one sends everything.
         let filter = Filter {
             family,
             protocol: protocol.number(),
-            original_dst: None,
-            original_dport: port,
-            reply_src: None,
-            reply_sport: None,
+            original: Partial {
+                dport: port,
+                ..Partial::default()
+            },
+            reply: Partial::default(),
         };
-        let request = filtered(CT_GET, &filter);
-        self.socket
-            .dump("list tracked connections", &request, |found, answer| {
-                if answer.message_type == CT_NEW {
-                    let flow = decode(&answer.payload)?;
-                    found.extend(
-                        flow.filter(|flow| flow.family == family && flow.protocol == protocol),
-                    );
-                }
-                Ok(())
-            })
-    }
-
-    /// Removes one entry. False if it is gone already.
-    ///
-    /// # Errors
-    /// If the kernel refuses.
-    pub fn delete_flow(&mut self, flow: &Flow) -> Result<bool, HostError> {
-        Ok(self.delete_flows(std::slice::from_ref(flow))? == 1)
+        let mut flows = (self.exchange.list(&dump(&filter), decode))
+            .map_err(HostError::of("list tracked connections"))?;
+        flows.retain(|flow| flow.family == family && flow.protocol == protocol);
+        Ok(flows)
     }
 
     /// Removes entries; returns how many were still there.
@@ -285,33 +227,37 @@ impl Conntrack {
     /// # Errors
     /// If the kernel refuses one; the others are removed all the same.
     pub fn delete_flows(&mut self, flows: &[Flow]) -> Result<usize, HostError> {
-        const WHAT: &str = "delete tracked connections";
-        let requests: Vec<Request> = flows.iter().map(delete).collect();
+        let failed = HostError::of("delete tracked connections");
+        let requests: Vec<_> = flows.iter().map(delete).collect();
         let mut deleted = 0;
         let mut refused = None;
-        for result in self.socket.pipeline(WHAT, &requests)? {
+        for result in self.exchange.pipeline(&requests).map_err(&failed)? {
             match result {
                 Ok(()) => deleted += 1,
-                Err(refusal) if refusal.errno == libc::ENOENT => {}
+                Err(refusal) if refusal.errno == Errno::ENOENT => {}
                 Err(refusal) => refused = Some(refusal),
             }
         }
         match refused {
-            Some(source) => Err(HostError::Refused { what: WHAT, source }),
+            Some(refusal) => Err(failed(ExchangeError::Refused(refusal))),
             None => Ok(deleted),
         }
     }
 
     /// One filtered deletion for each.
     fn delete_filtered(&mut self, stale: &BTreeSet<&StaleFlow>) -> Result<usize, HostError> {
-        const WHAT: &str = "delete connections by filter";
-        let requests: Vec<Request> = (stale.iter())
-            .map(|flow| filtered(CT_DELETE, &flow.filter()))
+        let failed = HostError::of(BY_FILTER);
+        let requests: Vec<_> = (stale.iter())
+            .map(|flow| delete_filtered(&flow.filter()))
             .collect();
-        (self.socket.pipeline(WHAT, &requests)?.into_iter())
-            .collect::<Result<Vec<()>, _>>()
-            .map(|done| done.len())
-            .map_err(|source| HostError::Refused { what: WHAT, source })
+        (self
+            .exchange
+            .pipeline(&requests)
+            .map_err(&failed)?
+            .into_iter())
+        .collect::<Result<Vec<()>, _>>()
+        .map(|done| done.len())
+        .map_err(|refusal| failed(ExchangeError::Refused(refusal)))
     }
 }
 
@@ -353,7 +299,7 @@ mod tests {
             protocol: Protocol::Udp,
             original: tuple("10.0.0.1", "10.96.0.10", 40_000, 53),
             reply: tuple("10.1.0.5", "10.0.0.1", 5353, 40_000),
-            status: IPS_DST_NAT,
+            status: 0,
             id: 1,
         };
         let stale = StaleFlow {

@@ -5,16 +5,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{DecodeError, Parseable};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::RouteProtocol;
-use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::error::HostError;
 use super::routes;
-use super::socket::{Request, Socket};
 use crate::cluster::Family;
+use crate::netlink::exchange::Exchange;
+use crate::netlink::link::{self, Link};
+use crate::netlink::socket::Bus;
 
 /// What an interface is, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,42 +73,30 @@ impl Interface {
 /// # Errors
 /// If the kernel cannot be asked.
 pub fn list() -> Result<Vec<Interface>, HostError> {
-    let mut socket = Socket::open(NETLINK_ROUTE)?;
-    let request = Request::new(libc::RTM_GETLINK, 0, &LinkMessage::default());
-    let links = socket.dump("list interfaces", &request, |found, answer| {
-        if answer.message_type == libc::RTM_NEWLINK {
-            found.push(link(&LinkMessage::parse(&answer.payload)?));
-        }
-        Ok(())
-    })?;
-    let mut interfaces: BTreeMap<u32, Interface> = links
-        .into_iter()
-        .map(|interface: Interface| (interface.index, interface))
+    let failed = HostError::of("list interfaces");
+    let mut exchange = Exchange::open(Bus::Route).map_err(&failed)?;
+    let links = exchange.list(&link::dump_links(), link::decode_link);
+    let mut interfaces: BTreeMap<u32, Interface> = (links.map_err(failed)?.into_iter())
+        .map(|link| (link.index, interface(link)))
         .collect();
-
-    let request = Request::new(libc::RTM_GETADDR, 0, &AddressMessage::default());
-    let mut addresses = socket.dump("list addresses", &request, |found, answer| {
-        if answer.message_type == libc::RTM_NEWADDR {
-            found.extend(address(&AddressMessage::parse(&answer.payload)?)?);
-        }
-        Ok(())
-    })?;
+    let addresses = exchange.list(&link::dump_addresses(), link::decode_address);
+    let mut addresses = addresses.map_err(HostError::of("list addresses"))?;
     // A stable sort: otherwise the kernel's order, in which the oldest comes first.
-    addresses.sort_by_key(|address: &Address| address.last_resort);
+    addresses.sort_by_key(|address| address.last_resort);
     for address in addresses {
         if let Some(interface) = interfaces.get_mut(&address.index) {
             interface.addresses.push(address.net);
         }
     }
 
-    for route in routes::dump(RouteProtocol::Unspec)? {
+    for route in routes::dump(routes::EVERY_PROTOCOL)? {
         let interface = (route.interface).and_then(|index| interfaces.get_mut(&index));
         if let Some(interface) = interface
-            && route.route.destination.prefix_len() == 0
+            && route.destination.prefix_len() == 0
         {
             interface
                 .default_route
-                .insert(Family::of(&route.route.destination.addr()));
+                .insert(Family::of(&route.destination.addr()));
         }
     }
     Ok(interfaces.into_values().collect())
@@ -149,74 +134,22 @@ const fn is_global(addr: &IpAddr) -> bool {
     }
 }
 
-fn link(message: &LinkMessage) -> Interface {
-    let flags = message.header.flags;
-    let mut interface = Interface {
-        index: message.header.index,
-        name: String::new(),
-        kind: if flags.contains(LinkFlags::Loopback) {
-            Kind::Loopback
-        } else {
-            Kind::Physical
+fn interface(link: Link) -> Interface {
+    Interface {
+        index: link.index,
+        name: link.name,
+        kind: match link.kind.as_deref() {
+            Some("bridge") => Kind::Bridge,
+            Some("veth") => Kind::Veth,
+            Some(_) => Kind::Virtual,
+            None if link.loopback => Kind::Loopback,
+            None => Kind::Physical,
         },
-        up: flags.contains(LinkFlags::Up),
-        master: None,
+        up: link.up,
+        master: link.master,
         addresses: Vec::new(),
         default_route: BTreeSet::new(),
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            LinkAttribute::IfName(name) => interface.name.clone_from(name),
-            LinkAttribute::Controller(master) => interface.master = Some(*master),
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    if let LinkInfo::Kind(kind) = info {
-                        interface.kind = match kind {
-                            InfoKind::Bridge => Kind::Bridge,
-                            InfoKind::Veth => Kind::Veth,
-                            _ => Kind::Virtual,
-                        };
-                    }
-                }
-            }
-            _ => {}
-        }
     }
-    interface
-}
-
-struct Address {
-    index: u32,
-    net: IpNet,
-    last_resort: bool,
-}
-
-/// The address in a message; `None` if it holds none of ours.
-fn address(message: &AddressMessage) -> Result<Option<Address>, DecodeError> {
-    let mut local = None;
-    let mut address = None;
-    let mut flags = AddressFlags::from_bits_retain(message.header.flags.bits().into());
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(addr) => local = Some(*addr),
-            // The peer's address on a point-to-point interface, else the same as `Local`;
-            // IPv6 sends only this one.
-            AddressAttribute::Address(addr) => address = Some(*addr),
-            AddressAttribute::Flags(all) => flags = *all,
-            _ => {}
-        }
-    }
-    let Some(addr) = local.or(address) else {
-        return Ok(None);
-    };
-    let net = IpNet::new(addr, message.header.prefix_len)
-        .map_err(|error| DecodeError::from(error.to_string()))?;
-    let avoid = AddressFlags::Secondary | AddressFlags::Deprecated | AddressFlags::Tentative;
-    Ok(Some(Address {
-        index: message.header.index,
-        net,
-        last_resort: flags.intersects(avoid),
-    }))
 }
 
 #[cfg(test)]

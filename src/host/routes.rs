@@ -6,16 +6,15 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_route::route::{RouteHeader, RouteProtocol, RouteType};
-use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::errno::Errno;
 
-use super::error::{HostError, Refusal};
-use super::route_messages::{
-    Decoded, Existing, decode, delete_route, dump_routes, look_up, new_route,
-};
+use super::error::HostError;
 pub use super::route_plan::{LiveRoute, RouteDelta, plan};
-use super::socket::{Request, Socket};
 use crate::cluster::Family;
+use crate::netlink::exchange::Exchange;
+use crate::netlink::route::{self, Existing};
+use crate::netlink::socket::Bus;
+use crate::netlink::{ExchangeError, Refusal};
 use crate::plan::Route;
 
 /// `rtm_protocol` of our routes. The kernel gives values above RTPROT_STATIC (4) no meaning;
@@ -23,6 +22,8 @@ use crate::plan::Route;
 /// daemons) nor in iproute2's `rt_protos`, nor by FRR (up to 17 and 186-199) or
 /// systemd-networkd. `ip route show proto 178` lists them.
 pub const RTPROT_SVCNAT: u8 = 178;
+/// RTPROT_UNSPEC: whoever made them.
+pub(super) const EVERY_PROTOCOL: u8 = 0;
 
 /// Why one route could not be installed or removed. The others were.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,20 +86,17 @@ pub struct ForeignRoute {
     pub route: LiveRoute,
     /// Its protocol number.
     pub protocol: u8,
-    /// What becomes of packets, if they are not sent on: `blackhole`, `unreachable` and others.
-    pub kind: Option<RouteType>,
+    /// RTN_*: what becomes of packets.
+    pub kind: u8,
 }
 
 impl fmt::Display for ForeignRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(kind) = self.kind {
-            write!(f, "{} ", format!("{kind:?}").to_lowercase())?;
+        if self.kind != route::UNICAST {
+            write!(f, "{} ", route::kind_name(self.kind))?;
         }
-        write!(f, "{} proto ", self.route)?;
-        match RouteProtocol::from(self.protocol) {
-            RouteProtocol::Other(number) => write!(f, "{number}"),
-            known => f.write_str(&format!("{known:?}").to_lowercase()),
-        }
+        let protocol = route::protocol_name(self.protocol);
+        write!(f, "{} proto {protocol}", self.route)
     }
 }
 
@@ -149,12 +147,23 @@ pub enum NextHop {
 /// # Errors
 /// If the kernel cannot be asked.
 pub fn list_ours() -> Result<BTreeSet<LiveRoute>, HostError> {
-    let routes = dump(RouteProtocol::from(RTPROT_SVCNAT))?;
+    let routes = dump(RTPROT_SVCNAT)?.into_iter();
     Ok(routes
-        .into_iter()
         .filter(|found| found.protocol == RTPROT_SVCNAT)
-        .map(|found| found.route)
+        .map(live)
         .collect())
+}
+
+fn live(found: route::Route) -> LiveRoute {
+    LiveRoute {
+        destination: found.destination,
+        via: found.via,
+        metric: found.metric,
+    }
+}
+
+fn open() -> Result<Exchange, HostError> {
+    Exchange::open(Bus::Route).map_err(HostError::of("look at routes"))
 }
 
 /// Carries out a delta. A route that cannot be installed is reported, the others are
@@ -168,7 +177,7 @@ pub fn apply(delta: &RouteDelta) -> Result<RouteReport, HostError> {
     if delta.is_empty() {
         return Ok(report);
     }
-    let mut socket = Socket::open(NETLINK_ROUTE)?;
+    let mut exchange = open()?;
     let foreign = if delta.add.is_empty() && delta.replace.is_empty() {
         BTreeMap::new()
     } else {
@@ -178,17 +187,17 @@ pub fn apply(delta: &RouteDelta) -> Result<RouteReport, HostError> {
     // that are cut anew then have a route throughout.
     let (in_the_way, unwanted): (Vec<&LiveRoute>, Vec<_>) =
         (delta.delete.iter()).partition(|route| delta.is_in_the_way(route));
-    remove(&mut socket, &in_the_way, &mut report)?;
+    remove(&mut exchange, &in_the_way, &mut report)?;
     let adds = delta.add.iter().map(|route| (route, Existing::Keep));
     let replacements = (delta.replace.iter()).map(|(_, route)| (route, Existing::Replace));
     for (route, existing) in adds.chain(replacements) {
-        match install(&mut socket, route, existing, &foreign)? {
+        match install(&mut exchange, route, existing, &foreign)? {
             Ok(()) if existing == Existing::Keep => report.added += 1,
             Ok(()) => report.replaced += 1,
             Err(error) => report.errors.push(error),
         }
     }
-    remove(&mut socket, &unwanted, &mut report)?;
+    remove(&mut exchange, &unwanted, &mut report)?;
     Ok(report)
 }
 
@@ -201,7 +210,7 @@ pub fn obstacles(delta: &RouteDelta) -> Result<Vec<RouteError>, HostError> {
     if delta.add.is_empty() && delta.replace.is_empty() {
         return Ok(Vec::new());
     }
-    let mut socket = Socket::open(NETLINK_ROUTE)?;
+    let mut exchange = open()?;
     let foreign = foreign_routes()?;
     let mut found = Vec::new();
     let wanted = delta
@@ -209,13 +218,13 @@ pub fn obstacles(delta: &RouteDelta) -> Result<Vec<RouteError>, HostError> {
         .iter()
         .chain(delta.replace.iter().map(|(_, new)| new));
     for route in wanted {
-        found.extend(obstacle(&mut socket, route, &foreign)?);
+        found.extend(obstacle(&mut exchange, route, &foreign)?);
     }
     Ok(found)
 }
 
 fn obstacle(
-    socket: &mut Socket,
+    exchange: &mut Exchange,
     route: &Route,
     foreign: &BTreeMap<IpNet, ForeignRoute>,
 ) -> Result<Option<RouteError>, HostError> {
@@ -225,7 +234,7 @@ fn obstacle(
             foreign: foreign.clone(),
         }));
     }
-    let own = ask_next_hop(socket, route.via)? == NextHop::Local;
+    let own = ask_next_hop(exchange, route.via)? == NextHop::Local;
     Ok(own.then(|| RouteError::OwnAddress {
         route: route.clone(),
     }))
@@ -236,91 +245,75 @@ fn obstacle(
 /// # Errors
 /// If the kernel cannot be asked.
 pub fn next_hop(via: IpAddr) -> Result<NextHop, HostError> {
-    ask_next_hop(&mut Socket::open(NETLINK_ROUTE)?, via)
+    ask_next_hop(&mut open()?, via)
 }
 
-fn ask_next_hop(socket: &mut Socket, via: IpAddr) -> Result<NextHop, HostError> {
-    Ok(match route_to(socket, via)? {
+fn ask_next_hop(exchange: &mut Exchange, via: IpAddr) -> Result<NextHop, HostError> {
+    Ok(match route_to(exchange, via)? {
         None => NextHop::Unreachable,
-        Some(found) => match (found.kind, found.route.via, found.interface) {
-            (RouteType::Local, ..) => NextHop::Local,
-            (RouteType::Unicast, None, Some(index)) => NextHop::OnLink(index),
-            (RouteType::Unicast, Some(gateway), _) => NextHop::Behind(gateway),
+        Some(found) => match (found.kind, found.via, found.interface) {
+            (route::LOCAL, ..) => NextHop::Local,
+            (route::UNICAST, None, Some(index)) => NextHop::OnLink(index),
+            (route::UNICAST, Some(gateway), _) => NextHop::Behind(gateway),
             _ => NextHop::Unreachable,
         },
     })
 }
 
-/// True if `via` is a neighbour: a packet to it takes no further hop.
-///
-/// # Errors
-/// If the kernel cannot be asked.
-pub fn on_link(via: IpAddr) -> Result<bool, HostError> {
-    Ok(matches!(next_hop(via)?, NextHop::OnLink(_)))
-}
-
 /// The route the kernel takes to `addr`, `None` if it has none.
-fn route_to(socket: &mut Socket, addr: IpAddr) -> Result<Option<Decoded>, HostError> {
-    const WHAT: &str = "look up a route";
-    match socket.request(WHAT, &look_up(addr)) {
-        Ok(answers) => match answers.first() {
-            Some(answer) => {
-                decode(&answer.payload).map_err(|source| HostError::Decode { what: WHAT, source })
-            }
-            None => Ok(None),
-        },
+fn route_to(exchange: &mut Exchange, addr: IpAddr) -> Result<Option<route::Route>, HostError> {
+    let mut found = None;
+    let answer = exchange.request(&route::look_up(addr), |message| {
+        found = route::decode(message)?;
+        Ok(())
+    });
+    match answer {
+        Ok(_) => Ok(found),
         // EACCES, EINVAL: prohibit and blackhole routes.
-        Err(error)
+        Err(ExchangeError::Refused(refusal))
             if matches!(
-                error.refusal().map(|refusal| refusal.errno),
-                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL)
+                refusal.errno,
+                Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL
             ) =>
         {
             Ok(None)
         }
-        Err(error) => Err(error),
+        Err(error) => Err(HostError::of("look up a route")(error)),
     }
 }
 
 /// Routes of the main table, of both families; the kernel filters by protocol if it can.
-pub(super) fn dump(protocol: RouteProtocol) -> Result<Vec<Decoded>, HostError> {
-    let mut socket = Socket::open(NETLINK_ROUTE)?;
-    socket.filter_dumps()?;
+pub(super) fn dump(protocol: u8) -> Result<Vec<route::Route>, HostError> {
+    let failed = HostError::of("list routes");
+    let mut exchange = open()?;
+    exchange.socket().filter_dumps().map_err(&failed)?;
     let mut routes = Vec::new();
     for family in Family::ALL {
-        let request: Request = dump_routes(family, protocol);
-        let found = socket.dump("list routes", &request, |found, answer| {
-            if answer.message_type == libc::RTM_NEWROUTE {
-                found.extend(decode(&answer.payload)?);
-            }
-            Ok(())
-        });
-        match found {
-            Ok(found) => routes.extend(found.into_iter().filter(|found| {
-                found.table == u32::from(RouteHeader::RT_TABLE_MAIN) && !found.cloned
-            })),
+        match exchange.list(&route::dump(family, protocol), route::decode) {
+            Ok(found) => routes.extend(found),
             // ENOENT: the table is still empty; EOPNOTSUPP: no IPv6 in this kernel.
-            Err(error)
+            Err(ExchangeError::Refused(refusal))
                 if matches!(
-                    error.refusal().map(|refusal| refusal.errno),
-                    Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)
+                    refusal.errno,
+                    Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT
                 ) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(failed(error)),
         }
     }
+    routes.retain(|found| found.table == u32::from(route::MAIN_TABLE) && !found.cloned);
     Ok(routes)
 }
 
 /// Routes of others by destination.
 fn foreign_routes() -> Result<BTreeMap<IpNet, ForeignRoute>, HostError> {
-    let routes = dump(RouteProtocol::Unspec)?.into_iter();
+    let routes = dump(EVERY_PROTOCOL)?.into_iter();
     Ok(routes
         .filter(|found| found.protocol != RTPROT_SVCNAT)
         .map(|found| {
             let foreign = ForeignRoute {
                 protocol: found.protocol,
-                kind: (found.kind != RouteType::Unicast).then_some(found.kind),
-                route: found.route,
+                kind: found.kind,
+                route: live(found),
             };
             (foreign.route.destination, foreign)
         })
@@ -328,22 +321,23 @@ fn foreign_routes() -> Result<BTreeMap<IpNet, ForeignRoute>, HostError> {
 }
 
 fn install(
-    socket: &mut Socket,
+    exchange: &mut Exchange,
     route: &Route,
     existing: Existing,
     foreign: &BTreeMap<IpNet, ForeignRoute>,
 ) -> Result<Result<(), RouteError>, HostError> {
-    if let Some(error) = obstacle(socket, route, foreign)? {
+    if let Some(error) = obstacle(exchange, route, foreign)? {
         return Ok(Err(error));
     }
-    let refusal = match socket.request("add a route", &new_route(route, existing)) {
+    let request = route::add(&route.destination, route.via, RTPROT_SVCNAT, existing);
+    let refusal = match exchange.request(&request, |_| Ok(())) {
         Ok(_) => return Ok(Ok(())),
-        Err(HostError::Refused { source, .. }) => source,
-        Err(error) => return Err(error),
+        Err(ExchangeError::Refused(refusal)) => refusal,
+        Err(error) => return Err(HostError::of("add a route")(error)),
     };
     let route = route.clone();
     // IPv4 answers ENETUNREACH, IPv6 EHOSTUNREACH; EINVAL is one of many things.
-    let unreachable = matches!(refusal.errno, libc::ENETUNREACH | libc::EHOSTUNREACH);
+    let unreachable = matches!(refusal.errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH);
     Ok(Err(if unreachable {
         RouteError::NotOnLink {
             route,
@@ -358,17 +352,20 @@ fn install(
 }
 
 fn remove(
-    socket: &mut Socket,
+    exchange: &mut Exchange,
     routes: &[&LiveRoute],
     report: &mut RouteReport,
 ) -> Result<(), HostError> {
-    let requests: Vec<Request> = routes.iter().map(|route| delete_route(route)).collect();
-    let results = socket.pipeline("remove routes", &requests)?;
+    let requests: Vec<_> = routes
+        .iter()
+        .map(|live| route::delete(&live.destination, live.via, live.metric, RTPROT_SVCNAT))
+        .collect();
+    let results = (exchange.pipeline(&requests)).map_err(HostError::of("remove routes"))?;
     for (route, result) in routes.iter().zip(results) {
         match result {
             Ok(()) => report.deleted += 1,
             // Gone already, with its interface for example.
-            Err(reason) if reason.errno == libc::ESRCH => {}
+            Err(reason) if reason.errno == Errno::ESRCH => {}
             Err(reason) => report.errors.push(RouteError::Delete {
                 route: (*route).clone(),
                 reason,

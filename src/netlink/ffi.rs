@@ -21,9 +21,8 @@ use nftnl::expr::Expression;
 use nftnl::{Chain, ChainType, MsgType, NlMsg, Policy, ProtoFamily, Rule, Table};
 use nftnl_sys as sys;
 
-use super::attr::HEADER;
-use super::encode::ACK;
-use super::error::Unfit;
+use super::message::{FLAGS_AT, HEADER, flag};
+use super::nftables::Unfit;
 use crate::ruleset::{self, BaseChain, Family, Hook, TABLE};
 
 /// Bytes of data an expression can hold: NFT_DATA_VALUE_MAXLEN (linux/netfilter/nf_tables.h),
@@ -213,8 +212,9 @@ impl Scratch {
         let message = bytes.get(..len).filter(|_| len <= most);
         let start = out.len();
         out.extend_from_slice(message.ok_or(Unfit::Message(len, most))?);
-        let flags = u16::from_ne_bytes([out[start + 6], out[start + 7]]);
-        out[start + 6..start + 8].copy_from_slice(&(flags & !ACK).to_ne_bytes());
+        let at = start + FLAGS_AT;
+        let flags = u16::from_ne_bytes([out[at], out[at + 1]]);
+        out[at..at + 2].copy_from_slice(&(flags & !flag::ACK).to_ne_bytes());
         out.resize(out.len().next_multiple_of(4), 0);
         Ok(())
     }
@@ -301,21 +301,20 @@ const fn hook(hook: Hook) -> nftnl::Hook {
     }
 }
 
-/// Sets a boolean option of level SOL_NETLINK, which nix does not know.
+/// Sets an option of level SOL_NETLINK, which nix does not know.
 ///
 /// # Errors
 /// That of setsockopt(2).
-pub fn netlink_option(socket: BorrowedFd<'_>, option: i32) -> std::io::Result<()> {
-    const LEN: u32 = size_of::<libc::c_int>() as u32;
-    let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for as long as it is borrowed; `on` is readable for
+pub fn netlink_option(socket: BorrowedFd<'_>, option: i32, value: u32) -> std::io::Result<()> {
+    const LEN: u32 = size_of::<u32>() as u32;
+    // SAFETY: the descriptor is open for as long as it is borrowed; `value` is readable for
     // `LEN` bytes.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_NETLINK,
             option,
-            (&raw const on).cast::<c_void>(),
+            (&raw const value).cast::<c_void>(),
             LEN,
         )
     };
@@ -377,7 +376,7 @@ pub fn descriptor(socket: &mnl::Socket) -> BorrowedFd<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::expr;
+    use crate::netlink::nftables::expr;
     use crate::ruleset::bytecode::Instr;
 
     fn rule(chain: &str, code: &[RawExpr<'_>]) -> Result<Vec<u8>, Unfit> {

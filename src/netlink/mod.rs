@@ -1,34 +1,23 @@
-//! nf_tables over netlink: the only room that knows attribute numbers and byte order.
+//! The only room that knows attribute numbers and byte order: what is said to the kernel over
+//! netlink, and what it says.
 //!
-//! Tables, chains and rules are written by libnftnl through the nftnl crate; sets and
-//! elements, which come by the hundred thousand, by a safe writer of our own into the same
-//! buffer. Everything is read back by a safe walker of our own, so writer and reader check
-//! each other. `docs/decisions/0002-netlink-writer.md` says why.
+//! Messages (`message`, `attr`), sockets (`socket`, `exchange`) and errors ([`ExchangeError`])
+//! are the same for nf_tables (`nftables`), connection tracking (`conntrack`), routes (`route`)
+//! and interfaces (`link`), which know nothing of each other.
 
-pub mod attr;
-mod batch;
-mod constants;
-pub mod decode;
-pub mod encode;
+pub(crate) mod attr;
+pub(crate) mod conntrack;
 mod error;
-mod expr;
+pub(crate) mod exchange;
 mod ffi;
-mod foreign;
-mod others;
-mod set_types;
-mod socket;
-mod writers;
+pub(crate) mod link;
+pub(crate) mod message;
+mod nftables;
+pub(crate) mod route;
+pub(crate) mod socket;
 
-pub use batch::Batch;
-#[cfg(test)]
-pub(crate) use error::Refusal;
-pub use error::{NetlinkError, RefusedElement, Unfit};
-pub use foreign::{End, ForeignBase, ForeignChain, ForeignHook, ForeignRule};
-pub use socket::{Committed, Nfnetlink};
-pub use writers::{Writer, Writers};
-
-/// Whether an answer says that a request was refused.
-#[must_use]
-pub fn is_refusal(message: &attr::Message<'_>) -> bool {
-    error::Refusal::of(message).is_some()
-}
+pub use error::{ExchangeError, Refusal};
+pub use nftables::{
+    Batch, Committed, End, ForeignBase, ForeignChain, ForeignHook, ForeignRule, NetlinkError,
+    Nfnetlink, OperationRef, RefusedElement, Unfit, Writer, Writers, decode, encode,
+};

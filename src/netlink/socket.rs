@@ -1,498 +1,128 @@
-//! The nfnetlink socket: requests and dumps; batches are sent by `commit.rs`.
+//! A netlink socket: datagrams out, the kernel's datagrams in.
+//!
+//! It stays bound to the network namespace it was opened in.
 
-mod commit;
-mod sets;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use std::collections::BTreeMap;
-use std::io::IoSliceMut;
-use std::os::fd::AsRawFd;
-
+pub use mnl::Bus;
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg, setsockopt, sockopt};
-use nix::sys::time::TimeVal;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, recvmsg};
 
-use super::attr::{HEADER, Message, messages, u32_at};
-use super::constants::{generation, msg};
-use super::encode::{dump, get_elements, get_generation};
-use super::error::{NetlinkError, Refusal};
-use super::{decode, ffi};
-use crate::ruleset::{
-    Element, Family, Following, LiveChain, LiveRuleset, LiveTable, Set, SetKind, Value,
-};
-use crate::transaction::Count;
+use super::error::ExchangeError;
+use super::ffi;
+use super::message::{Message, Messages};
 
-pub use commit::Committed;
+/// NETLINK_* options of level SOL_NETLINK (linux/netlink.h).
+const ADD_MEMBERSHIP: i32 = 1;
+const DROP_MEMBERSHIP: i32 = 2;
+const CAP_ACK: i32 = 10;
+const EXT_ACK: i32 = 11;
+const GET_STRICT_CHK: i32 = 12;
 
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-/// The dump was interrupted by a commit.
-const NLM_F_DUMP_INTR: u16 = 0x10;
-const NETLINK_CAP_ACK: i32 = 10;
-const NETLINK_EXT_ACK: i32 = 11;
+/// The most the kernel puts into one datagram that nobody asked for.
+const ANNOUNCEMENT: usize = 32 * 1024;
 
-/// Receive buffer: dump pages are at most 32 KiB; errors are small.
-const BUFFER: usize = 256 * 1024;
-/// What we ask the kernel to let us queue.
-const QUEUE: usize = 256 << 20;
-/// Elements asked for at once: the kernel queues an answer of 4 KiB for each before we can read
-/// the first, and a queue of the default size must hold them.
-const KEYS_AT_ONCE: usize = 32;
-/// Times a set is dumped before fewer elements than the kernel counts are believed.
-const DUMP_TRIES: usize = 5;
-/// An answer that does not come within this never will: the kernel answers reads at once.
-const ANSWER: TimeVal = TimeVal::new(60, 0);
-/// Times a read is tried again because somebody committed meanwhile.
-const READ_TRIES: usize = 50;
+/// An open socket with a port of its own.
+pub struct Socket(mnl::Socket);
 
-/// An open socket to nf_tables. Keep it: closing one after a commit waits for the kernel
-/// to tidy up.
-pub struct Nfnetlink {
-    socket: mnl::Socket,
-    buffer: Vec<u8>,
-    seq: u32,
-    /// True if the kernel let us have as large a queue as we like.
-    forced: bool,
-    /// True if the kernel is known to acknowledge the end of a batch: Linux 6.10.
-    ends: bool,
-    /// Called for each part of an answer.
-    progress: Option<Box<dyn FnMut()>>,
-}
-
-impl std::fmt::Debug for Nfnetlink {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Nfnetlink")
-            .field("seq", &self.seq)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Nfnetlink {
-    /// Opens a socket in the current network namespace.
+impl Socket {
+    /// Opens a socket in this thread's network namespace.
     ///
     /// # Errors
-    /// If the kernel has no nfnetlink.
-    pub fn open() -> Result<Self, NetlinkError> {
-        let socket = mnl::Socket::new(mnl::Bus::Netfilter).map_err(NetlinkError::Open)?;
-        let fd = ffi::descriptor(&socket);
+    /// If the kernel has no such bus, or no socket to give.
+    pub fn open(bus: Bus) -> Result<Self, ExchangeError> {
+        let socket = Self(mnl::Socket::new(bus).map_err(ExchangeError::Open)?);
+        fcntl(socket.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+            .map_err(|errno| ExchangeError::Open(errno.into()))?;
         // Both exist since Linux 4.12; without them errors are only less telling.
-        let _ = ffi::netlink_option(fd, NETLINK_EXT_ACK);
-        let _ = ffi::netlink_option(fd, NETLINK_CAP_ACK);
-        let forced = setsockopt(&fd, sockopt::SndBufForce, &QUEUE).is_ok();
-        if !forced {
-            let _ = setsockopt(&fd, sockopt::SndBuf, &QUEUE);
-        }
-        // A full receive queue costs error messages, never a commit.
-        if setsockopt(&fd, sockopt::RcvBufForce, &(8 << 20)).is_err() {
-            let _ = setsockopt(&fd, sockopt::RcvBuf, &(8 << 20));
-        }
-        let _ = setsockopt(&fd, sockopt::ReceiveTimeout, &ANSWER);
-        Ok(Self {
-            socket,
-            buffer: vec![0; BUFFER],
-            seq: 0,
-            forced,
-            ends: false,
-            progress: None,
-        })
+        let _ = ffi::netlink_option(socket.as_fd(), EXT_ACK, 1);
+        let _ = ffi::netlink_option(socket.as_fd(), CAP_ACK, 1);
+        Ok(socket)
     }
 
-    /// `progress` is called for each part of an answer that arrives: reading large sets takes
-    /// minutes.
-    pub fn on_progress(&mut self, progress: Box<dyn FnMut()>) {
-        self.progress = Some(progress);
+    /// Lets the kernel filter dumps by what the request's header says (Linux 4.20).
+    ///
+    /// # Errors
+    /// If it does not know how.
+    pub fn filter_dumps(&self) -> Result<(), ExchangeError> {
+        ffi::netlink_option(self.as_fd(), GET_STRICT_CHK, 1).map_err(ExchangeError::Open)
     }
 
-    /// The port its commits are announced under.
+    /// Listens to a multicast group, or does not any more.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn listen(&self, group: u32, listen: bool) -> Result<(), ExchangeError> {
+        let option = if listen {
+            ADD_MEMBERSHIP
+        } else {
+            DROP_MEMBERSHIP
+        };
+        ffi::netlink_option(self.as_fd(), option, group).map_err(ExchangeError::Open)
+    }
+
+    /// The port that the kernel knows it by.
     #[must_use]
     pub fn port(&self) -> u32 {
-        self.socket.portid()
+        self.0.portid()
+    }
+
+    /// Sends a datagram; returns how many bytes went.
+    ///
+    /// # Errors
+    /// That of sendto(2).
+    pub fn send(&self, datagram: &[u8]) -> io::Result<usize> {
+        self.0.send(datagram)
     }
 
     /// One datagram from the kernel. Other processes can send to our port, too: theirs are
     /// passed over.
-    fn receive(&mut self, flags: MsgFlags) -> Result<usize, NetlinkError> {
-        let fd = self.socket.as_raw_fd();
-        loop {
-            let mut room = [IoSliceMut::new(&mut self.buffer)];
-            match recvmsg::<NetlinkAddr>(fd, &mut room, None, flags) {
+    ///
+    /// # Errors
+    /// [`ExchangeError::Garbled`] if `buffer` is too small for it; else that of recvmsg(2).
+    pub fn receive<'b>(
+        &self,
+        buffer: &'b mut [u8],
+        flags: MsgFlags,
+    ) -> Result<&'b [u8], ExchangeError> {
+        let length = loop {
+            let mut room = [IoSliceMut::new(buffer)];
+            match recvmsg::<NetlinkAddr>(self.0.as_raw_fd(), &mut room, None, flags) {
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(NetlinkError::Receive(errno)),
+                Err(errno) => return Err(ExchangeError::Receive(errno)),
                 Ok(got) if got.address.is_none_or(|from| from.pid() != 0) => {}
                 Ok(got) if got.flags.contains(MsgFlags::MSG_TRUNC) => {
-                    return Err(NetlinkError::Garbled);
+                    return Err(ExchangeError::Garbled);
                 }
-                Ok(got) => return Ok(got.bytes),
+                Ok(got) => break got.bytes,
             }
-        }
+        };
+        Ok(&buffer[..length])
     }
 
-    /// Sends a request and hands every answering message to `each` until the kernel is done.
-    /// True if a dump was not interrupted by somebody's commit.
-    ///
-    /// What `each` finds wrong does not end the reading: the kernel starts no other dump
-    /// before one is read to its end.
-    pub(super) fn request(
-        &mut self,
-        bytes: &[u8],
-        mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
-    ) -> Result<bool, NetlinkError> {
-        self.socket.send(bytes).map_err(NetlinkError::Send)?;
-        let (seq, port) = (u32_at(bytes, 8).unwrap_or_default(), self.port());
-        let mut wrong = Ok(());
+    /// Hands everything that was said since the last call to `each`, without waiting. False if
+    /// some of it did not fit the queue.
+    pub fn drain(&self, mut each: impl FnMut(&Message<'_>)) -> bool {
+        let mut buffer = vec![0; ANNOUNCEMENT];
         let mut whole = true;
-        let mut flags = MsgFlags::empty();
         loop {
-            let n = match self.receive(flags) {
-                Ok(n) => n,
-                // All that will come is there: what is lost is lost.
-                Err(NetlinkError::Receive(Errno::EAGAIN)) => {
-                    return wrong.and(Err(NetlinkError::NoAnswer));
+            match self.receive(&mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(bytes) => Messages(bytes).for_each(|message| each(&message)),
+                Err(ExchangeError::Receive(Errno::EAGAIN)) => return whole,
+                // What is left in the queue still counts.
+                Err(ExchangeError::Receive(Errno::ENOBUFS) | ExchangeError::Garbled) => {
+                    whole = false;
                 }
-                Err(error) if flags.is_empty() => {
-                    wrong = wrong.and(Err(error));
-                    flags = MsgFlags::MSG_DONTWAIT;
-                    continue;
-                }
-                Err(error) => return wrong.and(Err(error)),
-            };
-            if let Some(progress) = &mut self.progress {
-                progress();
+                Err(_) => return false,
             }
-            let mut rest = n;
-            for message in messages(&self.buffer[..n]) {
-                rest = rest.saturating_sub((HEADER + message.payload.len()).next_multiple_of(4));
-                if message.seq != seq || message.port != port {
-                    continue;
-                }
-                whole &= message.flags & NLM_F_DUMP_INTR == 0;
-                match message.kind {
-                    // Says how a dump ended: 0, or an error.
-                    NLMSG_DONE => {
-                        let code = u32_at(message.payload, 0).map_or(0, u32::cast_signed);
-                        let failed = code.checked_neg().filter(|_| code < 0);
-                        let error = failed.map(|raw| NetlinkError::Read(Errno::from_raw(raw)));
-                        return wrong.and(error.map_or(Ok(whole), Err));
-                    }
-                    NLMSG_ERROR => {
-                        let refusal = Refusal::of(&message);
-                        let error = refusal.map(|refusal| NetlinkError::Read(refusal.errno));
-                        return wrong.and(error.map_or(Ok(whole), Err));
-                    }
-                    _ => {
-                        let found = each(&message);
-                        wrong = wrong.and(found);
-                    }
-                }
-            }
-            if rest > 0 {
-                wrong = wrong.and(Err(NetlinkError::Garbled));
-            }
-        }
-    }
-
-    pub(super) fn next_seq(&mut self) -> u32 {
-        self.seq = self.seq.wrapping_add(1);
-        self.seq
-    }
-
-    /// The generation of the namespace's ruleset: changes with every commit by anyone.
-    ///
-    /// # Errors
-    /// If the kernel has no nf_tables, or does not let us ask.
-    pub fn generation(&mut self) -> Result<u32, NetlinkError> {
-        let seq = self.next_seq();
-        let mut found = None;
-        self.request(&get_generation(seq), |message| {
-            found = message.attrs().u32(generation::ID).or(found);
-            Ok(())
-        })?;
-        found.ok_or(NetlinkError::NoAnswer)
-    }
-
-    /// Names of all tables in both families, ours and others'.
-    ///
-    /// # Errors
-    /// If the kernel does not let us ask.
-    pub fn table_names(&mut self) -> Result<Vec<(Family, String)>, NetlinkError> {
-        let mut out = Vec::new();
-        for family in Family::ALL {
-            let seq = self.next_seq();
-            self.request(&dump(msg::GETTABLE, family, None, seq), |message| {
-                out.extend(decode::table_name(message).map(|name| (family, name)));
-                Ok(())
-            })?;
-        }
-        Ok(out)
-    }
-
-    /// Reads our tables. If somebody commits meanwhile it starts over, until a reading was
-    /// not disturbed or says the same as the one before: who keeps committing to tables of
-    /// their own does not change ours. A commit bound to [`LiveRuleset::generation`] may then
-    /// be raced. O(elements of ours), for large sets but those of `following` more: each page
-    /// of a dump restarts the walk.
-    ///
-    /// # Errors
-    /// If the kernel does not let us read, or does not hold still.
-    pub fn read(&mut self, following: Following) -> Result<LiveRuleset, NetlinkError> {
-        self.steady(|kernel, family| {
-            let mut table = kernel.table(family)?;
-            if let Some(table) = &mut table {
-                kernel.read_sets(family, table, following)?;
-            }
-            Ok(table)
-        })
-    }
-
-    /// The same without elements; exact sets come with their number, if the kernel tells it
-    /// ([`LiveTable::counts`]). O(1): the sets and rules do not depend on the cluster.
-    ///
-    /// # Errors
-    /// As [`Nfnetlink::read`].
-    pub fn outline(&mut self) -> Result<LiveRuleset, NetlinkError> {
-        self.steady(Self::table)
-    }
-
-    fn steady(
-        &mut self,
-        mut table: impl FnMut(&mut Self, Family) -> Result<Option<LiveTable>, NetlinkError>,
-    ) -> Result<LiveRuleset, NetlinkError> {
-        let mut last: Option<LiveRuleset> = None;
-        for _ in 0..READ_TRIES {
-            let before = self.generation()?;
-            let mut live = LiveRuleset {
-                generation: before,
-                tables: BTreeMap::new(),
-            };
-            let mut whole = true;
-            for family in Family::ALL {
-                match table(self, family) {
-                    Ok(Some(table)) => drop(live.tables.insert(family, table)),
-                    Ok(None) => {}
-                    Err(NetlinkError::Interrupted) => whole = false,
-                    Err(e) => return Err(e),
-                }
-            }
-            // A dump that was cut short by a change leaves a later generation behind, too.
-            let undisturbed = self.generation()? == before;
-            if whole && (undisturbed || last.as_ref().is_some_and(|l| l.tables == live.tables)) {
-                return Ok(live);
-            }
-            last = whole.then_some(live);
-        }
-        Err(NetlinkError::Interrupted)
-    }
-
-    fn dump(
-        &mut self,
-        kind: u8,
-        family: Family,
-        set: Option<&str>,
-        mut each: impl FnMut(&Message<'_>) -> Result<(), NetlinkError>,
-    ) -> Result<bool, NetlinkError> {
-        let seq = self.next_seq();
-        // The kernel dumps the chains of all tables, whichever the request names.
-        let result = self.request(&dump(kind, family, set, seq), |message| {
-            if decode::is_of_our_table(message) {
-                each(message)?;
-            }
-            Ok(())
-        });
-        match result {
-            // The mark of an interrupted dump says no more than that the generation changed;
-            // who reads everything looks at that.
-            Ok(whole) => Ok(whole),
-            // A table or set that goes while we read is a change like any other.
-            Err(NetlinkError::Read(Errno::ENOENT | Errno::EINTR)) => Err(NetlinkError::Interrupted),
-            Err(e) => Err(e),
-        }
-    }
-
-    /// A table without the elements of its sets.
-    fn table(&mut self, family: Family) -> Result<Option<LiveTable>, NetlinkError> {
-        let mut found = None;
-        self.dump(msg::GETTABLE, family, None, |message| {
-            found = Some(decode::ownership(message));
-            Ok(())
-        })?;
-        let Some((owned, orphan)) = found else {
-            return Ok(None);
-        };
-        let mut table = LiveTable {
-            owned,
-            orphan,
-            ..LiveTable::default()
-        };
-        self.dump(msg::GETSET, family, None, |message| {
-            match decode::set(message) {
-                Ok(set) => {
-                    // Packets fill dynamic sets: what they count is no state of ours.
-                    let dynamic = matches!(set.kind, SetKind::Dynamic { .. });
-                    let count = decode::element_count(message).filter(|_| !dynamic);
-                    table.counts.extend(count.map(|n| (set.name.clone(), n)));
-                    drop(table.sets.insert(set.name.clone(), set));
-                }
-                Err(name) => table.foreign.push(format!("set {name}")),
-            }
-            Ok(())
-        })?;
-        self.dump(msg::GETCHAIN, family, None, |message| {
-            match decode::chain(message) {
-                Ok((name, base)) => {
-                    let rules = Vec::new();
-                    drop(table.chains.insert(name, LiveChain { base, rules }));
-                }
-                Err(name) => table.foreign.push(format!("chain {name}")),
-            }
-            Ok(())
-        })?;
-        self.dump(msg::GETRULE, family, None, |message| {
-            if let Some((chain, code)) = decode::rule(message)
-                && let Some(chain) = table.chains.get_mut(&chain)
-            {
-                chain.rules.push(code);
-            }
-            Ok(())
-        })?;
-        Ok(Some(table))
-    }
-
-    /// The elements of one set as they are now, dynamic ones included. Read again, a few
-    /// times, if somebody committed meanwhile.
-    ///
-    /// # Errors
-    /// If the kernel does not let us read.
-    pub fn elements(&mut self, family: Family, mut set: Set) -> Result<Set, NetlinkError> {
-        let name = set.name.clone();
-        for _ in 0..DUMP_TRIES {
-            set.elements.clear();
-            let mut bounds = Vec::new();
-            let whole = self.dump(msg::GETSETELEM, family, Some(&name), |message| {
-                decode::elements(message, &mut set, &mut bounds).map_err(NetlinkError::Foreign)
-            })?;
-            decode::ranges(&mut set, bounds);
-            if whole {
-                break;
-            }
-        }
-        Ok(set)
-    }
-
-    /// Hands every element of our counted sets to `each`, with what it has counted. Returns
-    /// whether there is any such set, and whether nobody committed meanwhile: if it was to our
-    /// tables, elements may have been left out or come twice. O(elements of these).
-    ///
-    /// # Errors
-    /// If the kernel does not let us read.
-    pub fn counters(
-        &mut self,
-        mut each: impl FnMut(Family, &Set, &Value, &Element, Count),
-    ) -> Result<(bool, bool), NetlinkError> {
-        let before = self.generation()?;
-        let mut any = false;
-        for family in Family::ALL {
-            // A family that nobody uses has no table, and asking for its sets is refused.
-            let mut there = false;
-            self.dump(msg::GETTABLE, family, None, |_| {
-                there = true;
-                Ok(())
-            })?;
-            if !there {
-                continue;
-            }
-            let mut sets = Vec::new();
-            self.dump(msg::GETSET, family, None, |message| {
-                sets.extend(decode::set(message).ok().filter(|set| set.counted));
-                Ok(())
-            })?;
-            any |= !sets.is_empty();
-            for set in &sets {
-                self.dump(msg::GETSETELEM, family, Some(&set.name), |message| {
-                    decode::counters(message, |key, element, count| {
-                        each(family, set, key, element, count);
-                    });
-                    Ok(())
-                })?;
-            }
-        }
-        Ok((any, self.generation()? == before))
-    }
-
-    /// Hands these elements of one of our sets to `each`, with what they have counted;
-    /// from the first one on that is not there, none. O(keys).
-    ///
-    /// # Errors
-    /// If the kernel does not let us read.
-    pub fn counters_of(
-        &mut self,
-        family: Family,
-        set: &Set,
-        keys: &[Value],
-        mut each: impl FnMut(&Value, &Element, Count),
-    ) -> Result<(), NetlinkError> {
-        self.ask_for(family, set, keys.iter(), |message| {
-            decode::counters(message, &mut each);
-        })?;
-        Ok(())
-    }
-
-    /// True if every element of `set` is in the kernel's set of that name as it is here.
-    /// O(elements), where a dump takes the square of them: each page of it walks the set from
-    /// its start.
-    ///
-    /// # Errors
-    /// If the kernel does not let us read.
-    pub fn holds(&mut self, family: Family, set: &Set) -> Result<bool, NetlinkError> {
-        let mut same = 0;
-        let all = self.ask_for(family, set, set.elements.keys(), |message| {
-            decode::each_element(message, |key, element| {
-                same += usize::from(set.elements.get(key) == Some(element));
-            });
-        })?;
-        Ok(all && same == set.elements.len())
-    }
-
-    /// Asks for these elements; false if one of them is not there, and then for no more.
-    fn ask_for<'k>(
-        &mut self,
-        family: Family,
-        set: &Set,
-        mut keys: impl Iterator<Item = &'k Value>,
-        mut each: impl FnMut(&Message<'_>),
-    ) -> Result<bool, NetlinkError> {
-        loop {
-            let some: Vec<&Value> = keys.by_ref().take(KEYS_AT_ONCE).collect();
-            if some.is_empty() {
-                return Ok(true);
-            }
-            if self.ask(family, &set.name, &some, &mut each)? < some.len() {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Asks for at most [`KEYS_AT_ONCE`] elements; how many were there before the first that
-    /// is not, at which the kernel stops.
-    fn ask(
-        &mut self,
-        family: Family,
-        set: &str,
-        keys: &[&Value],
-        mut each: impl FnMut(&Message<'_>),
-    ) -> Result<usize, NetlinkError> {
-        let request = get_elements(family, set, keys, self.next_seq());
-        let request = request.map_err(|why| NetlinkError::unreadable(set, why))?;
-        let mut answers = 0;
-        let result = self.request(&request, |message| {
-            answers += 1;
-            each(message);
-            Ok(())
-        });
-        match result {
-            Err(NetlinkError::Read(Errno::ENOENT)) => Ok(answers),
-            result => result.map(|_| keys.len()),
         }
     }
 }
 
-#[cfg(test)]
-mod tests;
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        ffi::descriptor(&self.0)
+    }
+}

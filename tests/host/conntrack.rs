@@ -232,9 +232,9 @@ fn a_flow_is_deleted_once() {
     let flow = dump(&netns, Family::Ip, Protocol::Udp).remove(0);
     assert_eq!(flow.reply.src.to_string(), "10.1.0.5");
     assert_eq!(flow.original.dport, 53);
-    let delete = || netns.run(|| Conntrack::open().unwrap().delete_flow(&flow).unwrap());
-    assert!(delete());
-    assert!(!delete());
+    let flow = [flow];
+    let delete = || netns.run(|| Conntrack::open().unwrap().delete_flows(&flow).unwrap());
+    assert_eq!([delete(), delete()], [1, 0]);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn interfaces_are_listed_with_kind_master_and_addresses() {
          ip link add v0 type veth peer name v1; ip link set v0 master br0
          ip addr add 192.0.2.7/24 dev v1; ip addr add 192.0.2.8/24 dev v1
          ip addr add 2001:db8::7/64 dev v1 nodad; ip link set v1 up; ip link set v0 up
-         ip link add ifb9 type ifb
+         ip link add ifb9 type ifb; ip link add \"$(printf 'odd\\377')\" type bridge
          ip route add default via 192.0.2.1",
     );
     let found = list(&netns);
@@ -32,6 +32,7 @@ fn interfaces_are_listed_with_kind_master_and_addresses() {
     assert_eq!(by_name("lo").kind, Kind::Loopback);
     assert_eq!(by_name("ifb9").kind, Kind::Virtual);
     assert!(!by_name("ifb9").up);
+    assert_eq!(by_name("odd\u{fffd}").kind, Kind::Bridge);
     let bridge = by_name("br0");
     assert_eq!(bridge.kind, Kind::Bridge);
     assert_eq!(by_name("v0").master, Some(bridge.index));

@@ -151,6 +151,19 @@ fn every_room_knows_lower_floors_only() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// What only the room that speaks netlink names.
+const NETLINK: [&str; 5] = ["mnl", "nftnl", "nftnl_sys", "SOL_NETLINK", "NetlinkAddr"];
+
+#[test]
+fn netlink_is_spoken_in_one_room() {
+    for (name, text) in sources() {
+        let code = code(&text);
+        let mut words = code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        let spoken = words.find(|word| NETLINK.contains(word));
+        assert!(spoken.is_none() || room(&name) == "netlink", "{name}");
+    }
+}
+
 #[test]
 fn every_room_of_the_library_has_a_floor_and_every_floor_a_room() {
     let lib = sources()

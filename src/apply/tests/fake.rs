@@ -12,12 +12,12 @@ use crate::apply::Host;
 use crate::apply::rules::next;
 use crate::cluster::Protocol;
 use crate::fuzzing::{Kernel, Refused};
+use crate::host::HostError;
 use crate::host::conntrack::{Flow, StaleFlow};
 use crate::host::interfaces::{Interface, Kind};
 use crate::host::routes::{LiveRoute, RouteDelta, RouteError, RouteReport};
 use crate::host::sysctl::Sysctls;
-use crate::host::{HostError, Refusal};
-use crate::netlink::{self, Committed, NetlinkError};
+use crate::netlink::{Committed, ExchangeError, NetlinkError, Refusal};
 use crate::ruleset::{Element, Family, LiveRuleset, Set};
 use crate::transaction::{Operation, Transaction};
 
@@ -68,12 +68,13 @@ pub(crate) struct Broken {
 }
 
 fn broken(is: bool, what: &'static str) -> Result<(), HostError> {
-    let source = Refusal {
-        errno: libc::EIO,
-        explanation: None,
-    };
+    let source = ExchangeError::Refused(Refusal {
+        errno: Errno::EIO,
+        text: None,
+        offset: None,
+    });
     match is {
-        true => Err(HostError::Refused { what, source }),
+        true => Err(HostError::Netlink { what, source }),
         false => Ok(()),
     }
 }
@@ -109,13 +110,12 @@ impl Fake {
             return Err(NetlinkError::Raced);
         }
         let refused = |at, errno, element| {
-            let refusal = netlink::Refusal {
+            let refusal = Refusal {
                 errno,
-                raw: errno as i32,
                 text: None,
                 offset: None,
             };
-            refusal.explain(delta, Some(at), element)
+            NetlinkError::refused(refusal, delta, Some(at), element)
         };
         for (t, table) in delta.tables.iter().enumerate() {
             for (o, operation) in table.operations.iter().enumerate() {
@@ -214,7 +214,7 @@ impl Host for Fake {
 
     fn commit(&mut self, delta: &Transaction, bound: u32) -> Result<Committed, NetlinkError> {
         if let Some(left) = &mut self.broken.dies_after {
-            let error = || NetlinkError::Send(std::io::ErrorKind::BrokenPipe.into());
+            let error = || ExchangeError::Send(std::io::ErrorKind::BrokenPipe.into());
             *left = left.checked_sub(1).ok_or_else(error)?;
         }
         if self.busy_neighbour {

@@ -1,13 +1,16 @@
 //! Reads other programs' tables, of every family that IP packets come by, for
 //! [`crate::foreign`] to walk.
 
-use super::attr::{Attrs, Message, Writer};
-use super::constants::{SUBSYS, chain, common, elem, msg, rule, set, table};
-use super::error::NetlinkError;
-use super::socket::Nfnetlink;
+use super::NetlinkError;
+use super::constants::{chain, common, elem, msg, rule, set, table};
+use super::encode::{dump_all, kind_of};
+use super::kernel::Nfnetlink;
 use crate::foreign::{
     Base, Chain, Element, End, Expr, Family, Hook, Op, Property, Rule, Rules, Set, Value,
 };
+use crate::netlink::attr::{Attrs, request};
+use crate::netlink::error::ExchangeError;
+use crate::netlink::message::{Message, flag, nfgenmsg};
 use crate::ruleset::TABLE;
 
 /// Sets of more elements than this are not read, if the kernel says how many there are.
@@ -53,8 +56,6 @@ mod attribute {
     pub const SECOND_DREG: u16 = 2;
 }
 
-/// NLM_F_REQUEST and NLM_F_DUMP.
-const DUMP: u16 = 0x301;
 /// NFT_META_MARK and NFT_CT_MARK.
 const MARK: u32 = 3;
 /// NFT_FIB_RESULT_ADDRTYPE.
@@ -85,8 +86,8 @@ impl Nfnetlink {
     /// If the kernel does not let us read.
     pub fn others(&mut self) -> Result<Rules, NetlinkError> {
         let mut rules = Rules::default();
-        let request = self.dump_all(msg::GETTABLE);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETTABLE);
+        self.exchange.request(&request, |message| {
             let a = message.attrs();
             let flags = a.u32(table::FLAGS).unwrap_or_default();
             if let (Some(family), Some(name)) = (family(message), a.string(table::NAME))
@@ -96,10 +97,10 @@ impl Nfnetlink {
                 let key = (family, name.to_owned());
                 rules.tables.entry(key).or_default();
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
-        let request = self.dump_all(msg::GETCHAIN);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETCHAIN);
+        self.exchange.request(&request, |message| {
             let a = message.attrs();
             if let (Some(table), Some(name)) = (
                 table_of(&mut rules, message, a.string(chain::TABLE)),
@@ -109,10 +110,10 @@ impl Nfnetlink {
                 let rules = Vec::new();
                 table.chains.insert(name.to_owned(), Chain { base, rules });
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
-        let request = self.dump_all(msg::GETRULE);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETRULE);
+        self.exchange.request(&request, |message| {
             let a = message.attrs();
             if let (Some(table), Some(name)) = (
                 table_of(&mut rules, message, a.string(rule::TABLE)),
@@ -124,11 +125,11 @@ impl Nfnetlink {
                     expressions: expressions(a.nested(rule::EXPRESSIONS)),
                 });
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
         let mut filled = Vec::new();
-        let request = self.dump_all(msg::GETSET);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETSET);
+        self.exchange.request(&request, |message| {
             let a = message.attrs();
             if let (Some(table), Some(name), Some(family)) = (
                 table_of(&mut rules, message, a.string(set::TABLE)),
@@ -141,7 +142,7 @@ impl Nfnetlink {
                     filled.push((family, table, name.to_owned()));
                 }
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
         for (family, table, name) in filled {
             let found = self.elements_of(message_family(family), &table, &name);
@@ -162,19 +163,16 @@ impl Nfnetlink {
         table: &str,
         name: &str,
     ) -> Result<Vec<Bound>, NetlinkError> {
-        let mut w = Writer::default();
-        let seq = self.next_seq();
-        let kind = SUBSYS << 8 | u16::from(msg::GETSETELEM);
-        let open = w.message(kind, DUMP, seq, family, 0);
-        w.string(elem::LIST_TABLE, table);
-        w.string(elem::LIST_SET, name);
-        w.end_message(open);
-        let request = w.bytes;
+        let header = nfgenmsg(family, 0, 0);
+        let request = request(kind_of(msg::GETSETELEM), flag::DUMP, &header, |w| {
+            w.string(elem::LIST_TABLE, table);
+            w.string(elem::LIST_SET, name);
+        });
         let mut found = Vec::new();
-        self.request(&request, |message| {
+        self.exchange.request(&request, |message| {
             let list = message.attrs().nested(elem::LIST_ELEMENTS);
             found.extend(list.filter_map(|(_, item)| bound(Attrs(item))));
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
         Ok(found)
     }

@@ -4,10 +4,11 @@ use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
 use super::Nfnetlink;
-use crate::netlink::attr::messages;
-use crate::netlink::batch::{Answers, Batch};
-use crate::netlink::encode::{Finish, batch};
-use crate::netlink::error::NetlinkError;
+use crate::netlink::error::ExchangeError;
+use crate::netlink::message::Messages;
+use crate::netlink::nftables::NetlinkError;
+use crate::netlink::nftables::batch::{Answers, Batch};
+use crate::netlink::nftables::encode::{Finish, batch};
 use crate::transaction::Transaction;
 
 /// What a commit took.
@@ -54,8 +55,8 @@ impl Nfnetlink {
         generation: u32,
         finish: Finish,
     ) -> Result<Committed, NetlinkError> {
-        let batch = batch(delta, generation, finish, self.seq)?;
-        self.seq = self.seq.wrapping_add(batch.messages);
+        let batch = batch(delta, generation, finish, self.exchange.seq())?;
+        self.exchange.count(batch.messages);
         self.submit(delta, batch, finish)
     }
 
@@ -69,7 +70,7 @@ impl Nfnetlink {
             batch.acknowledge_operation();
         }
         let start = std::time::Instant::now();
-        let sent = self.socket.send(&batch.bytes);
+        let sent = self.exchange.socket().send(&batch.bytes);
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         match sent {
             // A datagram goes as a whole, and what is more is a mistake of ours.
@@ -92,28 +93,25 @@ impl Nfnetlink {
             Some(raw @ (libc::EMSGSIZE | libc::ENOBUFS | libc::ENOMEM)) => {
                 NetlinkError::too_large(bytes, Errno::from_raw(raw), delta)
             }
-            _ => NetlinkError::Send(error),
+            _ => ExchangeError::Send(error).into(),
         }
     }
 
     /// The kernel has run the batch by the time `send` returns, and all it has to say is in
     /// the queue. What is left there from earlier requests is passed over.
     fn verdict(&mut self, delta: &Transaction, batch: &Batch) -> Result<(), NetlinkError> {
+        let port = self.port();
         let mut answers = Answers::new(batch);
         while !answers.is_committed() {
-            match self.receive(MsgFlags::MSG_DONTWAIT) {
-                Ok(n) => {
-                    let port = self.port();
-                    let found = messages(&self.buffer[..n]);
-                    for message in found.filter(|message| message.port == port) {
-                        answers.note(&message);
-                    }
-                }
-                Err(NetlinkError::Receive(Errno::EAGAIN)) => break,
-                Err(NetlinkError::Receive(Errno::ENOBUFS) | NetlinkError::Garbled) => {
+            match self.exchange.receive(MsgFlags::MSG_DONTWAIT) {
+                Ok(bytes) => Messages(bytes)
+                    .filter(|message| message.port == port)
+                    .for_each(|message| answers.note(&message)),
+                Err(ExchangeError::Receive(Errno::EAGAIN)) => break,
+                Err(ExchangeError::Receive(Errno::ENOBUFS) | ExchangeError::Garbled) => {
                     answers.lost = true;
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         self.ends |= answers.is_committed();

@@ -1,9 +1,9 @@
 //! Instructions as libnftnl expressions, and back from the kernel's attributes.
 
-use super::attr::Attrs;
 use super::constants::common;
 use super::error::Unfit;
-use super::ffi::{
+use crate::netlink::attr::Attrs;
+use crate::netlink::ffi::{
     ExprAttr::{Data, Str, U8, U32, U64},
     RawExpr,
 };

@@ -1,7 +1,7 @@
 //! With a real kernel, in network namespaces: what it says, does not say, and what is lost.
 
 use super::*;
-use crate::netlink::encode::{Finish, batch};
+use crate::netlink::nftables::encode::{Finish, batch};
 use crate::transaction::{Operation, TableChange, Transaction};
 use nix::sched::{CloneFlags, unshare};
 
@@ -26,8 +26,8 @@ fn delta(operation: Operation) -> Transaction {
 /// A batch that adds our table, after `damage`.
 fn damaged(kernel: &mut Nfnetlink, damage: impl FnOnce(&mut Vec<u8>)) -> NetlinkError {
     let delta = delta(Operation::AddTable);
-    let mut batch = batch(&delta, 0, Finish::Commit, kernel.seq).unwrap();
-    kernel.seq += batch.messages;
+    let mut batch = batch(&delta, 0, Finish::Commit, kernel.exchange.seq()).unwrap();
+    kernel.exchange.count(batch.messages);
     damage(&mut batch.bytes);
     let generation = kernel.generation().unwrap();
     let error = kernel.submit(&delta, batch, Finish::Commit).unwrap_err();
@@ -68,8 +68,7 @@ fn an_acknowledgement_that_was_lost_is_neither_success_nor_refusal() {
     in_namespace(|mut kernel| {
         let flood = |kernel: &mut Nfnetlink| {
             for _ in 0..100_000 {
-                let seq = kernel.next_seq();
-                if kernel.socket.send(&get_generation(seq)).is_err() {
+                if kernel.exchange.socket().send(&get_generation()).is_err() {
                     break;
                 }
             }
@@ -86,10 +85,51 @@ fn an_acknowledgement_that_was_lost_is_neither_success_nor_refusal() {
         flood(&mut kernel);
         let generation = kernel.generation();
         assert!(
-            matches!(generation, Err(NetlinkError::Receive(Errno::ENOBUFS))),
+            matches!(
+                generation,
+                Err(NetlinkError::Exchange(ExchangeError::Receive(
+                    Errno::ENOBUFS
+                )))
+            ),
             "{generation:?}"
         );
         kernel.generation().unwrap();
+    });
+}
+
+#[cfg(feature = "daemon")]
+#[test]
+fn a_table_that_another_socket_owns_is_told_from_a_lack_of_privilege() {
+    in_namespace(|mut owner| {
+        let owned = owner.commit(&delta(Operation::OwnTable), 0);
+        let mut other = Nfnetlink::open().unwrap();
+        let refused = other.commit(&delta(Operation::DeleteTable), 0);
+        match owned {
+            Ok(_) => {
+                let Err(NetlinkError::Owned { family, table }) = refused else {
+                    panic!("{refused:?}");
+                };
+                assert_eq!((family, &*table), (Family::Ip, crate::ruleset::TABLE));
+            }
+            // Linux before 6.9.
+            Err(NetlinkError::Refused { at: Some(at), .. }) => {
+                assert_eq!(at.operation, Operation::OwnTable);
+            }
+            Err(error) => panic!("{error}"),
+        }
+        caps::drop(
+            None,
+            caps::CapSet::Effective,
+            caps::Capability::CAP_NET_ADMIN,
+        )
+        .unwrap();
+        for kernel in [&mut owner, &mut other] {
+            let refused = kernel.commit(&delta(Operation::DeleteTable), 0);
+            assert!(
+                matches!(refused, Err(NetlinkError::NotPermitted)),
+                "{refused:?}"
+            );
+        }
     });
 }
 

@@ -4,9 +4,8 @@
 use nix::errno::Errno;
 
 use super::{DUMP_TRIES, KEYS_AT_ONCE, Nfnetlink};
-use crate::netlink::constants::msg;
-use crate::netlink::decode;
-use crate::netlink::error::NetlinkError;
+use crate::netlink::nftables::constants::msg;
+use crate::netlink::nftables::{NetlinkError, decode};
 use crate::ruleset::{Family, Following, LiveTable, SetKind, Value};
 
 impl Nfnetlink {
@@ -98,7 +97,9 @@ impl Nfnetlink {
             });
             let there = match there {
                 // A table or set that goes while we read is a change like any other.
-                Err(NetlinkError::Read(Errno::EINTR)) => return Err(NetlinkError::Interrupted),
+                Err(NetlinkError::Exchange(error)) if error.refused() == Some(Errno::EINTR) => {
+                    return Err(NetlinkError::Interrupted);
+                }
                 there => there?,
             };
             // The one that is not there, and stopped the kernel, is passed over.

@@ -1,6 +1,5 @@
 //! A delta as one netlink batch: one buffer, sent by one system call.
 
-use super::attr::{Open, Writer};
 use super::batch::Batch;
 use super::constants::table as table_attr;
 use super::constants::{
@@ -8,18 +7,15 @@ use super::constants::{
 };
 use super::error::{NetlinkError, Unfit};
 use super::expr;
-use super::ffi::{RawExpr, Scratch};
 use super::set_types::{self, length, type_number, userdata};
+use crate::netlink::attr::{Open, Writer, request};
+use crate::netlink::ffi::{RawExpr, Scratch};
+use crate::netlink::message::{flag, nfgenmsg};
 use crate::ruleset::{
     Element, ElementData, Family, Set, SetData, SetKind, TABLE, TABLE_COMMENT, Table, Value,
     bytecode::verdict, lower,
 };
 use crate::transaction::{Count, Operation, TableChange, Transaction};
-
-const REQUEST: u16 = 0x1;
-/// NLM_F_ACK.
-pub(super) const ACK: u16 = 0x4;
-const CREATE: u16 = 0x400;
 
 /// Where a list of elements is cut: an attribute holds at most 65,535 bytes.
 const MAX_LIST: usize = 65_000;
@@ -36,13 +32,6 @@ pub enum Finish {
     Commit,
     /// Without: the kernel checks everything and throws it away.
     Validate,
-}
-
-const fn family_number(family: Family) -> u8 {
-    match family {
-        Family::Ip => 2,
-        Family::Ip6 => 10,
-    }
 }
 
 struct Encoder {
@@ -78,9 +67,9 @@ impl Encoder {
 
     fn open(&mut self, kind: u8, flags: u16, family: Family) -> Open {
         let seq = self.next();
-        let kind = SUBSYS << 8 | u16::from(kind);
+        let header = nfgenmsg(family.number(), 0, 0);
         self.w
-            .message(kind, REQUEST | flags, seq, family_number(family), 0)
+            .message(kind_of(kind), flag::REQUEST | flags, seq, &header)
     }
 }
 
@@ -102,7 +91,8 @@ pub fn batch(
         last: 0,
     };
     let first = e.next();
-    let open = e.w.message(BATCH_BEGIN, REQUEST, first, 0, SUBSYS);
+    let frame = nfgenmsg(0, 0, SUBSYS);
+    let open = e.w.message(BATCH_BEGIN, flag::REQUEST, first, &frame);
     if generation != 0 {
         e.w.u32(BATCH_GENID, generation);
     }
@@ -119,7 +109,8 @@ pub fn batch(
     let last = (!starts.is_empty()).then_some(e.last);
     if finish == Finish::Commit {
         let end = e.next();
-        let open = e.w.message(BATCH_END, REQUEST | ACK, end, 0, SUBSYS);
+        let flags = flag::REQUEST | flag::ACK;
+        let open = e.w.message(BATCH_END, flags, end, &frame);
         e.w.end_message(open);
     }
     Ok(Batch {
@@ -144,7 +135,7 @@ fn encode(e: &mut Encoder, table: &TableChange, operation: &Operation) -> Result
             }
         }
         Operation::OwnTable => {
-            let open = e.open(msg::NEWTABLE, CREATE, family);
+            let open = e.open(msg::NEWTABLE, flag::CREATE, family);
             e.w.string(table_attr::NAME, TABLE);
             e.w.u32(
                 table_attr::FLAGS,
@@ -206,7 +197,7 @@ fn encode(e: &mut Encoder, table: &TableChange, operation: &Operation) -> Result
 
 fn add_set(e: &mut Encoder, family: Family, set: &Set) -> Result<(), Unfit> {
     let bytes = |n: usize| u32::try_from(n).map_err(|_| Unfit::Long);
-    let open = e.open(msg::NEWSET, CREATE, family);
+    let open = e.open(msg::NEWSET, flag::CREATE, family);
     let w = &mut e.w;
     w.string(set::TABLE, TABLE);
     w.string(set::NAME, &set.name);
@@ -284,7 +275,11 @@ fn list(
     let carried = table.carried.get(name);
     let interval = schema.is_some_and(|s| s.kind == SetKind::Interval);
     let plain_interval = interval && schema.is_some_and(|s| s.key.len() == 1);
-    let flags = if kind == msg::NEWSETELEM { CREATE } else { 0 };
+    let flags = if kind == msg::NEWSETELEM {
+        flag::CREATE
+    } else {
+        0
+    };
     let mut rest = elements.iter().peekable();
     while rest.peek().is_some() {
         let open = e.open(kind, flags, table.family);
@@ -387,23 +382,19 @@ fn range(w: &mut Writer, key: &Value, element: &Element) -> Result<(), Unfit> {
 /// The next value in byte order, `None` after the last.
 #[must_use]
 pub fn successor(value: &Value) -> Option<Value> {
-    let mut bytes = value.as_bytes().to_vec();
-    for byte in bytes.iter_mut().rev() {
-        let (next, overflow) = byte.overflowing_add(1);
-        *byte = next;
-        if !overflow {
-            return Value::from_bytes(&bytes);
-        }
-    }
-    None
+    step(value, |byte| byte.overflowing_add(1))
 }
 
 /// The value before in byte order, `None` before the first.
 #[must_use]
 pub fn predecessor(value: &Value) -> Option<Value> {
+    step(value, |byte| byte.overflowing_sub(1))
+}
+
+fn step(value: &Value, by: impl Fn(u8) -> (u8, bool)) -> Option<Value> {
     let mut bytes = value.as_bytes().to_vec();
     for byte in bytes.iter_mut().rev() {
-        let (next, overflow) = byte.overflowing_sub(1);
+        let (next, overflow) = by(*byte);
         *byte = next;
         if !overflow {
             return Value::from_bytes(&bytes);
@@ -412,27 +403,30 @@ pub fn predecessor(value: &Value) -> Option<Value> {
     None
 }
 
+/// The type of a message of nf_tables.
+pub(super) const fn kind_of(kind: u8) -> u16 {
+    SUBSYS << 8 | kind as u16
+}
+
+/// A request for all objects of one kind, whatever the family and table.
+#[must_use]
+pub fn dump_all(kind: u8) -> Vec<u8> {
+    request(kind_of(kind), flag::DUMP, &nfgenmsg(0, 0, 0), |_| {})
+}
+
 /// A request for objects of one kind in our table of `family`; element requests name a set.
 #[must_use]
-pub fn dump(kind: u8, family: Family, set: Option<&str>, seq: u32) -> Vec<u8> {
-    const DUMP: u16 = 0x300;
-    let mut w = Writer::default();
-    let open = w.message(
-        SUBSYS << 8 | u16::from(kind),
-        REQUEST | DUMP,
-        seq,
-        family_number(family),
-        0,
-    );
-    if kind != msg::GETTABLE {
-        // NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE and the list's are all 1.
-        w.string(chain::TABLE, TABLE);
-    }
-    if let Some(set) = set {
-        w.string(elem::LIST_SET, set);
-    }
-    w.end_message(open);
-    w.bytes
+pub fn dump(kind: u8, family: Family, set: Option<&str>) -> Vec<u8> {
+    let header = nfgenmsg(family.number(), 0, 0);
+    request(kind_of(kind), flag::DUMP, &header, |w| {
+        if kind != msg::GETTABLE {
+            // NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE and the list's are all 1.
+            w.string(chain::TABLE, TABLE);
+        }
+        if let Some(set) = set {
+            w.string(elem::LIST_SET, set);
+        }
+    })
 }
 
 /// A request for these elements of a set, each answered by itself before an acknowledgement.
@@ -440,44 +434,31 @@ pub fn dump(kind: u8, family: Family, set: Option<&str>, seq: u32) -> Vec<u8> {
 ///
 /// # Errors
 /// If there are more keys than a request can hold, or one has no bytes.
-pub fn get_elements(
-    family: Family,
-    set: &str,
-    keys: &[&Value],
-    seq: u32,
-) -> Result<Vec<u8>, Unfit> {
-    let mut w = Writer::default();
-    let kind = SUBSYS << 8 | u16::from(msg::GETSETELEM);
-    let open = w.message(kind, REQUEST | ACK, seq, family_number(family), 0);
-    w.string(elem::LIST_TABLE, TABLE);
-    w.string(elem::LIST_SET, set);
-    let list = w.nest(elem::LIST_ELEMENTS);
-    for key in keys {
-        let item = w.nest(common::LIST_ELEM);
-        value(&mut w, elem::KEY, *key)?;
-        w.end_nest(item);
-    }
-    w.end_nest(list);
-    w.end_message(open);
-    if w.overflowed() {
-        return Err(Unfit::Long);
-    }
-    Ok(w.bytes)
+pub fn get_elements(family: Family, set: &str, keys: &[&Value]) -> Result<Vec<u8>, Unfit> {
+    let header = nfgenmsg(family.number(), 0, 0);
+    let mut written = Ok(());
+    let bytes = request(kind_of(msg::GETSETELEM), 0, &header, |w| {
+        w.string(elem::LIST_TABLE, TABLE);
+        w.string(elem::LIST_SET, set);
+        let list = w.nest(elem::LIST_ELEMENTS);
+        written = keys.iter().try_for_each(|key| {
+            let item = w.nest(common::LIST_ELEM);
+            value(w, elem::KEY, *key)?;
+            w.end_nest(item);
+            Ok(())
+        });
+        w.end_nest(list);
+        if w.overflowed() {
+            written = Err(Unfit::Long);
+        }
+    });
+    written.map(|()| bytes)
 }
 
 /// A request for the generation.
 #[must_use]
-pub fn get_generation(seq: u32) -> Vec<u8> {
-    let mut w = Writer::default();
-    let open = w.message(
-        SUBSYS << 8 | u16::from(msg::GETGEN),
-        REQUEST | ACK,
-        seq,
-        0,
-        0,
-    );
-    w.end_message(open);
-    w.bytes
+pub fn get_generation() -> Vec<u8> {
+    request(kind_of(msg::GETGEN), 0, &nfgenmsg(0, 0, 0), |_| {})
 }
 
 #[cfg(test)]

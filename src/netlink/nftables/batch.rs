@@ -8,18 +8,19 @@
 //! acknowledge operations, after the commit too, and also if no end followed; that one
 //! follows is for us to know: nothing is sent whose lengths do not add up.
 
-use super::attr::{Attrs, HEADER, Message, messages, u32_at};
-use super::constants::{SUBSYS, elem, msg};
-use super::decode;
-use super::encode::ACK;
-use super::error::{NetlinkError, Refusal};
+use nix::errno::Errno;
+
+use super::constants::{elem, msg};
+use super::encode::kind_of;
+use super::{NetlinkError, decode};
+use crate::netlink::attr::{Attrs, u16_at, u32_at};
+use crate::netlink::error::Refusal;
+use crate::netlink::message::{ERROR, FLAGS_AT, HEADER, Message, Messages, SEQ_AT, flag};
 use crate::ruleset::{Element, Value};
 use crate::transaction::Transaction;
 
-/// ERESTART: the generation the batch was bound to is over. Not among user-space errnos.
-const ERESTART: i32 = 85;
-/// NLMSG_ERROR.
-const ERROR: u16 = 2;
+/// The generation the batch was bound to is over.
+const OUTDATED: Errno = Errno::ERESTART;
 
 /// A batch and what each of its messages is about.
 #[derive(Debug, Default)]
@@ -53,8 +54,8 @@ impl Batch {
     /// `offset` bytes into the message, or the only one. O(messages).
     #[must_use]
     pub fn element_of(&self, seq: u32, offset: Option<usize>) -> Option<(Value, Element)> {
-        let kinds = [msg::NEWSETELEM, msg::DELSETELEM].map(|kind| SUBSYS << 8 | u16::from(kind));
-        let message = messages(&self.bytes).find(|message| message.seq == seq)?;
+        let kinds = [msg::NEWSETELEM, msg::DELSETELEM].map(kind_of);
+        let message = Messages(&self.bytes).find(|message| message.seq == seq)?;
         if !kinds.contains(&message.kind) {
             return None;
         }
@@ -80,15 +81,16 @@ impl Batch {
     }
 
     fn seq_at(&self, at: Option<usize>) -> Option<u32> {
-        u32_at(&self.bytes, at? + 8)
+        u32_at(&self.bytes, at? + SEQ_AT)
     }
 
     /// Has the kernel acknowledge the last operation, where it acknowledges no end.
     pub(super) fn acknowledge_operation(&mut self) {
         let Some(at) = self.last else { return };
-        if let Some(flags) = self.bytes.get_mut(at + 6..at + 8) {
-            let with = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
-            flags.copy_from_slice(&with.to_ne_bytes());
+        let at = at + FLAGS_AT;
+        if let Some(flags) = u16_at(&self.bytes, at) {
+            let with = (flags | flag::ACK).to_ne_bytes();
+            self.bytes[at..at + 2].copy_from_slice(&with);
         }
     }
 }
@@ -121,14 +123,14 @@ impl<'a> Answers<'a> {
         if message.kind != ERROR || number >= self.batch.messages {
             return;
         }
-        match Refusal::of(message) {
-            Some(refusal) => {
+        match message.verdict() {
+            Err(refusal) => {
                 self.refusal.get_or_insert((message.seq, refusal));
             }
-            None if Some(message.seq) == self.batch.seq_at(self.batch.finish) => {
+            Ok(()) if Some(message.seq) == self.batch.seq_at(self.batch.finish) => {
                 self.batch_done = true;
             }
-            None => {
+            Ok(()) => {
                 self.operation_done |= Some(message.seq) == self.batch.seq_at(self.batch.last);
             }
         }
@@ -148,10 +150,11 @@ impl<'a> Answers<'a> {
         let committing = self.batch.finish.is_some();
         let nothing_asked = self.batch.last.is_none() && !(committing && ends);
         match self.refusal {
-            Some((_, refusal)) if refusal.raw == ERESTART => Err(NetlinkError::Raced),
+            Some((_, refusal)) if refusal.errno == OUTDATED => Err(NetlinkError::Raced),
             Some((seq, refusal)) => {
                 let element = self.batch.element_of(seq, refusal.offset);
-                Err(refusal.explain(delta, self.batch.operation_of(seq), element))
+                let at = self.batch.operation_of(seq);
+                Err(NetlinkError::refused(refusal, delta, at, element))
             }
             None if self.batch_done => Ok(()),
             // An end that nobody acknowledged where others were is none that was committed.
@@ -164,9 +167,9 @@ impl<'a> Answers<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attr::Writer;
     use super::super::encode::{Finish, batch};
     use super::*;
+    use crate::netlink::attr::Writer;
     use crate::ruleset::{DataType, ElementData, Family, Set};
     use crate::transaction::{Operation, TableChange};
 
@@ -194,9 +197,8 @@ mod tests {
     /// An NLMSG_ERROR about the message with this number, counted from the first.
     fn answer(batch: &Batch, number: u32, code: i32) -> Vec<u8> {
         let mut w = Writer::default();
-        let open = w.message(ERROR, 0, batch.first.wrapping_add(number), 0, 0);
-        w.bytes.truncate(HEADER);
-        w.bytes.extend_from_slice(&code.to_ne_bytes());
+        let seq = batch.first.wrapping_add(number);
+        let open = w.message(ERROR, 0, seq, &code.to_ne_bytes());
         w.bytes.extend_from_slice(&[0; HEADER]);
         w.end_message(open);
         w.bytes
@@ -209,7 +211,7 @@ mod tests {
         let mut answers = Answers::new(&batch);
         for (number, code) in said {
             let bytes = answer(&batch, *number, *code);
-            messages(&bytes).for_each(|message| answers.note(&message));
+            Messages(&bytes).for_each(|message| answers.note(&message));
         }
         answers.verdict(&delta, ends)
     }
@@ -235,7 +237,7 @@ mod tests {
                 "{said:?}"
             );
         }
-        let said = verdict(Finish::Commit, true, &[(0, -ERESTART)]);
+        let said = verdict(Finish::Commit, true, &[(0, -libc::ERESTART)]);
         assert!(matches!(said, Err(NetlinkError::Raced)));
     }
 
@@ -254,23 +256,13 @@ mod tests {
     }
 
     #[test]
-    fn an_error_without_a_number_is_no_acknowledgement() {
-        let mut w = Writer::default();
-        let open = w.message(ERROR, 0, 42, 0, 0);
-        w.bytes.truncate(HEADER);
-        w.end_message(open);
-        let message = messages(&w.bytes).next().unwrap();
-        assert!(Refusal::of(&message).is_some());
-    }
-
-    #[test]
     fn the_refused_element_is_found_where_the_kernel_points() {
         // Two messages of elements.
         let delta = addresses(1500);
         let batch = batch(&delta, 0, Finish::Commit, 7).unwrap();
         assert!(batch.messages > 3, "{}", batch.messages);
         let mut found = Vec::new();
-        for message in messages(&batch.bytes) {
+        for message in Messages(&batch.bytes) {
             let size = HEADER + message.payload.len();
             let mut last = None;
             for offset in (0..size).step_by(20) {
@@ -307,7 +299,7 @@ mod tests {
             1,
             0,
         );
-        messages(&end).for_each(|message| answers.note(&message));
+        Messages(&end).for_each(|message| answers.note(&message));
         assert!(answers.verdict(&delta, true).is_ok());
     }
 }

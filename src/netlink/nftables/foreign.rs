@@ -6,18 +6,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::attr::{Attrs, Message, Writer};
-use super::constants::{SUBSYS, chain, common, msg, rule, table};
-use super::decode;
-use super::error::NetlinkError;
-use super::socket::Nfnetlink;
+use super::constants::{chain, common, msg, rule, table};
+use super::encode::dump_all;
+use super::kernel::Nfnetlink;
+use super::{NetlinkError, decode};
+use crate::netlink::attr::Attrs;
+use crate::netlink::error::ExchangeError;
+use crate::netlink::message::Message;
 use crate::ruleset::bytecode::{base, meta, verdict};
 use crate::ruleset::{Family, TABLE};
 
-/// NLM_F_REQUEST and NLM_F_DUMP.
-const DUMP: u16 = 0x301;
-/// NFPROTO_UNSPEC: tables of every family.
-const EVERY_FAMILY: u8 = 0;
 /// NFTA_TABLE_OWNER: the netlink port of the owner.
 const TABLE_OWNER: u16 = 7;
 /// NF_DROP and NF_ACCEPT.
@@ -176,8 +174,8 @@ impl Nfnetlink {
         let mut chains: Vec<ForeignChain> = Vec::new();
         let mut places: HashMap<(&'static str, String, String), usize> = HashMap::new();
         let dormant = self.dormant_tables()?;
-        let request = self.dump_all(msg::GETCHAIN);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETCHAIN);
+        self.exchange.request(&request, |message| {
             let found = foreign_chain(message);
             let at_work =
                 |chain: &ForeignChain| !dormant.contains(&(chain.family, chain.table.clone()));
@@ -186,10 +184,10 @@ impl Nfnetlink {
                 places.insert(key, chains.len());
                 chains.push(found);
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
-        let request = self.dump_all(msg::GETRULE);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETRULE);
+        self.exchange.request(&request, |message| {
             let a = message.attrs();
             let names = (a.string(rule::TABLE), a.string(rule::CHAIN));
             if let (Some(family), (Some(table), Some(name))) = (family_name(message), names)
@@ -198,7 +196,7 @@ impl Nfnetlink {
                 let code = a.nested(rule::EXPRESSIONS);
                 chains[*at].rules.push(foreign_rule(code));
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
         Ok(chains)
     }
@@ -206,8 +204,8 @@ impl Nfnetlink {
     /// Tables whose chains hang nowhere (`flags dormant`).
     fn dormant_tables(&mut self) -> Result<HashSet<(&'static str, String)>, NetlinkError> {
         let mut dormant = HashSet::new();
-        let request = self.dump_all(msg::GETTABLE);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETTABLE);
+        self.exchange.request(&request, |message| {
             let a = message.attrs();
             let flags = a.u32(table::FLAGS).unwrap_or_default();
             if let (Some(family), Some(name)) = (family_name(message), a.string(table::NAME))
@@ -215,7 +213,7 @@ impl Nfnetlink {
             {
                 dormant.insert((family, name.to_owned()));
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
         Ok(dormant)
     }
@@ -226,22 +224,14 @@ impl Nfnetlink {
     /// If the kernel does not let us read.
     pub fn owner(&mut self) -> Result<Option<u32>, NetlinkError> {
         let mut owner = None;
-        let request = self.dump_all(msg::GETTABLE);
-        self.request(&request, |message| {
+        let request = dump_all(msg::GETTABLE);
+        self.exchange.request(&request, |message| {
             if decode::is_of_our_table(message) && decode::ownership(message).0 {
                 owner = message.attrs().u32(TABLE_OWNER).or(owner);
             }
-            Ok(())
+            Ok::<(), ExchangeError>(())
         })?;
         Ok(owner)
-    }
-
-    pub(super) fn dump_all(&mut self, kind: u8) -> Vec<u8> {
-        let mut w = Writer::default();
-        let seq = self.next_seq();
-        let open = w.message(SUBSYS << 8 | u16::from(kind), DUMP, seq, EVERY_FAMILY, 0);
-        w.end_message(open);
-        w.bytes
     }
 }
 

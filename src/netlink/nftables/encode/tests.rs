@@ -1,8 +1,8 @@
 //! What fits is written so that it reads back, and what does not fit is an error.
 
 use super::*;
-use crate::netlink::attr::messages;
 use crate::netlink::decode;
+use crate::netlink::message::Messages;
 use crate::ruleset::{Chain, DataType, Match, Rule, Statement};
 
 fn delta(operation: Operation) -> Transaction {
@@ -103,7 +103,7 @@ fn lists_of_the_largest_elements_are_cut_where_their_length_can_still_be_said() 
     let batch = batch(&delta, 0, Finish::Commit, 0).unwrap();
     let mut found = Vec::new();
     let mut size = 0;
-    for message in messages(&batch.bytes) {
+    for message in Messages(&batch.bytes) {
         size += (16 + message.payload.len()).next_multiple_of(4);
         decode::each_element(&message, |key, element| found.push((*key, element.clone())));
     }
@@ -144,9 +144,9 @@ fn a_table_with_all_its_parts_is_whole() {
     let operations = [Operation::AddTable, matching(3), Operation::DeleteTable];
     for operation in operations {
         let batch = batch(&delta(operation), 9, Finish::Commit, 0).unwrap();
-        let whole: usize = messages(&batch.bytes).map(|m| 16 + m.payload.len()).sum();
+        let whole: usize = Messages(&batch.bytes).map(|m| 16 + m.payload.len()).sum();
         assert_eq!(whole, batch.bytes.len());
-        for message in messages(&batch.bytes) {
+        for message in Messages(&batch.bytes) {
             let whole: usize = message
                 .attrs()
                 .map(|(_, a)| (4 + a.len()).next_multiple_of(4))

@@ -1,10 +1,11 @@
 //! What the kernel says of our tables, read into the ruleset's own types.
 
-use super::attr::{Attrs, Message};
 use super::constants::{chain, common, counter, elem, rule, set, table};
 use super::encode::predecessor;
 use super::expr;
 use super::set_types;
+use crate::netlink::attr::Attrs;
+use crate::netlink::message::Message;
 use crate::ruleset::bytecode::{Instr, verdict};
 use crate::ruleset::{
     BaseChain, ChainType, Datum, Element, ElementData, Hook, Set, SetData, SetKind, TABLE, Value,

@@ -1,0 +1,176 @@
+//! Interfaces and their addresses as rtnetlink messages; linux/if_link.h, linux/if_addr.h.
+
+use ipnet::IpNet;
+
+use super::attr::{request, u32_at};
+use super::error::ExchangeError;
+use super::message::{Message, flag};
+
+/// RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR and RTM_GETADDR.
+const NEW_LINK: u16 = 16;
+const GET_LINK: u16 = 18;
+const NEW_ADDRESS: u16 = 20;
+const GET_ADDRESS: u16 = 22;
+/// RTM_NEWLINK to RTM_DELADDR.
+const CHANGES: std::ops::RangeInclusive<u16> = 16..=21;
+
+/// IFF_UP and IFF_LOOPBACK (linux/if.h).
+const UP: u32 = 0x1;
+const LOOPBACK: u32 = 0x8;
+
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_FLAGS: u16 = 8;
+/// IFA_F_SECONDARY (of IPv6: temporary), IFA_F_DEPRECATED and IFA_F_TENTATIVE.
+const LAST_RESORT: u32 = 0x01 | 0x20 | 0x40;
+
+/// An interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    /// The driver's kind, such as `bridge`; `None` for a network card.
+    pub kind: Option<String>,
+    pub loopback: bool,
+    /// Administratively up.
+    pub up: bool,
+    /// Index of the bridge, bond or VRF it belongs to.
+    pub master: Option<u32>,
+}
+
+/// An address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub index: u32,
+    pub net: IpNet,
+    /// It is no good as a source of new connections: secondary, temporary, tentative or
+    /// deprecated.
+    pub last_resort: bool,
+}
+
+/// Asks for all interfaces.
+#[must_use]
+pub fn dump_links() -> Vec<u8> {
+    // struct ifinfomsg.
+    request(GET_LINK, flag::DUMP, &[0; 16], |_| {})
+}
+
+/// Asks for all addresses.
+#[must_use]
+pub fn dump_addresses() -> Vec<u8> {
+    // struct ifaddrmsg.
+    request(GET_ADDRESS, flag::DUMP, &[0; 8], |_| {})
+}
+
+/// True if a message says that an interface or address came, went or changed.
+#[must_use]
+pub fn is_change(message: &Message<'_>) -> bool {
+    CHANGES.contains(&message.kind)
+}
+
+/// Decodes an interface; `None` for other messages.
+///
+/// # Errors
+/// If its lengths do not add up.
+pub fn decode_link(message: &Message<'_>) -> Result<Option<Link>, ExchangeError> {
+    if message.kind != NEW_LINK {
+        return Ok(None);
+    }
+    let (head, a) = message.split::<16>().ok_or(ExchangeError::Garbled)?;
+    let flags = u32_at(head, 8).unwrap_or_default();
+    Ok(Some(Link {
+        index: u32_at(head, 4).unwrap_or_default(),
+        name: a.lossy_string(IFLA_IFNAME).unwrap_or_default(),
+        kind: a.nested(IFLA_LINKINFO).lossy_string(IFLA_INFO_KIND),
+        loopback: flags & LOOPBACK != 0,
+        up: flags & UP != 0,
+        master: a.host_u32(IFLA_MASTER),
+    }))
+}
+
+/// Decodes an address; `None` for other messages, and addresses of other families.
+///
+/// # Errors
+/// If its lengths do not add up.
+pub fn decode_address(message: &Message<'_>) -> Result<Option<Address>, ExchangeError> {
+    if message.kind != NEW_ADDRESS {
+        return Ok(None);
+    }
+    let (head, a) = message.split::<8>().ok_or(ExchangeError::Garbled)?;
+    // IFA_ADDRESS is the peer's on a point-to-point interface, else the same as IFA_LOCAL; IPv6
+    // sends only this one.
+    let Some(addr) = a.addr(IFA_LOCAL).or_else(|| a.addr(IFA_ADDRESS)) else {
+        return Ok(None);
+    };
+    let flags = a.host_u32(IFA_FLAGS).unwrap_or(head[2].into());
+    Ok(Some(Address {
+        index: u32_at(head, 4).unwrap_or_default(),
+        net: IpNet::new(addr, head[1]).map_err(|_| ExchangeError::Garbled)?,
+        last_resort: flags & LAST_RESORT != 0,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::attr::Writer;
+    use crate::netlink::message::Messages;
+
+    fn first(bytes: &[u8]) -> Message<'_> {
+        Messages(bytes).next().unwrap()
+    }
+
+    #[test]
+    fn an_interface_is_read_with_kind_and_master_whatever_its_name() {
+        let mut head = [0; 16];
+        head[4] = 7;
+        head[8] = 1;
+        let bytes = request(NEW_LINK, 0, &head, |w| {
+            w.attr(IFLA_IFNAME, b"br\xff\0");
+            w.attr(IFLA_MASTER, &3_u32.to_ne_bytes());
+            let info = w.nest(IFLA_LINKINFO);
+            w.string(IFLA_INFO_KIND, "veth");
+            w.end_nest(info);
+        });
+        let expected = Link {
+            index: 7,
+            name: "br\u{fffd}".to_owned(),
+            kind: Some("veth".to_owned()),
+            loopback: false,
+            up: true,
+            master: Some(3),
+        };
+        assert_eq!(decode_link(&first(&bytes)).unwrap(), Some(expected));
+        assert!(is_change(&first(&bytes)));
+    }
+
+    fn address(prefix_len: u8, attributes: impl FnOnce(&mut Writer)) -> Vec<u8> {
+        let head = [2, prefix_len, 0, 0, 7, 0, 0, 0];
+        request(NEW_ADDRESS, 0, &head, attributes)
+    }
+
+    #[test]
+    fn of_a_point_to_point_interface_our_own_address_counts() {
+        let bytes = address(32, |w| {
+            w.addr(IFA_ADDRESS, "192.0.2.1".parse().unwrap());
+            w.addr(IFA_LOCAL, "192.0.2.2".parse().unwrap());
+            w.attr(IFA_FLAGS, &0x80_u32.to_ne_bytes());
+        });
+        let found = decode_address(&first(&bytes)).unwrap().unwrap();
+        assert_eq!(found.net, "192.0.2.2/32".parse().unwrap());
+        assert_eq!((found.index, found.last_resort), (7, false));
+    }
+
+    #[test]
+    fn a_prefix_longer_than_its_address_is_an_error() {
+        let bytes = address(33, |w| w.addr(IFA_LOCAL, "192.0.2.2".parse().unwrap()));
+        assert!(decode_address(&first(&bytes)).is_err());
+        let bytes = address(24, |_| {});
+        assert_eq!(decode_address(&first(&bytes)).unwrap(), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! nf_tables over netlink.
+//!
+//! Tables, chains and rules are written by libnftnl through the nftnl crate; sets and
+//! elements, which come by the hundred thousand, by a safe writer of our own into the same
+//! buffer. Everything is read back by a safe walker of our own, so writer and reader check
+//! each other. `docs/decisions/0002-netlink-writer.md` says why.
+
+mod batch;
+mod constants;
+pub mod decode;
+pub mod encode;
+mod error;
+pub(super) mod expr;
+mod foreign;
+mod kernel;
+mod others;
+mod set_types;
+mod writers;
+
+pub use batch::Batch;
+pub use error::{NetlinkError, OperationRef, RefusedElement, Unfit};
+pub use foreign::{End, ForeignBase, ForeignChain, ForeignHook, ForeignRule};
+pub use kernel::{Committed, Nfnetlink};
+pub use writers::{Writer, Writers};
