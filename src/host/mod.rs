@@ -18,6 +18,7 @@ mod process;
 mod route_plan;
 pub mod routes;
 pub mod settings;
+pub mod surroundings;
 pub mod sysctl;
 pub mod writer;
 

@@ -73,40 +73,6 @@ pub fn others(chains: &[ForeignChain], ours: &Ours<'_>) -> Vec<Problem> {
     problems
 }
 
-/// The chains that may end the way of a packet that `svcnat` lets pass, in one line; `None` if
-/// there is none.
-#[must_use]
-pub fn in_the_way(chains: &[ForeignChain], from_node: bool) -> Option<String> {
-    let hooks = if from_node {
-        [Hook::Output, Hook::Postrouting, Hook::Egress].as_slice()
-    } else {
-        &[
-            Hook::Ingress,
-            Hook::Prerouting,
-            Hook::Forward,
-            Hook::Postrouting,
-            Hook::Egress,
-        ]
-    };
-    let found = dropping(chains, hooks);
-    let names: Vec<String> = (found.iter().take(NAMED))
-        .map(|(chain, ..)| format!("{} {} {}", chain.family, chain.table, chain.name))
-        .collect();
-    let more = found.len().saturating_sub(names.len());
-    let more = if more > 0 {
-        format!(" and {more} more")
-    } else {
-        String::new()
-    };
-    (!names.is_empty()).then(|| {
-        format!(
-            "other programs' chains drop what they do not accept: {}{more}; what follows holds \
-             only for packets that they let pass (svcnat check)",
-            names.join(", ")
-        )
-    })
-}
-
 /// Chains at these hooks that end the way of what their rules have not let through.
 #[must_use]
 pub fn drops(chains: &[ForeignChain], hooks: &[Hook]) -> Vec<Problem> {

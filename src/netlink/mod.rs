@@ -2,8 +2,8 @@
 //! netlink, and what it says.
 //!
 //! Messages (`message`, `attr`), sockets (`socket`, `exchange`) and errors ([`ExchangeError`])
-//! are the same for nf_tables (`nftables`), connection tracking (`conntrack`), routes (`route`)
-//! and interfaces (`link`), which know nothing of each other.
+//! are the same for nf_tables (`nftables`), connection tracking (`conntrack`), routes (`route`),
+//! neighbours (`neighbour`) and interfaces (`link`), which know nothing of each other.
 
 pub(crate) mod attr;
 pub(crate) mod conntrack;
@@ -12,6 +12,7 @@ pub(crate) mod exchange;
 mod ffi;
 pub(crate) mod link;
 pub(crate) mod message;
+pub(crate) mod neighbour;
 mod nftables;
 pub(crate) mod route;
 pub(crate) mod socket;

@@ -20,19 +20,26 @@ pub const MAIN_TABLE: u8 = 254;
 /// RT_SCOPE_UNIVERSE, and RT_SCOPE_NOWHERE: in a deletion, any.
 const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_NOWHERE: u8 = 255;
-/// RTN_UNICAST and RTN_LOCAL.
+/// RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE and RTN_PROHIBIT.
 pub const UNICAST: u8 = 1;
 pub const LOCAL: u8 = 2;
+pub const BLACKHOLE: u8 = 6;
+pub const PROHIBIT: u8 = 8;
+/// RTNH_F_DEAD and RTNH_F_LINKDOWN.
+const DEAD: u32 = 0x1 | 0x10;
 /// RTM_F_CLONED: a cached exception, no route of the table.
 const CLONED: u32 = 0x200;
 
 // enum rtattr_type_t.
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
+const RTA_IIF: u16 = 3;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
+const RTA_MARK: u16 = 16;
 
 /// `struct rtmsg` of a route in the main table: family, prefix length, that of sources, type
 /// of service, table, protocol, scope, type, and flags.
@@ -91,13 +98,35 @@ pub fn dump(family: Family, protocol: u8) -> Vec<u8> {
     request(GET, flag::DUMP, &head, |_| {})
 }
 
-/// Asks what the kernel would do with a packet to `addr`.
+/// Asks what the kernel would do with a packet of its own to `addr`.
 #[must_use]
 pub fn look_up(addr: IpAddr) -> Vec<u8> {
+    look_up_as(addr, None, None, 0)
+}
+
+/// Asks what the kernel would do with a packet to `addr`: from `source`, in by the interface
+/// `iif`, with this mark. One that comes in is refused as a real one would be, also for where
+/// it comes from (`rp_filter`) or because this host does not forward.
+#[must_use]
+pub fn look_up_as(addr: IpAddr, source: Option<IpAddr>, iif: Option<u32>, mark: u32) -> Vec<u8> {
     let mut head = rtmsg_to(&addr.into(), 0, 0, 0);
     // Whichever table decides.
     head[4] = 0;
-    request(GET, 0, &head, |w| w.addr(RTA_DST, addr))
+    if let Some(source) = source {
+        head[2] = rtmsg_to(&source.into(), 0, 0, 0)[1];
+    }
+    request(GET, 0, &head, |w| {
+        w.addr(RTA_DST, addr);
+        if let Some(source) = source {
+            w.addr(RTA_SRC, source);
+        }
+        if let Some(iif) = iif {
+            w.attr(RTA_IIF, &iif.to_ne_bytes());
+        }
+        if mark != 0 {
+            w.attr(RTA_MARK, &mark.to_ne_bytes());
+        }
+    })
 }
 
 /// What of a route in an answer matters.
@@ -116,6 +145,8 @@ pub struct Route {
     pub interface: Option<u32>,
     /// It is a cached exception, no route of the table.
     pub cloned: bool,
+    /// Its interface is down or has no carrier.
+    pub dead: bool,
 }
 
 /// Decodes a route that is there, came or went; `None` for other messages, and families that
@@ -155,6 +186,7 @@ pub fn decode(message: &Message<'_>) -> Result<Option<Route>, ExchangeError> {
         table: a.host_u32(RTA_TABLE).unwrap_or(table.into()),
         interface: a.host_u32(RTA_OIF).or_else(first_hop),
         cloned: u32::from_ne_bytes(flags) & CLONED != 0,
+        dead: u32::from_ne_bytes(flags) & DEAD != 0,
     }))
 }
 

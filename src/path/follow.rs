@@ -20,6 +20,8 @@ pub struct Ours<'a> {
     pub reason: &'a str,
     /// True if something of ours was to answer.
     pub expected: bool,
+    /// Somebody changed our rules, or they are of another configuration.
+    pub altered: bool,
 }
 
 impl Ours<'_> {
@@ -39,12 +41,17 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
         hops: Vec::new(),
     };
     let iif = way.arrival(packet);
+    let oif = match packet.from_node {
+        true => way.sent(packet.destination),
+        false => Device::None,
+    };
     let mut seen = foreign::Packet::first(
         packet.source,
         (packet.destination, packet.port),
         packet.protocol,
         iif,
     );
+    seen.oif = oif;
     let asking = if packet.from_node {
         Hook::Output
     } else {
@@ -71,7 +78,7 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
     if ours.trace.fate != Fate::Accepted {
         return path;
     }
-    let after = ours_at.unwrap_or(i32::MIN)..=i32::MAX;
+    let after = ours_at.unwrap_or(i32::MAX)..=i32::MAX;
     if ours.trace.candidates.is_empty() {
         let at = (packet.destination, packet.port);
         let hops = leg(&mut way, seen, asking, after, at, ours.trace.masqueraded);
@@ -115,10 +122,19 @@ fn leg<N: Node>(
 ) -> Vec<Hop> {
     seen.destination = destination;
     seen.port = Some(port);
-    way.hook(asking, after, &mut seen);
+    if asking == Hook::Prerouting {
+        way.hook(asking, after.clone(), &mut seen);
+    }
     let Some(route) = way.route(&seen) else {
         return std::mem::take(&mut way.hops);
     };
+    if asking == Hook::Output {
+        // What this node sends is routed anew as soon as it is translated.
+        if let Route::Device { index, .. } = route {
+            seen.oif = device(way.node, index);
+        }
+        way.hook(asking, after, &mut seen);
+    }
     let every = i32::MIN..=i32::MAX;
     let back = match route {
         Route::Local => {
@@ -164,7 +180,6 @@ impl<N: Node> Way<'_, N> {
     /// The device that packets from the client come in by: as said, or as the way back to it is.
     fn arrival(&mut self, packet: &Packet) -> Device {
         if packet.from_node {
-            self.note("sent", State::Fine, "by this node itself", None);
             return Device::None;
         }
         let back = RouteQuestion {
@@ -175,12 +190,11 @@ impl<N: Node> Way<'_, N> {
         };
         let route = self.node.route(&back);
         if let Some(name) = &packet.iif {
-            let index = match route {
-                Some(Route::Device { index, .. }) if self.node.device(index).0 == *name => index,
-                _ => 0,
-            };
             self.note("arrives", State::Fine, format!("by {name}"), None);
-            return Device::Known(name.clone(), index);
+            return match self.node.index(name) {
+                Some(index) => Device::Known(name.clone(), index),
+                None => Device::Unknown,
+            };
         }
         match route {
             Some(Route::Device { index, via, .. }) => {
@@ -207,6 +221,35 @@ impl<N: Node> Way<'_, N> {
                 Device::Unknown
             }
             None => Device::Unknown,
+        }
+    }
+
+    /// What this node sends is routed once before it is translated: by which device.
+    fn sent(&mut self, to: IpAddr) -> Device {
+        let question = RouteQuestion {
+            source: None,
+            destination: to,
+            iif: None,
+            mark: 0,
+        };
+        match self.node.route(&question) {
+            Some(Route::Refused(errno)) => {
+                let found = format!(
+                    "this node itself has no route to {to}, which it needs before the address is \
+                     translated: {}",
+                    refused(errno)
+                );
+                let repair = Some("ip route add default via GATEWAY".to_owned());
+                self.note("sent", State::Broken, found, repair);
+                Device::Unknown
+            }
+            found => {
+                self.note("sent", State::Fine, "by this node itself", None);
+                match found {
+                    Some(Route::Device { index, .. }) => device(self.node, index),
+                    _ => Device::Unknown,
+                }
+            }
         }
     }
 
@@ -302,6 +345,12 @@ impl<N: Node> Way<'_, N> {
     }
 
     fn ours(&mut self, ours: &Ours<'_>) {
+        if ours.altered {
+            let found = "its rules are not as they should be: somebody changed them, or they are \
+                         of another configuration";
+            let repair = Some("svcnat diff; svcnat apply".to_owned());
+            self.note("svcnat", State::Broken, found, repair);
+        }
         match ours.trace.fate {
             Fate::Accepted if ours.trace.candidates.is_empty() => {
                 let state = if ours.expected {

@@ -7,7 +7,7 @@ mod say;
 
 use std::net::IpAddr;
 
-pub use follow::follow;
+pub use follow::{Ours, follow};
 
 use crate::foreign::{Device, Rules};
 use crate::net::{Endpoint, Protocol};
@@ -120,6 +120,8 @@ pub trait Node {
     fn route(&mut self, question: &RouteQuestion) -> Option<Route>;
     /// The name of a device; what is wrong with it, if anything is.
     fn device(&mut self, index: u32) -> (String, Option<String>);
+    /// The index of a device.
+    fn index(&self, name: &str) -> Option<u32>;
     /// Whether a neighbour answers on a device.
     fn neighbour(&mut self, device: u32, address: IpAddr) -> Neighbour;
     /// A setting under /proc/sys.

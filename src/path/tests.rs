@@ -44,6 +44,9 @@ impl Node for Host {
         let name = if index == 3 { "docker0" } else { "eth0" };
         (name.to_owned(), wrong)
     }
+    fn index(&self, _: &str) -> Option<u32> {
+        None
+    }
     fn neighbour(&mut self, _: u32, address: IpAddr) -> Neighbour {
         match self.silent.contains(&address.to_string()) {
             true => Neighbour::Silent,
@@ -100,11 +103,12 @@ fn way(host: &mut Host, protocol: Protocol) -> Path {
         from_node: false,
     };
     let trace = walk(table, &packet, &|address| host.is_local(address));
-    let ours = follow::Ours {
+    let ours = Ours {
         table,
         trace: &trace,
         reason: "",
         expected: true,
+        altered: false,
     };
     follow(host, &packet, &ours)
 }

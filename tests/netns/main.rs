@@ -6,6 +6,7 @@ mod support;
 
 mod absent;
 mod affinity;
+mod breakages;
 mod claims;
 mod cluster_ips;
 mod counters;

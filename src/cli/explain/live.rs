@@ -5,27 +5,33 @@ use crate::cli::say::say;
 use crate::cluster::Family;
 use crate::compile::{FOLLOWING, SetId};
 use crate::diff::diff;
-use crate::host::others;
+use crate::foreign::Rules;
 use crate::netlink::Nfnetlink;
 use crate::node::Node;
 use crate::ruleset::{Ruleset, TABLE};
 
-/// The rules of this configuration with the elements the kernel holds, those that packets
-/// filled included for the packet's family. Rules are constant, so this is what is
-/// installed unless somebody changed them, which is said. `None` if there should be a table of
-/// the packet's family, and there is none. O(elements + remembered clients).
-pub fn installed(
-    inputs: &Node,
-    family: Family,
-    from_node: bool,
-) -> Result<Option<Ruleset>, CliError> {
+/// What the kernel holds.
+#[derive(Default)]
+pub struct Installed {
+    /// The rules of this configuration with the elements the kernel holds, those that packets
+    /// filled included for the packet's family. Rules are constant, so this is what is installed
+    /// unless somebody changed them. `None` if there should be a table of the packet's family,
+    /// and there is none.
+    pub ruleset: Option<Ruleset>,
+    /// Somebody changed the rules, or they are of another configuration.
+    pub other_rules: bool,
+    /// Other programs' rules.
+    pub others: Rules,
+}
+
+/// Reads it. O(elements + remembered clients + others' rules).
+pub fn installed(inputs: &Node, family: Family) -> Result<Installed, CliError> {
     let mut kernel = Nfnetlink::open()?;
     let live = kernel.read(FOLLOWING)?;
-    let mut chains = kernel.foreign_chains()?;
-    chains.retain(|chain| chain.family == "inet" || chain.family == family.nft_name());
-    if let Some(others) = others::in_the_way(&chains, from_node) {
-        say(&format!("warning: {others}\n"));
-    }
+    let mut found = Installed {
+        others: kernel.others()?,
+        ..Installed::default()
+    };
     let mut ruleset = inputs.ruleset_over(&live);
     let given = !ruleset.tables.is_empty();
     if !live.tables.contains_key(&family) && (ruleset.tables.contains_key(&family) || !given) {
@@ -33,10 +39,11 @@ pub fn installed(
             "warning: nothing is installed: there is no table {} {TABLE}\n",
             family.nft_name()
         ));
-        return Ok(None);
+        return Ok(found);
     }
-    let other_rules = diff(&ruleset, &live).counts();
-    if other_rules.rules_added > 0 || other_rules.objects > 0 {
+    let counts = diff(&ruleset, &live).counts();
+    found.other_rules = counts.rules_added > 0 || counts.objects > 0;
+    if found.other_rules {
         say(
             "warning: the installed rules are not those of this configuration (see svcnat diff); \
              the packet is walked through these rules with the installed elements\n",
@@ -59,5 +66,6 @@ pub fn installed(
     {
         *set = kernel.elements(family, set.clone())?;
     }
-    Ok(Some(ruleset))
+    found.ruleset = Some(ruleset);
+    Ok(found)
 }

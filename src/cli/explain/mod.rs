@@ -4,6 +4,7 @@ mod ends;
 mod live;
 mod reasons;
 mod say;
+mod way;
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -15,9 +16,12 @@ use super::inputs;
 use super::say::say;
 use crate::cluster::Family;
 use crate::host::interfaces;
+use crate::host::surroundings::Surroundings;
+use crate::path::{Ours, follow};
 use crate::ruleset::Table;
 use crate::walk::{Packet, walk};
 use ends::Ends;
+use live::Installed;
 use reasons::{Nothing, Reasons, Scene};
 
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
@@ -51,11 +55,15 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         iif: args.iif.as_ref().map(ToString::to_string),
         from_node: args.from_node || (args.iif.is_none() && local.contains(&source)),
     };
-    let ruleset = if args.live {
-        live::installed(&inputs, family, packet.from_node)?
+    let installed = if args.live {
+        live::installed(&inputs, family)?
     } else {
-        Some(inputs.ruleset())
+        Installed {
+            ruleset: Some(inputs.ruleset()),
+            ..Installed::default()
+        }
     };
+    let ruleset = installed.ruleset;
     // A family that nothing is in use of has no table.
     let none = Table::new(family);
     let table = ruleset.as_ref().and_then(|r| r.tables.get(&family));
@@ -72,9 +80,26 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         nothing,
     };
     let reasons = Reasons::find(&scene);
+    let path = if args.live {
+        let ours = Ours {
+            table,
+            trace: &trace,
+            reason: &reasons.fate,
+            expected: reasons.frontend.is_some() || reasons.host_port.is_some(),
+            altered: installed.other_rules,
+        };
+        let host = Surroundings::new(installed.others);
+        let mut host = host.map_err(|e| CliError::Host(e.to_string()))?;
+        Some(follow(&mut host, &packet, &ours))
+    } else {
+        None
+    };
     match args.output {
-        Output::Text => say::text(out, &scene, &reasons)?,
-        Output::Json => say::json(out, &scene, &reasons)?,
+        Output::Text => {
+            say::text(out, &scene, &reasons)?;
+            path.iter().try_for_each(|path| way::text(out, path))?;
+        }
+        Output::Json => say::json(out, &scene, &reasons, path.as_ref())?,
     }
-    Ok(0)
+    Ok(u8::from(path.is_some_and(|path| path.broken().is_some())))
 }

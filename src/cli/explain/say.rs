@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::reasons::{Reasons, Remembered, Scene};
+use crate::path::Path;
 use crate::plan::{Endpoint, Frontend, FrontendKind, SERVICE_ADDRESS, Standing, no_port};
 use crate::print;
 use crate::walk::{Candidate, Fate, Step, family};
@@ -143,7 +144,12 @@ fn written(scene: &Scene<'_>, step: &Step) -> String {
 }
 
 /// As JSON: the same facts as fields.
-pub fn json(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> std::io::Result<()> {
+pub fn json(
+    out: &mut impl Write,
+    scene: &Scene<'_>,
+    reasons: &Reasons<'_>,
+    path: Option<&Path>,
+) -> std::io::Result<()> {
     let trace = scene.trace;
     let steps: Vec<Value> = trace
         .steps
@@ -177,6 +183,7 @@ pub fn json(out: &mut impl Write, scene: &Scene<'_>, reasons: &Reasons<'_>) -> s
             "hostPort": reasons.host_port.map(|p| json!({"pod": p.owner.to_string()})),
             "candidates": trace.candidates.iter().map(candidate).collect::<Vec<_>>(),
             "steps": steps,
+            "path": path.map(super::way::json),
         })
     )
 }

@@ -133,6 +133,11 @@ impl Stage {
         &self.places[&Place::Node]
     }
 
+    /// The namespace that has this address.
+    pub fn at(&self, addr: IpAddr) -> &Netns {
+        &self.places[&Place::of(addr)]
+    }
+
     /// Does the node that svcnat runs on have this address?
     pub fn is_nodes(addr: IpAddr) -> bool {
         Place::of(addr) == Place::Node

@@ -1,0 +1,283 @@
+//! What a packet meets on this host besides our rules: routes, links, neighbours, settings,
+//! tracked connections, listeners, and other programs' rules.
+
+use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use nix::sched::{CloneFlags, setns};
+
+use super::conntrack::Conntrack;
+use super::error::HostError;
+use super::interfaces::{self, Interface, local_addresses};
+use crate::foreign::Rules;
+use crate::net::{Endpoint, Family, Protocol};
+use crate::netlink::exchange::Exchange;
+use crate::netlink::socket::Bus;
+use crate::netlink::{ExchangeError, neighbour, route};
+use crate::path::{Listener, Neighbour, Node, Route, RouteQuestion};
+
+/// Folders in which container runtimes keep the namespaces of pods.
+const NAMESPACES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+
+/// This network namespace, asked when something has to be known.
+pub struct Surroundings {
+    exchange: Exchange,
+    interfaces: Vec<Interface>,
+    others: Rules,
+    unread: Vec<String>,
+    /// Where other network namespaces are, and their addresses; looked for once.
+    namespaces: Option<Vec<(PathBuf, Vec<IpAddr>)>>,
+}
+
+impl Surroundings {
+    /// With other programs' rules as they were read.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked for interfaces.
+    pub fn new(others: Rules) -> Result<Self, HostError> {
+        let exchange = Exchange::open(Bus::Route).map_err(HostError::of("look up a route"))?;
+        Ok(Self {
+            exchange,
+            interfaces: interfaces::list()?,
+            others,
+            unread: unread(),
+            namespaces: None,
+        })
+    }
+
+    fn interface(&self, index: u32) -> Option<&Interface> {
+        self.interfaces.iter().find(|i| i.index == index)
+    }
+
+    /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
+    /// in none, or in one that cannot be entered.
+    fn where_it_is<T: Send>(
+        &mut self,
+        address: IpAddr,
+        work: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
+        if self.is_local(address) {
+            return Some(work());
+        }
+        let namespaces = self.namespaces.get_or_insert_with(namespaces);
+        let (place, _) = namespaces.iter().find(|(_, all)| all.contains(&address))?;
+        inside(place, work)
+    }
+}
+
+impl Node for Surroundings {
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || local_addresses(&self.interfaces).contains(&address)
+    }
+
+    fn route(&mut self, question: &RouteQuestion) -> Option<Route> {
+        let request = route::look_up_as(
+            question.destination,
+            question.source,
+            question.iif,
+            question.mark,
+        );
+        let mut found = None;
+        let answer: Result<bool, ExchangeError> = self.exchange.request(&request, |message| {
+            found = route::decode(message)?.or(found.take());
+            Ok(())
+        });
+        match answer {
+            Err(ExchangeError::Refused(refusal)) => Some(Route::Refused(refusal.errno as i32)),
+            Err(_) => None,
+            Ok(_) => {
+                let found = found?;
+                Some(match (found.kind, found.interface) {
+                    (route::LOCAL, _) => Route::Local,
+                    (route::UNICAST, Some(index)) => Route::Device {
+                        index,
+                        via: found.via,
+                        dead: found.dead,
+                    },
+                    (route::BLACKHOLE, _) => Route::Refused(libc::EINVAL),
+                    (route::PROHIBIT, _) => Route::Refused(libc::EACCES),
+                    _ => Route::Refused(libc::EHOSTUNREACH),
+                })
+            }
+        }
+    }
+
+    fn device(&mut self, index: u32) -> (String, Option<String>) {
+        let Some(interface) = self.interface(index) else {
+            return (format!("interface {index}"), Some("is gone".to_owned()));
+        };
+        let wrong = (!interface.up).then(|| "is down".to_owned());
+        (interface.name.clone(), wrong)
+    }
+
+    fn index(&self, name: &str) -> Option<u32> {
+        let found = self.interfaces.iter().find(|i| i.name == name);
+        found.map(|interface| interface.index)
+    }
+
+    fn neighbour(&mut self, device: u32, address: IpAddr) -> Neighbour {
+        let mut found = None;
+        let request = neighbour::get(device, address);
+        let answer: Result<bool, ExchangeError> = self.exchange.request(&request, |message| {
+            found = neighbour::answers(message)?.or(found);
+            Ok(())
+        });
+        match (answer, found) {
+            (Ok(_), Some(true)) => Neighbour::Known,
+            (Ok(_), Some(false)) => Neighbour::Silent,
+            _ => Neighbour::Unasked,
+        }
+    }
+
+    fn setting(&self, path: &str) -> Option<String> {
+        fs::read_to_string(format!("/proc/sys/{path}")).ok()
+    }
+
+    fn tracked(&mut self) -> Option<(u64, u64)> {
+        let number = |name: &str| {
+            let text = self.setting(&format!("net/netfilter/nf_conntrack_{name}"))?;
+            text.trim().parse().ok()
+        };
+        Some((number("count")?, number("max")?))
+    }
+
+    fn flows(
+        &mut self,
+        from: IpAddr,
+        (to, port): (IpAddr, u16),
+        protocol: Protocol,
+    ) -> Vec<Endpoint> {
+        let flows = Conntrack::open().and_then(|mut table| table.dump(Family::of(&to), protocol));
+        let flows = flows.unwrap_or_default().into_iter().filter(|flow| {
+            let original = &flow.original;
+            (original.src, original.dst, original.dport) == (from, to, port)
+        });
+        flows
+            .filter_map(|flow| {
+                Some(Endpoint {
+                    addr: flow.reply.src,
+                    port: flow.reply.sport.try_into().ok()?,
+                })
+            })
+            .collect()
+    }
+
+    fn listens(&mut self, at: Endpoint, protocol: Protocol) -> Option<Listener> {
+        let sockets = self.where_it_is(at.addr, || listeners(protocol, at.port.get()))??;
+        let any = |address: &IpAddr| address.is_unspecified() || *address == at.addr;
+        Some(match sockets.first() {
+            _ if sockets.iter().any(any) => Listener::Yes,
+            None => Listener::No,
+            Some(other) => Listener::Elsewhere(*other),
+        })
+    }
+
+    fn others(&self) -> &Rules {
+        &self.others
+    }
+
+    fn unread(&self) -> &[String] {
+        &self.unread
+    }
+}
+
+/// Rules that the kernel runs and nf_tables does not show.
+fn unread() -> Vec<String> {
+    let files = [
+        ("ip_tables_names", "iptables-legacy"),
+        ("ip6_tables_names", "ip6tables-legacy"),
+    ];
+    let found = files.iter().filter_map(|(file, program)| {
+        let names = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
+        let names: Vec<&str> = names.split_whitespace().collect();
+        (!names.is_empty()).then(|| {
+            let tables = names.join(", ");
+            format!("{program} has tables ({tables}) whose rules are not followed: {program}-save")
+        })
+    });
+    found.collect()
+}
+
+/// The network namespaces that container runtimes and `ip netns` keep, with their addresses.
+fn namespaces() -> Vec<(PathBuf, Vec<IpAddr>)> {
+    let folders = NAMESPACES
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok());
+    let places = folders
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()));
+    places
+        .filter_map(|place| {
+            let found = inside(&place, interfaces::list)?.ok()?;
+            let addresses = local_addresses(&found).into_iter();
+            Some((place, addresses.filter(|a| !a.is_loopback()).collect()))
+        })
+        .collect()
+}
+
+/// Runs `work` in a network namespace, in a thread of its own that ends with it.
+fn inside<T: Send>(place: &PathBuf, work: impl FnOnce() -> T + Send) -> Option<T> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let file = File::open(place).ok()?;
+            setns(file, CloneFlags::CLONE_NEWNET).ok()?;
+            Some(work())
+        });
+        thread.join().ok().flatten()
+    })
+}
+
+/// The addresses of this namespace at which somebody listens on a port; `None` if the kernel
+/// does not tell of this protocol.
+fn listeners(protocol: Protocol, port: u16) -> Option<Vec<IpAddr>> {
+    // TCP_LISTEN, and what a UDP socket without a peer is in (TCP_CLOSE).
+    let (name, state) = match protocol {
+        Protocol::Tcp => ("tcp", "0A"),
+        Protocol::Udp => ("udp", "07"),
+        Protocol::Sctp => return None,
+    };
+    let v4 = fs::read_to_string(format!("/proc/thread-self/net/{name}")).ok()?;
+    let v6 = fs::read_to_string(format!("/proc/thread-self/net/{name}6")).unwrap_or_default();
+    let lines = v4.lines().chain(v6.lines());
+    let found = lines.filter_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (address, its_port) = words.next()?.split_once(':')?;
+        let is_listener = words.nth(1)? == state;
+        (is_listener && u16::from_str_radix(its_port, 16).ok()? == port).then(|| parse(address))?
+    });
+    Some(found.collect())
+}
+
+/// An address as /proc/net has it: words of four bytes, each as a number of this machine.
+fn parse(hex: &str) -> Option<IpAddr> {
+    let word = |i: usize| {
+        let word = u32::from_str_radix(hex.get(8 * i..8 * (i + 1))?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match hex.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for (i, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&word(i)?);
+            }
+            Some(Ipv6Addr::from(bytes).to_canonical())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_proc_are_read() {
+        assert_eq!(parse("0100007F"), Some(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(parse("00000000"), Some(Ipv4Addr::UNSPECIFIED.into()));
+        let loopback = "00000000000000000000000001000000";
+        assert_eq!(parse(loopback), Some(Ipv6Addr::LOCALHOST.into()));
+        assert_eq!(parse("xyz"), None);
+    }
+}

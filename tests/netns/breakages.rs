@@ -1,0 +1,385 @@
+//! A node that works is broken in one way after the other: packets say that it is broken, and
+//! `explain --live` says where, by whom and how to repair it. Repaired, both say that it works.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+use svcnat::cluster::Protocol;
+
+use crate::support::{Netns, Outcome, PATIENCE, SILENCE, Stage, run_svcnat};
+
+const OBJECTS: &str = r#"
+apiVersion: v1
+kind: Node
+metadata: {name: node1}
+spec: {podCIDRs: [172.17.0.0/24, "fd00:17::/64"]}
+status: {addresses: [{type: InternalIP, address: 192.168.50.11}, {type: InternalIP, address: "fd00:50::11"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: visitor}
+spec: {nodeName: node1, containers: [{name: main}]}
+status: {phase: Running, podIP: 172.17.0.9, podIPs: [{ip: 172.17.0.9}, {ip: "fd00:17::9"}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: here}
+spec:
+  type: NodePort
+  clusterIPs: [10.254.0.10, "fd00:254::10"]
+  ports: [{name: t, port: 80, nodePort: 30080}, {name: u, port: 80, protocol: UDP, nodePort: 30080}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: here-4, labels: {kubernetes.io/service-name: here}}
+addressType: IPv4
+ports: [{name: t, port: 8080}, {name: u, port: 8080, protocol: UDP}]
+endpoints: [{addresses: [172.17.0.2], nodeName: node1}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: here-6, labels: {kubernetes.io/service-name: here}}
+addressType: IPv6
+ports: [{name: t, port: 8080}, {name: u, port: 8080, protocol: UDP}]
+endpoints: [{addresses: ["fd00:17::2"], nodeName: node1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far}
+spec:
+  clusterIPs: [10.254.0.11, "fd00:254::11"]
+  ports: [{name: t, port: 80}, {name: u, port: 80, protocol: UDP}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: far-4, labels: {kubernetes.io/service-name: far}}
+addressType: IPv4
+ports: [{name: t, port: 8080}, {name: u, port: 8080, protocol: UDP}]
+endpoints: [{addresses: [172.17.1.2], nodeName: node2}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: far-6, labels: {kubernetes.io/service-name: far}}
+addressType: IPv6
+ports: [{name: t, port: 8080}, {name: u, port: 8080, protocol: UDP}]
+endpoints: [{addresses: ["fd00:17:0:1::2"], nodeName: node2}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: host}
+spec: {clusterIP: 10.254.0.12, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: host-4, labels: {kubernetes.io/service-name: host}}
+addressType: IPv4
+ports: [{port: 8080}]
+endpoints: [{addresses: [192.168.50.11], nodeName: node1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: wrong-port}
+spec: {clusterIP: 10.254.0.13, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: wrong-port-4, labels: {kubernetes.io/service-name: wrong-port}}
+addressType: IPv4
+ports: [{port: 9999}]
+endpoints: [{addresses: [172.17.0.2], nodeName: node1}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody}
+spec: {clusterIP: 10.254.0.14, ports: [{port: 80}]}
+"#;
+
+/// Who asks what.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    from: &'static str,
+    name: &'static str,
+    to: &'static str,
+    protocol: Protocol,
+    more: &'static [&'static str],
+}
+
+const fn ask(from: &'static str, name: &'static str, to: &'static str) -> Question {
+    Question {
+        from,
+        name,
+        to,
+        protocol: Protocol::Tcp,
+        more: &[],
+    }
+}
+
+const fn over_udp(question: Question) -> Question {
+    Question {
+        protocol: Protocol::Udp,
+        ..question
+    }
+}
+
+const FAR: Question = ask("172.17.0.9", "svc/far:80", "10.254.0.11:80");
+const HERE: Question = ask("172.17.0.9", "svc/here:80", "10.254.0.10:80");
+const FAR_6: Question = ask("fd00:17::9", "[fd00:254::11]:80", "[fd00:254::11]:80");
+const HERE_6: Question = ask("fd00:17::9", "[fd00:254::10]:80", "[fd00:254::10]:80");
+const HOST: Question = ask("172.17.0.9", "svc/host", "10.254.0.12:80");
+const OUTSIDE: Question = ask("203.0.113.9", "node/node1:30080", "192.168.50.11:30080");
+const FROM_NODE: Question = ask("192.168.50.11", "svc/far:80", "10.254.0.11:80");
+
+/// A chain of a firewall.
+macro_rules! chain {
+    ($hook:literal, $rules:literal) => {
+        concat!(
+            "nft 'table inet fw { chain c { type filter hook ",
+            $hook,
+            "; ",
+            $rules,
+            " }; }'"
+        )
+    };
+}
+
+const UNDO: &str = "nft delete table inet fw";
+
+/// How it is broken on the node, by whom it is asked, what is said, and how it is repaired.
+#[rustfmt::skip]
+const BREAKAGES: &[(&str, Question, &str, &str)] = &[
+    (chain!("forward priority 0", "policy drop;"), FAR, "forward: inet fw c drops it by policy", UNDO),
+    (chain!("forward priority 0", "policy drop;"), over_udp(FAR), "forward: inet fw c drops it by policy", UNDO),
+    (chain!("forward priority 0", "policy drop;"), HERE, "forward: inet fw c drops it by policy", UNDO),
+    (chain!("forward priority 0", "policy drop;"), FAR_6, "forward: inet fw c drops it by policy", UNDO),
+    (chain!("forward priority 0", "policy drop;"), OUTSIDE, "forward: inet fw c drops it by policy", UNDO),
+    (chain!("forward priority 0", "policy drop; ct state new accept;"), FAR, "answer: forward: inet fw c drops it by policy", UNDO),
+    (chain!("forward priority 0", "policy drop; ct state new accept;"), over_udp(FAR_6), "answer: forward: inet fw c drops it by policy", UNDO),
+    (chain!("forward priority 0", "ip daddr 172.17.1.0/24 reject;"), FAR, "forward: inet fw c refuses it (rule", UNDO),
+    (chain!("forward priority 0", "ip6 daddr fd00:17:0:1::/64 tcp dport 8080 drop;"), FAR_6, "forward: inet fw c drops it (rule", UNDO),
+    (chain!("forward priority 0", "iifname docker0 oifname eth0 udp dport 8080 drop;"), over_udp(FAR), "forward: inet fw c drops it (rule", UNDO),
+    ("nft 'table inet fw { set bad { type ipv4_addr; elements = { 172.17.1.2, 172.17.1.3 }; }; chain sub { ip daddr @bad counter drop; }; \
+      chain c { type filter hook forward priority 0; iifname vmap { docker0 : jump sub }; }; }'", FAR,
+     "forward: inet fw c drops it (chain sub, rule", UNDO),
+    (chain!("prerouting priority -300", "ip daddr 10.254.0.11 drop;"), FAR, "prerouting: inet fw c drops it (rule", UNDO),
+    (chain!("prerouting priority -300", "ip6 daddr fd00:254::/112 drop;"), FAR_6, "prerouting: inet fw c drops it (rule", UNDO),
+    (chain!("prerouting priority -50", "tcp dport 8080 drop;"), FAR, "prerouting: inet fw c drops it (rule", UNDO),
+    (chain!("prerouting priority -300", "ip daddr 10.254.0.0/16 notrack;"), FAR, "conntrack: another program's rule says that it is not tracked", UNDO),
+    ("nft 'table inet fw { chain c { type nat hook prerouting priority -110; tcp dport 80 dnat ip to 172.17.0.77; }; }'", FAR,
+     "prerouting: inet fw c translates its destination to 172.17.0.77 first", UNDO),
+    ("nft 'table inet fw { chain c { type nat hook prerouting priority -110; ip daddr 10.254.0.11 redirect; }; }'", FAR,
+     "prerouting: inet fw c redirects it to this node first", UNDO),
+    (chain!("input priority 0", "policy drop; ct state established accept;"), HOST, "input: inet fw c drops it by policy", UNDO),
+    (chain!("output priority 0", "ip daddr 172.17.0.9 drop;"), HOST, "answer: output: inet fw c drops it", UNDO),
+    (chain!("output priority 0", "oifname eth0 ip daddr 172.17.1.2 drop;"), FROM_NODE, "output: inet fw c drops it (rule", UNDO),
+    (chain!("input priority 0", "policy drop;"), FROM_NODE, "answer: input: inet fw c drops it by policy", UNDO),
+    (chain!("postrouting priority 0", "oifname eth0 drop;"), FAR, "postrouting: inet fw c drops it (rule", UNDO),
+    ("nft 'table netdev fw { chain c { type filter hook ingress device eth0 priority 0; tcp dport 30080 drop; }; }'", OUTSIDE,
+     "ingress: netdev fw c drops it (rule", "nft delete table netdev fw"),
+    ("nft 'table netdev fw { chain c { type filter hook ingress device eth0 priority 0; ip saddr 172.17.1.2 drop; }; }'", FAR,
+     "answer: ingress: netdev fw c drops it (rule", "nft delete table netdev fw"),
+    ("nft 'table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; }; }'", FAR,
+     "[iptables -t filter -I FORWARD -d 172.17.1.2 -j ACCEPT]", "nft delete table ip filter"),
+    ("ip route del 172.17.1.2", FAR, "route: no way to 172.17.1.2: there is no route", "ip route add 172.17.1.2 via 192.168.50.12"),
+    ("ip route replace blackhole 172.17.1.2", FAR, "route: no way to 172.17.1.2: the route is `blackhole`", "ip route replace 172.17.1.2 via 192.168.50.12"),
+    ("ip route replace prohibit 172.17.1.2", over_udp(FAR), "route: no way to 172.17.1.2: the route is `prohibit`", "ip route replace 172.17.1.2 via 192.168.50.12"),
+    ("ip route replace unreachable 172.17.1.2", FAR, "route: no way to 172.17.1.2: the route is `unreachable`", "ip route replace 172.17.1.2 via 192.168.50.12"),
+    ("ip -6 route del fd00:17:0:1::2", FAR_6, "route: no way to fd00:17:0:1::2", "ip -6 route add fd00:17:0:1::2 via fd00:50::12"),
+    ("ip rule add from 172.17.0.9 to 172.17.1.2 prohibit", FAR, "route: ", "ip rule del from 172.17.0.9 to 172.17.1.2 prohibit"),
+    ("nft 'table inet fw { chain c { type filter hook prerouting priority -150; ip saddr 172.17.0.9 meta mark set 0x5; }; }'; ip rule add fwmark 5 prohibit", FAR,
+     "route: no way to 172.17.1.2: the route is `prohibit`", "ip rule del fwmark 5 prohibit; nft delete table inet fw"),
+    ("ip route del 203.0.113.9", OUTSIDE, "arrives: no answer finds its way to 203.0.113.9", "ip route add 203.0.113.9 dev eth0"),
+    ("sysctl -qw net.ipv4.ip_forward=0", FAR, "this node does not forward what comes in by docker0 [sysctl -w net.ipv4.conf.docker0.forwarding=1]", "sysctl -qw net.ipv4.ip_forward=1"),
+    ("sysctl -qw net.ipv4.conf.docker0.forwarding=0", over_udp(HERE), "this node does not forward what comes in by docker0", "sysctl -qw net.ipv4.conf.docker0.forwarding=1"),
+    ("sysctl -qw net.ipv6.conf.all.forwarding=0", FAR_6, "this node does not forward", "sysctl -qw net.ipv6.conf.all.forwarding=1"),
+    ("ip route replace 203.0.113.9 dev docker0; sysctl -qw net.ipv4.conf.eth0.rp_filter=1", Question { more: &["--iif=eth0"], ..OUTSIDE },
+     "the kernel does not believe that 203.0.113.9 comes in by eth0", "sysctl -qw net.ipv4.conf.eth0.rp_filter=0; ip route replace 203.0.113.9 dev eth0"),
+    ("ip route del 10.254.0.0/16", FROM_NODE, "sent: this node itself has no route to 10.254.0.11", "ip route add 10.254.0.0/16 via 192.168.50.12"),
+    ("ip link set docker0 down", FAR, "arrives: ", "ip link set docker0 up"),
+    ("nft delete table ip svcnat", FAR, "svcnat: leaves it alone: nothing is installed here", "again"),
+    ("nft delete element ip svcnat service-ips '{ 10.254.0.11 . tcp . 80 }'", FAR, "svcnat: ", "again"),
+    ("nft flush chain ip svcnat nat-prerouting", FAR, "svcnat: its rules are not as they should be", "again"),
+];
+
+/// What asks alone show: nothing of the node is broken.
+#[rustfmt::skip]
+const FAULTS: &[(Question, &str)] = &[
+    (ask("172.17.0.9", "svc/wrong-port", "10.254.0.13:80"), "endpoint: nobody listens at 9999/TCP of 172.17.0.2"),
+    (ask("172.17.0.9", "svc/nobody", "10.254.0.14:80"), "svcnat: refuses it: Service default/nobody has no usable endpoint"),
+    (ask("172.17.0.9", "10.254.0.10:81/tcp", "10.254.0.10:81"), "svcnat: refuses it: "),
+];
+
+/// Names of pods' namespaces where container runtimes have them.
+struct Named(Vec<PathBuf>);
+
+impl Named {
+    fn new(pods: &[(&str, &Netns)]) -> Self {
+        std::fs::create_dir_all("/run/netns").expect("a folder");
+        let link = |(name, netns): &(&str, &Netns)| {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("svcnat-test-{}-{count}-{name}", std::process::id());
+            let at = PathBuf::from("/run/netns").join(name);
+            std::os::unix::fs::symlink(netns.path(), &at).expect("a link");
+            at
+        };
+        Self(pods.iter().map(link).collect())
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+const ARGS: [&str; 6] = [
+    "-f-",
+    "--node-name=node1",
+    "--cluster-cidr=172.17.0.0/16,fd00:17::/48",
+    "--service-cluster-ip-range=10.254.0.0/16,fd00:254::/112",
+    "--manage-routes=false",
+    "--sysctls=ignore",
+];
+
+fn apply(stage: &Stage) {
+    run_svcnat(stage.node(), &[&["apply"][..], &ARGS].concat(), OBJECTS).expect(0);
+}
+
+fn shell(stage: &Stage, script: &str) {
+    stage.node().must("sh", &["-ec", script], "");
+}
+
+/// The exit code, and the first broken hop with its repair.
+fn explained(stage: &Stage, question: &Question) -> (i32, String, String) {
+    let to = match question.name.rsplit_once('/') {
+        // Ports by number are TCP's unless it is said.
+        Some((_, rest)) if question.protocol == Protocol::Udp && rest.contains(':') => {
+            format!("{}/udp", question.name)
+        }
+        None if question.protocol == Protocol::Udp => format!("{}/udp", question.name),
+        _ => question.name.to_owned(),
+    };
+    let verb = ["explain", question.from, &to, "--live", "-o", "json"];
+    let run = run_svcnat(
+        stage.node(),
+        &[&verb, &ARGS[..], question.more].concat(),
+        OBJECTS,
+    );
+    let said: Value = serde_json::from_str(&run.stdout)
+        .unwrap_or_else(|error| panic!("{to}: {error}: {}\n{}", run.stdout, run.stderr));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let broken = &said["path"]["broken"];
+    let found = match broken {
+        Value::Null => String::new(),
+        hop => format!(
+            "{}: {} [{}]",
+            text(&hop["at"]),
+            text(&hop["found"]),
+            text(&hop["repair"])
+        ),
+    };
+    (run.code, found, run.stdout)
+}
+
+fn sent(stage: &Stage, question: &Question, patience: std::time::Duration) -> Outcome {
+    let (from, to): (IpAddr, SocketAddr) = (
+        question.from.parse().expect("an address"),
+        question.to.parse().expect("a socket"),
+    );
+    let asked = stage.ask(from, question.protocol, to, patience, 1);
+    asked.into_iter().next().expect("an outcome")
+}
+
+/// What is wrong where nothing should be.
+fn works(stage: &Stage, question: &Question) -> Result<(), String> {
+    let outcome = sent(stage, question, PATIENCE);
+    if !matches!(outcome, Outcome::Answer(_)) {
+        return Err(format!("{question:?}: {outcome:?}"));
+    }
+    match explained(stage, question) {
+        (0, found, _) if found.is_empty() => Ok(()),
+        (code, found, all) => Err(format!("{question:?}: exit code {code}, {found}\n{all}")),
+    }
+}
+
+/// What is wrong where something is broken.
+fn is_found(stage: &Stage, question: &Question, says: &str) -> Result<(), String> {
+    let outcome = sent(stage, question, SILENCE);
+    if matches!(outcome, Outcome::Answer(_)) {
+        return Err(format!("{question:?}: {outcome:?}"));
+    }
+    match explained(stage, question) {
+        (1, found, _) if found.contains(says) => Ok(()),
+        (code, found, all) => Err(format!(
+            "{question:?}: exit code {code}\nsays {found}\nnot  {says}\n{all}"
+        )),
+    }
+}
+
+fn stage() -> (Stage, Named) {
+    let at = |text: &str| text.parse::<SocketAddr>().expect("a socket");
+    let mut servers = BTreeSet::new();
+    for endpoint in [
+        "172.17.0.2:8080",
+        "172.17.1.2:8080",
+        "[fd00:17::2]:8080",
+        "[fd00:17:0:1::2]:8080",
+    ] {
+        servers.insert((at(endpoint), Protocol::Tcp));
+        servers.insert((at(endpoint), Protocol::Udp));
+    }
+    servers.insert((at("192.168.50.11:8080"), Protocol::Tcp));
+    let clients = ["172.17.0.9", "fd00:17::9", "203.0.113.9"];
+    let stage = Stage::new(clients.map(|a| a.parse().expect("an address")), &servers);
+    let named = Named::new(&[("pod", stage.at("172.17.0.2".parse().expect("an address")))]);
+    // What the node itself sends needs a route before it is translated.
+    shell(&stage, "ip route add 10.254.0.0/16 via 192.168.50.12");
+    apply(&stage);
+    (stage, named)
+}
+
+#[test]
+fn every_breakage_is_found_where_it_is() {
+    let (stage, _named) = stage();
+    let mut wrong = Vec::new();
+    for question in [FAR, HERE, FAR_6, HERE_6, HOST, OUTSIDE, FROM_NODE] {
+        wrong.extend(works(&stage, &question).err());
+    }
+    for (breakage, question, says, repair) in BREAKAGES {
+        shell(&stage, breakage);
+        let found = is_found(&stage, question, says);
+        match *repair {
+            "again" => apply(&stage),
+            script => shell(&stage, script),
+        }
+        let repaired = works(&stage, question);
+        wrong.extend(found.err().map(|why| format!("{breakage}\n{why}")));
+        wrong.extend(repaired.err().map(|why| format!("{repair}\n{why}")));
+    }
+    for (question, says) in FAULTS {
+        wrong.extend(is_found(&stage, question, says).err());
+    }
+    let count = wrong.len();
+    assert!(
+        wrong.is_empty(),
+        "{count} of {}:\n{}",
+        BREAKAGES.len(),
+        wrong.join("\n\n")
+    );
+}
+
+#[test]
+fn a_neighbour_that_does_not_answer_is_named() {
+    let (stage, _named) = stage();
+    works(&stage, &FAR).expect("unbroken");
+    let other = stage.at("172.17.1.2".parse().expect("an address"));
+    other.must("ip", &["link", "set", "eth0", "down"], "");
+    shell(&stage, "ip neigh flush dev eth0");
+    let says = "neighbour: 192.168.50.12 does not answer on eth0";
+    is_found(&stage, &FAR, says).expect("broken");
+}
