@@ -92,4 +92,7 @@ pub mod source;
 pub mod syntax;
 pub mod text;
 pub mod transaction;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod undo;
 pub mod walk;

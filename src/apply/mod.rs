@@ -23,6 +23,7 @@ pub use holds::{Verification, holds};
 pub use host::{Host, ThisHost};
 pub use install::{Anew, Desired, Installed, Installer, MadeFrom};
 pub use loss::{Holding, Limit, Loss, LossGuard, SECOND_READING, Verdict};
+pub use rules::next as next_generation;
 pub use rules::{DesiredRules, Found, Manner, Outcome, look, reconcile};
 pub use tidy::{Tidied, stale_flows};
 pub use writer_log::NameWriters;

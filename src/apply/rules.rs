@@ -28,8 +28,12 @@ const fn bound_to(generation: u32, races: usize) -> u32 {
 }
 
 /// A commit counts one up, and 0 means "any", so it is passed over.
-pub(super) fn next(generation: u32) -> u32 {
-    generation.checked_add(1).unwrap_or(1)
+#[must_use]
+pub const fn next(generation: u32) -> u32 {
+    match generation.checked_add(1) {
+        Some(next) => next,
+        None => 1,
+    }
 }
 
 /// A ruleset that is wanted. It is told what the kernel holds, for stable numbers.
@@ -38,6 +42,11 @@ pub trait DesiredRules {
     fn change(&mut self, live: &LiveRuleset) -> Transaction;
     /// As it was last made.
     fn ruleset(&self) -> &Ruleset;
+    /// True if what was found is to be carried out or nothing: nothing is left out, and
+    /// nothing found anew if another writer came first.
+    fn exactly(&self) -> bool {
+        false
+    }
     /// Services that could be left out of it: none if that would be of no use.
     fn suspects(&self) -> Vec<ObjectName> {
         Vec::new()
@@ -157,7 +166,11 @@ pub(super) fn bring(
         found = match host.commit(&batch.delta, bound) {
             Ok(_) if batch.is_first => {
                 done.first(batch.delta);
-                look(host, wanted)?
+                let again = look(host, wanted)?;
+                if wanted.exactly() && again.before.generation != next(before.generation) {
+                    return Err(NetlinkError::Raced);
+                }
+                again
             }
             Ok(committed) => {
                 if batch.takes_over {
@@ -166,6 +179,7 @@ pub(super) fn bring(
                 let generation = next(before.generation);
                 return Ok(done.with(batch.change(), Some(committed), generation, manner));
             }
+            Err(error) if wanted.exactly() && !is_unconfirmed(&error) => return Err(error),
             Err(NetlinkError::Raced) if done.races < TRIES => {
                 done.races += 1;
                 look(host, wanted)?
@@ -188,6 +202,10 @@ pub(super) fn bring(
         };
     }
     Err(NetlinkError::Raced)
+}
+
+const fn is_unconfirmed(error: &NetlinkError) -> bool {
+    matches!(error, NetlinkError::Unconfirmed { .. })
 }
 
 impl Outcome {

@@ -6,11 +6,14 @@ use std::io::Write;
 use serde_json::json;
 
 use super::args::{ApplyArgs, DryRun, Output};
+use super::asker::Asker;
 use super::error::CliError;
 use super::from_inputs::FromInputs;
 use super::inputs;
 use super::intent::{Intent, host, sysctls_json};
+use super::kept::{self, WayBack};
 use super::page;
+use super::saved_plan::SavedPlan;
 use super::say::{count, say};
 use super::writer;
 use crate::apply::{
@@ -41,38 +44,124 @@ struct Done {
 }
 
 pub fn run(args: &ApplyArgs, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
+    let saved = args.plan.as_deref().map(SavedPlan::open).transpose()?;
+    let from = saved.as_ref().map_or(&args.inputs, |saved| &saved.inputs);
     if !args.loss.allow_empty {
-        inputs::given(&args.inputs)?;
+        inputs::given(from)?;
     }
-    let inputs = inputs::resolve(&args.inputs)?;
+    let inputs = inputs::resolve(from)?;
     if args.dry_run != DryRun::None {
-        return dry_run(args, &inputs, out);
+        return dry_run(args, &inputs, saved.as_ref(), out);
     }
-    let _seat = writer::take("apply", args.beside_run)?;
+    // It has the writer's place.
+    let asker = args.confirm.map(Asker::start).transpose()?;
+    let _seat = match asker {
+        Some(_) => None,
+        None => writer::take("apply", args.beside_run)?,
+    };
     let mut this = ThisHost::open()?;
     let mut wanted = FromInputs::new(&inputs);
+    wanted.exactly = saved.is_some() || asker.is_some();
     let intent = Progress::during("reading our tables back", || {
         Intent::of(&mut this, &inputs, &mut wanted)
     })?;
     intent.check(&inputs, &args.loss)?;
+    if let Some(saved) = &saved {
+        saved.check(&intent)?;
+    }
     if args.view.verbose && args.output == Output::Text {
         let scene = intent.scene(&inputs, wanted.ruleset());
         page::plan(out, &Report::of(&scene), &args.view)?;
         out.flush()?;
     }
-    let mut installer = Installer::new(this, Manner::default()).map_err(host)?;
-    let found = intent.rules;
-    let done = Progress::during("installing", || installer.install(&mut wanted, found))?;
-    let done = Done::of(done, &wanted.aside);
-    match args.output {
-        Output::Text => text(out, &done)?,
-        Output::Json => json(out, &done)?,
-    }
+    let way = WayBack::of(&intent);
+    let installer = Installer::new(this, Manner::default()).map_err(host)?;
+    let done = match asker {
+        Some(asker) => guarded(args, asker, way, installer, intent, &mut wanted, out)?,
+        None => {
+            let done = plainly(way, installer, intent, &mut wanted)?;
+            said(args, &done, out)?;
+            done
+        }
+    };
     if done.failed.is_empty() {
         return Ok(0);
     }
     out.flush()?;
     Err(CliError::Several(done.failed))
+}
+
+/// Installs, and keeps the way back for `rollback`.
+fn plainly(
+    way: Result<WayBack, String>,
+    mut installer: Installer<ThisHost>,
+    intent: Intent,
+    wanted: &mut FromInputs<'_>,
+) -> Result<Done, CliError> {
+    let found = intent.rules;
+    let done = match Progress::during("installing", || installer.install(wanted, found)) {
+        Ok(done) => done,
+        Err(error) => {
+            // Routes and settings may be there already, of a plan that is all or nothing.
+            if let (true, Ok(way)) = (wanted.exactly, way) {
+                way.put_back(installer.host());
+            }
+            return Err(error.into());
+        }
+    };
+    kept::keep(way, &done, installer.generation(), wanted.ruleset());
+    Ok(Done::of(done, &wanted.aside))
+}
+
+/// Installs, and puts the state before back unless it is confirmed.
+fn guarded(
+    args: &ApplyArgs,
+    mut asker: Asker,
+    way: Result<WayBack, String>,
+    mut installer: Installer<ThisHost>,
+    intent: Intent,
+    wanted: &mut FromInputs<'_>,
+    out: &mut Printable<impl Write>,
+) -> Result<Done, CliError> {
+    let refused = |why: String| CliError::Host(format!("--confirm: {why}; nothing was done"));
+    let mut way = way.map_err(refused)?;
+    let found = intent.rules;
+    if way.is_empty() {
+        let done = installer.install(wanted, found)?;
+        let done = Done::of(done, &wanted.aside);
+        said(args, &done, out)?;
+        say("nothing to confirm: nothing was changed that could be put back\n");
+        return Ok(done);
+    }
+    way.keep_for(asker.waiting())?;
+    asker.begin()?;
+    let done = Progress::during("installing", || installer.install(wanted, found));
+    let done = done.map_err(CliError::from).and_then(|done| {
+        way.installed(asker.waiting(), installer.generation(), wanted.ruleset())?;
+        Ok(done)
+    });
+    let done = match done {
+        Ok(done) => Done::of(done, &wanted.aside),
+        Err(error) => {
+            say(&format!("{}\n", asker.undo()));
+            return Err(error);
+        }
+    };
+    asker.installed()?;
+    said(args, &done, out)?;
+    out.flush()?;
+    for failed in &done.failed {
+        say(&format!("warning: {failed}\n"));
+    }
+    asker.wait()?;
+    Ok(done)
+}
+
+fn said(args: &ApplyArgs, done: &Done, out: &mut impl Write) -> std::io::Result<()> {
+    match args.output {
+        Output::Text => text(out, done),
+        Output::Json => json(out, done),
+    }
 }
 
 impl Done {
@@ -121,12 +210,16 @@ impl Done {
 fn dry_run(
     args: &ApplyArgs,
     inputs: &Node,
+    saved: Option<&SavedPlan>,
     out: &mut Printable<impl Write>,
 ) -> Result<u8, CliError> {
     let mut this = ThisHost::open()?;
     let mut wanted = FromInputs::new(inputs);
     let intent = Intent::of(&mut this, inputs, &mut wanted)?;
     intent.check(inputs, &args.loss)?;
+    if let Some(saved) = saved {
+        saved.check(&intent)?;
+    }
     let server = args.dry_run == DryRun::Server;
     if server && !intent.rules.delta.is_empty() {
         this.validate(&intent.rules.delta, intent.rules.before.generation)?;

@@ -1,15 +1,16 @@
 //! What the user typed: flags and verbs, validated one by one. `inputs.rs` resolves them
 //! together with the configuration file into something to act on.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 #[cfg(feature = "daemon")]
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+pub use super::apply_args::{ApplyArgs, ConfirmArgs, DryRun, GuardianArgs, LossArgs, RollbackArgs};
 use super::input_args::InputArgs;
 #[cfg(feature = "daemon")]
 use super::kube_proxy_flags::KubeProxyFlags;
-use crate::apply::Limit;
 use crate::config::InterfaceName;
 #[cfg(feature = "daemon")]
 use crate::follow::NameWriters;
@@ -57,14 +58,32 @@ pub enum Verb {
   svcnat diff -f lab/                       + comes, ~ changes, - goes
   svcnat diff -f lab/ -v                    with the kernel's elements under each object
   svcnat diff -f lab/ -q                    the exit code alone
-  svcnat diff -f lab/ -o json               for programs: docs/plan.md")]
+  svcnat diff -f lab/ -o json               for programs: docs/plan.md
+  svcnat diff -f lab/ --out plan.json       and keep the plan, for `svcnat apply plan.json`")]
     Diff(DiffArgs),
     /// Install everything in one transaction and say what changed
     #[command(after_help = "Examples:
   svcnat apply -f lab/ --dry-run=client     what would change, by comparing
   svcnat apply -f lab/ --dry-run=server     the kernel checks the very batch and drops it
-  svcnat apply -f lab/                      a second run sends nothing")]
+  svcnat apply -f lab/                      a second run sends nothing
+  svcnat apply -f lab/ --confirm 60s        the state before comes back unless somebody says
+                                            `svcnat confirm` in time: also if this cut you off
+  svcnat apply plan.json                    what `diff --out plan.json` showed, or nothing")]
     Apply(ApplyArgs),
+    /// Keep what `apply --confirm` installed: from any shell, as root
+    Confirm(ConfirmArgs),
+    /// Go back to the state before the last apply
+    #[command(after_help = "Examples:
+  svcnat rollback --dry-run                 what would be put back
+  svcnat rollback
+
+One step: what an apply changed of tables, routes and kernel settings is kept in /run/svcnat
+until the next apply, or the next start of the machine. Refused if the tables are no longer as
+that apply left them.")]
+    Rollback(RollbackArgs),
+    /// Put the state before back unless it is confirmed: started by `apply --confirm`
+    #[command(hide = true)]
+    Guardian(GuardianArgs),
     /// Keep it installed: follow the input files, repair what others change
     #[cfg(feature = "daemon")]
     #[command(after_help = "Examples:
@@ -123,11 +142,17 @@ impl Verb {
             #[cfg(feature = "daemon")]
             Self::Run(args) => Some(&args.common),
             Self::Delete(args) => Some(&args.common),
+            Self::Confirm(args) => Some(&args.common),
+            Self::Rollback(args) => Some(&args.common),
             Self::Check(args) => Some(&args.common),
             Self::Get(args) => Some(&args.common),
             Self::Status(args) => Some(&args.common),
             Self::Explain(args) => Some(&args.common),
-            Self::Completions { .. } | Self::Man | Self::Reference | Self::Version { .. } => None,
+            Self::Guardian(_)
+            | Self::Completions { .. }
+            | Self::Man
+            | Self::Reference
+            | Self::Version { .. } => None,
         }
     }
 }
@@ -211,6 +236,10 @@ pub struct ViewArgs {
 /// `svcnat diff`.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
+    /// Keep the plan in this file: `svcnat apply FILE` carries out exactly that, or says what
+    /// moved since and does nothing
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -225,88 +254,8 @@ pub struct DiffArgs {
     pub inputs: InputArgs,
 }
 
-/// `--dry-run`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DryRun {
-    /// Really do it.
-    #[default]
-    None,
-    /// Compare only.
-    Client,
-    /// Let the kernel check the batch and drop it.
-    Server,
-}
-
-/// `--max-endpoint-loss`, unless told otherwise.
-const LOSS: f64 = 0.5;
-
-/// What an input may take away from what is installed.
-#[derive(Debug, Args)]
-pub struct LossArgs {
-    /// Share of all endpoints that may go at once: `apply` refuses more, `run` reads again first
-    #[arg(long, value_name = "SHARE", default_value_t = LOSS, value_parser = share)]
-    pub max_endpoint_loss: f64,
-    /// An input without any object or Service is meant: without this, what is installed stays
-    #[arg(long)]
-    pub allow_empty: bool,
-}
-
-impl Default for LossArgs {
-    fn default() -> Self {
-        Self {
-            max_endpoint_loss: LOSS,
-            allow_empty: false,
-        }
-    }
-}
-
-impl From<&LossArgs> for Limit {
-    fn from(args: &LossArgs) -> Self {
-        Self {
-            share: args.max_endpoint_loss,
-            allow_empty: args.allow_empty,
-        }
-    }
-}
-
-/// A share between 0 and 1.
-fn share(text: &str) -> Result<f64, String> {
-    let share = text
-        .parse()
-        .ok()
-        .filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| format!("{text:?} is not a share between 0 and 1"))
-}
-
-/// `svcnat apply`.
-#[derive(Debug, Args)]
-pub struct ApplyArgs {
-    /// Do not change anything: `client` compares, `server` has the kernel check the batch
-    #[arg(long, value_enum, default_value_t, num_args = 0..=1, default_missing_value = "client", require_equals = true)]
-    pub dry_run: DryRun,
-    /// Output format
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: Output,
-    /// How the plan is shown, of a dry run or with -v.
-    #[command(flatten)]
-    pub view: ViewArgs,
-    /// What may be lost at once.
-    #[command(flatten)]
-    pub loss: LossArgs,
-    /// Go on although another svcnat writes to this network namespace
-    #[arg(long)]
-    pub beside_run: bool,
-    /// Where it looks, and how much it says.
-    #[command(flatten)]
-    pub common: CommonArgs,
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
-}
-
 /// A duration as Go and systemd write them: `500ms`, `5s`, `1m30s`.
-#[cfg(feature = "daemon")]
-fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 500ms, 5s or 1m30s");
     let mut rest = text;
     let mut sum = Duration::ZERO;

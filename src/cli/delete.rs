@@ -8,11 +8,12 @@ use serde_json::json;
 use super::args::{DeleteArgs, Output};
 use super::error::CliError;
 use super::intent::host;
-use super::say::count;
+use super::say::{count, say};
 use super::writer;
 use crate::apply::{Host as _, ThisHost};
 use crate::host::routes;
 use crate::node;
+use crate::undo::Folder;
 
 pub fn run(args: &DeleteArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let _seat = writer::take("delete", args.beside_run)?;
@@ -26,6 +27,12 @@ pub fn all(output: Output, out: &mut impl Write) -> Result<u8, CliError> {
     let live = this.routes().map_err(host)?;
     let delta = routes::plan(&BTreeSet::new(), &live);
     let report = this.change_routes(&delta).map_err(host)?;
+    // What is gone is not gone back from.
+    if let Err(error) = Folder::here().and_then(|folder| folder.remove()) {
+        say(&format!(
+            "warning: the state before is still kept: {error}\n"
+        ));
+    }
     let tables = outcome.delta.tables.len();
     match output {
         Output::Text if tables + report.deleted == 0 => writeln!(out, "nothing to delete")?,

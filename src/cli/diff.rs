@@ -8,6 +8,7 @@ use super::from_inputs::FromInputs;
 use super::inputs;
 use super::intent::Intent;
 use super::page;
+use super::saved_plan;
 use super::say::say;
 use super::writer;
 use crate::apply::{DesiredRules as _, ThisHost};
@@ -17,7 +18,12 @@ use crate::text::Printable;
 
 pub fn run(args: &DiffArgs, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
     inputs::given(&args.inputs)?;
-    let inputs = inputs::resolve(&args.inputs)?;
+    let mut from = args.inputs.clone();
+    let noted = match args.out {
+        Some(_) => Some(saved_plan::Inputs::note(&mut from)?),
+        None => None,
+    };
+    let inputs = inputs::resolve(&from)?;
     let mut this = ThisHost::open()?;
     let mut wanted = FromInputs::new(&inputs);
     let intent = Progress::during("reading our tables back", || {
@@ -25,6 +31,9 @@ pub fn run(args: &DiffArgs, out: &mut Printable<impl Write>) -> Result<u8, CliEr
     })?;
     let differs = u8::from(!intent.is_empty());
     let report = Report::of(&intent.scene(&inputs, wanted.ruleset()));
+    if let (Some(file), Some(noted)) = (&args.out, noted) {
+        saved_plan::keep(file, noted, &intent, intent.json(&report))?;
+    }
     match args.output {
         Output::Text if report.is_empty() => {}
         Output::Text => {
@@ -37,6 +46,12 @@ pub fn run(args: &DiffArgs, out: &mut Printable<impl Write>) -> Result<u8, CliEr
     intent.warn(&inputs, &LossArgs::default())?;
     if let Some(other) = writer::other() {
         say(&format!("notice: {other}\n"));
+    }
+    if let Some(file) = &args.out {
+        say(&format!(
+            "kept: `svcnat apply {}` carries out exactly this\n",
+            file.display()
+        ));
     }
     if intent.is_empty() && args.output == Output::Text {
         say("no differences\n");

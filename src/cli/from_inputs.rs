@@ -17,6 +17,8 @@ pub struct FromInputs<'a> {
     inputs: &'a Node,
     /// Who is, and why.
     pub aside: BTreeMap<ObjectName, String>,
+    /// Carried out as it was found, or not at all.
+    pub exactly: bool,
     plan: Cow<'a, NodePlan>,
     ruleset: Ruleset,
 }
@@ -27,6 +29,7 @@ impl<'a> FromInputs<'a> {
         Self {
             inputs,
             aside: BTreeMap::new(),
+            exactly: false,
             plan: Cow::Borrowed(&inputs.plan),
             ruleset: Ruleset::default(),
         }
@@ -46,6 +49,10 @@ impl DesiredRules for FromInputs<'_> {
 
     fn ruleset(&self) -> &Ruleset {
         &self.ruleset
+    }
+
+    fn exactly(&self) -> bool {
+        self.exactly
     }
 
     fn suspects(&self) -> Vec<ObjectName> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, ValueParser};
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, Error, FromArgMatches};
 
 use crate::config::{Draft, Flag, Form, Setting, settings};
 
@@ -13,12 +13,15 @@ pub const INPUTS: &str = "Inputs";
 pub const SETTINGS: &str = "Settings (flags win over --config)";
 
 /// Inputs, the same for every verb. Flags win over the file.
-#[derive(Debug, Args, Default)]
+#[derive(Clone, Debug, Args, Default)]
 #[command(next_help_heading = INPUTS)]
 pub struct InputArgs {
     /// Manifests: a file, a folder, or - for standard input; YAML or JSON; repeatable
     #[arg(short, long = "filename", value_name = "FILE|DIR|-")]
     pub filename: Vec<PathBuf>,
+    /// What standard input holds, if that is known already.
+    #[arg(skip)]
+    pub stdin: Option<String>,
     /// Configuration file: svcnat/v1alpha1 Configuration, or kube-proxy's or ip-masq-agent's
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -74,7 +77,10 @@ fn words_parser(words: &'static [(&str, &str)]) -> ValueParser {
 
 impl Args for SettingArgs {
     fn augment_args(command: Command) -> Command {
-        command.args(flags().map(|(setting, flag)| arg(setting, flag)))
+        let names = flags().map(|(_, flag)| flag.name);
+        command
+            .args(flags().map(|(setting, flag)| arg(setting, flag)))
+            .group(ArgGroup::new("SettingArgs").multiple(true).args(names))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

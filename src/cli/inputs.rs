@@ -78,7 +78,7 @@ pub fn collect(args: &InputArgs) -> Result<(Node, Vec<Problem>), CliError> {
 pub fn objects(args: &InputArgs) -> Result<Objects, CliError> {
     let (config, notes) = config(args)?;
     let input = |path: &PathBuf| match path.to_str() {
-        Some("-") => Input::Stdin,
+        Some("-") => (args.stdin.clone()).map_or(Input::Stdin, Input::Given),
         _ => Input::Path(path.clone()),
     };
     let sources: Vec<Input> = args.filename.iter().map(input).collect();

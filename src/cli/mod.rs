@@ -1,25 +1,32 @@
 //! The command line: one verb per file.
 
 mod apply;
+mod apply_args;
 pub mod args;
+mod asker;
 mod check;
+mod confirm;
 mod delete;
 mod diff;
 mod error;
 mod explain;
 mod from_inputs;
 mod get;
+mod guardian;
 mod input_args;
 mod inputs;
 mod intent;
+mod kept;
 #[cfg(feature = "daemon")]
 mod kube_proxy_flags;
 mod man;
 mod page;
 mod reference;
 mod render;
+mod rollback;
 #[cfg(feature = "daemon")]
 mod run;
+mod saved_plan;
 mod say;
 mod status;
 mod version;
@@ -97,6 +104,9 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
         Verb::Render(args) => render::run(args, out),
         Verb::Diff(args) => diff::run(args, out),
         Verb::Apply(args) => apply::run(args, out),
+        Verb::Confirm(_) => confirm::run(out),
+        Verb::Rollback(args) => rollback::run(args, out),
+        Verb::Guardian(args) => guardian::run(args),
         #[cfg(feature = "daemon")]
         Verb::Run(args) => run::run(args),
         Verb::Delete(args) => delete::run(args, out),

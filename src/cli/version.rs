@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::args::Output;
 use super::error::CliError;
+use super::saved_plan;
 use crate::report::PLAN_VERSION;
 
 /// What of it is built, of what can be left out.
@@ -31,6 +32,7 @@ pub fn run(output: Output, out: &mut impl Write) -> Result<u8, CliError> {
             writeln!(out, "features       {}", features.join(", "))?;
             writeln!(out, "configuration  {}", crate::config::API_VERSION)?;
             writeln!(out, "plan           version {PLAN_VERSION}")?;
+            writeln!(out, "plan file      version {}", saved_plan::VERSION)?;
             if let Some(version) = STATE_FILE {
                 writeln!(out, "state file     version {version}")?;
             }
@@ -42,6 +44,7 @@ pub fn run(output: Output, out: &mut impl Write) -> Result<u8, CliError> {
                 "features": features,
                 "configuration": crate::config::API_VERSION,
                 "planVersion": PLAN_VERSION,
+                "planFileVersion": saved_plan::VERSION,
                 "stateFileVersion": STATE_FILE,
             });
             writeln!(out, "{document}")?;

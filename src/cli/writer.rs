@@ -3,9 +3,12 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::error::CliError;
 use super::say::say;
 use crate::host::writer::{Holder, Place, Seat, look};
+use crate::undo::{Folder, Waiting};
 
 /// How long another one-shot verb is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// # Errors
 /// If another svcnat has it: `run` has it for good, others are waited for.
 pub fn take(verb: &str, beside: bool) -> Result<Option<Seat>, CliError> {
+    if let Some(waiting) = Folder::here().ok().and_then(|folder| folder.waiting()) {
+        return Err(waits(&waiting));
+    }
     let start = Instant::now();
     loop {
         match Seat::take(verb) {
@@ -28,7 +34,8 @@ pub fn take(verb: &str, beside: bool) -> Result<Option<Seat>, CliError> {
                 return Ok(None);
             }
             Ok(Err(Place::Held(holder))) => {
-                if holder.verb == "run" || start.elapsed() >= PATIENCE {
+                let waits = holder.until.is_some();
+                if holder.verb == "run" || waits || start.elapsed() >= PATIENCE {
                     return Err(refusal(verb, &holder));
                 }
             }
@@ -48,7 +55,21 @@ pub fn take(verb: &str, beside: bool) -> Result<Option<Seat>, CliError> {
     }
 }
 
+/// The refusal while somebody may still want the state before back.
+pub fn waits(waiting: &Waiting) -> CliError {
+    let until = Timestamp::from_second(waiting.until).map(|until| format!(" until {until:.0}"));
+    CliError::Host(format!(
+        "svcnat apply --confirm (its guardian is process {}) waits for `svcnat confirm`{}: \
+         nothing was done",
+        waiting.pid,
+        until.unwrap_or_default()
+    ))
+}
+
 fn refusal(verb: &str, holder: &Holder) -> CliError {
+    if holder.until.is_some() {
+        return CliError::Host(format!("{holder}: nothing was done"));
+    }
     let why = match (verb, holder.verb.as_str()) {
         ("run", _) => "two would undo each other's rules for ever",
         (_, "run") => "it would undo this at once",

@@ -233,6 +233,8 @@ fn change(table: &mut Table, operation: &Operation) -> Result<(), Refused> {
             chain(table, name)?.rules.extend(rules.iter().cloned());
             Ok(())
         }
+        // This one holds statements; what knows instructions is the real kernel.
+        Operation::RestoreRules(..) => Err(Refused::new(Errno::EOPNOTSUPP, "instructions")),
         Operation::DeleteElements(name, elements) => {
             let held = set(table, name)?;
             for (key, element) in elements {

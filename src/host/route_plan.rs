@@ -29,6 +29,14 @@ pub struct LiveRoute {
     pub metric: u32,
 }
 
+impl LiveRoute {
+    /// True if it is as we make them: one next hop, and the metric of a route without one.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.via.is_some() && self.metric == default_metric(&self.destination)
+    }
+}
+
 impl fmt::Display for LiveRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.destination)?;
@@ -97,9 +105,7 @@ pub fn plan(desired: &BTreeSet<Route>, live: &BTreeSet<LiveRoute>) -> RouteDelta
         }
         let mut found = left.remove(&destination).unwrap_or_default();
         // The kernel replaces by destination and metric; anything odd is removed instead.
-        let plain = found
-            .iter()
-            .position(|live| live.via.is_some() && live.metric == default_metric(&destination));
+        let plain = found.iter().position(|live| live.is_plain());
         match plain.map(|index| found.remove(index)) {
             Some(live) if live.via == Some(route.via) => {}
             Some(live) => delta.replace.push((live.clone(), route.clone())),

@@ -216,6 +216,34 @@ impl Sysctls {
     }
 }
 
+/// Settings that may be put back: those that [`needed`] asks for.
+const OURS: [&str; 4] = [
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/bridge/bridge-nf-call-iptables",
+    "net/bridge/bridge-nf-call-ip6tables",
+];
+
+impl Sysctls {
+    /// Sets one of our settings to a value it had, unless it has it; true if it was written.
+    ///
+    /// # Errors
+    /// If it is none of ours, or cannot be read or written, naming it.
+    pub fn put_back(&self, path: &str, value: &str) -> io::Result<bool> {
+        let named = |source: io::Error| io::Error::new(source.kind(), format!("{path}: {source}"));
+        if !OURS.contains(&path) {
+            return Err(named(io::ErrorKind::InvalidInput.into()));
+        }
+        let file = self.root.join(path);
+        let now = fs::read_to_string(&file).map_err(named)?;
+        if now.trim() == value {
+            return Ok(false);
+        }
+        fs::write(&file, value).map_err(named)?;
+        Ok(true)
+    }
+}
+
 /// The value in a file, trimmed; `None` if there is no such file.
 fn read(path: &Path) -> Result<Option<String>, HostError> {
     match fs::read_to_string(path) {

@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub struct Holder {
     pub verb: String,
     /// Since when, if it said so.
     pub since: Option<Timestamp>,
+    /// Until when it waits for a confirmation, if it does.
+    pub until: Option<Timestamp>,
 }
 
 impl fmt::Display for Holder {
@@ -52,8 +55,12 @@ impl fmt::Display for Holder {
             None => f.write_str(" (a process of another container")?,
         }
         match self.since {
-            Some(since) => write!(f, ", since {since:.0})"),
-            None => f.write_str(")"),
+            Some(since) => write!(f, ", since {since:.0})")?,
+            None => f.write_str(")")?,
+        }
+        match self.until {
+            Some(until) => write!(f, ", which waits for `svcnat confirm` until {until:.0}"),
+            None => Ok(()),
         }
     }
 }
@@ -73,6 +80,8 @@ pub enum Place {
 #[derive(Debug)]
 pub struct Seat {
     listener: Arc<UnixListener>,
+    /// Until when it waits for a confirmation, in seconds since 1970; 0 if it does not.
+    until: Arc<AtomicI64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -90,14 +99,24 @@ impl Seat {
             Err(error) => return Err(error),
         };
         let answering = Arc::clone(&listener);
-        let line = format!("{verb} {}\n", Timestamp::now().as_second());
+        let line = format!("{verb} {}", Timestamp::now().as_second());
+        let until = Arc::new(AtomicI64::new(0));
+        let waiting = Arc::clone(&until);
         let thread = std::thread::Builder::new()
             .name("writer".to_owned())
-            .spawn(move || answer(&answering, &line))?;
+            .spawn(move || answer(&answering, &line, &waiting))?;
         Ok(Ok(Self {
             listener,
+            until,
             thread: Some(thread),
         }))
+    }
+}
+
+impl Seat {
+    /// Tells who asks that this one waits for a confirmation until then.
+    pub fn waits_until(&self, until: Timestamp) {
+        self.until.store(until.as_second(), Ordering::Relaxed);
     }
 }
 
@@ -111,11 +130,17 @@ impl Drop for Seat {
     }
 }
 
-fn answer(listener: &UnixListener, line: &str) {
+fn answer(listener: &UnixListener, line: &str, until: &AtomicI64) {
     loop {
         match listener.accept() {
             // Who asked and left has its answer.
-            Ok((mut stream, _)) => drop(stream.write_all(line.as_bytes())),
+            Ok((mut stream, _)) => {
+                let line = match until.load(Ordering::Relaxed) {
+                    0 => format!("{line}\n"),
+                    until => format!("{line} {until}\n"),
+                };
+                drop(stream.write_all(line.as_bytes()));
+            }
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
             // Out of descriptors, for example: others have to wait.
             Err(_) => std::thread::sleep(PATIENCE),
@@ -150,23 +175,33 @@ pub fn look() -> io::Result<Place> {
     let mut line = String::new();
     // One that is stopped says nothing; it holds the place all the same.
     let _ = stream.take(LONGEST).read_to_string(&mut line);
-    let (verb, since) = said(&line);
-    Ok(Place::Held(Holder { pid, verb, since }))
+    let (verb, since, until) = said(&line);
+    Ok(Place::Held(Holder {
+        pid,
+        verb,
+        since,
+        until,
+    }))
 }
 
-/// The verb and the time in a holder's answer, as far as they make sense.
-fn said(line: &str) -> (String, Option<Timestamp>) {
+/// The verb and the times in a holder's answer, as far as they make sense.
+fn said(line: &str) -> (String, Option<Timestamp>, Option<Timestamp>) {
     let mut words = line.split_ascii_whitespace();
     let verb = words.next().unwrap_or_default();
     let known = !verb.is_empty() && verb.len() < 20 && verb.bytes().all(|b| b.is_ascii_lowercase());
-    let since = words.next().and_then(|seconds| seconds.parse().ok());
+    let mut time = || {
+        let seconds = words.next().and_then(|seconds| seconds.parse().ok());
+        seconds.and_then(|seconds| Timestamp::from_second(seconds).ok())
+    };
+    let (since, until) = (time(), time());
     (
         if known {
             verb.to_owned()
         } else {
             String::new()
         },
-        since.and_then(|seconds| Timestamp::from_second(seconds).ok()),
+        since,
+        until,
     )
 }
 
@@ -176,11 +211,13 @@ mod tests {
 
     #[test]
     fn what_a_holder_says_is_taken_only_as_far_as_it_makes_sense() {
-        let (verb, since) = said("run 1700000000\n");
-        assert_eq!(verb, "run");
+        let (verb, since, until) = said("run 1700000000\n");
+        assert_eq!((&*verb, until), ("run", None));
+        let until = said("guardian 1700000000 1700000060\n").2;
+        assert_eq!(until.unwrap().as_second(), 1_700_000_060);
         assert_eq!(since.unwrap().as_second(), 1_700_000_000);
         for odd in ["", "\u{1b}[31m 5", "RUN x", "run 99999999999999999999"] {
-            let (verb, since) = said(odd);
+            let (verb, since, _) = said(odd);
             assert!(verb.is_empty() || verb == "run", "{odd:?}");
             assert!(since.is_none() || odd.ends_with('5'), "{odd:?}");
         }
@@ -192,6 +229,7 @@ mod tests {
             pid,
             verb: "run".to_owned(),
             since: Timestamp::from_second(1_700_000_000).ok(),
+            until: None,
         };
         assert_eq!(
             holder(Some(7)).to_string(),

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A register: 0 is the verdict, 1 to 4 the 16-byte registers, 8 to 23 the 32-bit ones
 /// (NFT_REG_* and NFT_REG32_* in the kernel's nf_tables.h).
 pub type Register = u32;
@@ -66,7 +68,7 @@ pub mod verdict {
 /// One instruction (the kernel calls it an expression). Fields are named as in
 /// `nft --debug=netlink`: `sreg` is read, `dreg` is written.
 #[expect(missing_docs, reason = "the fields of each variant are its operands")]
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Instr {
     /// Loads a packet property.
     MetaLoad { key: u32, dreg: Register },

@@ -1,9 +1,11 @@
 //! Chains: where packets enter (base chains) and where rules send them.
 
+use serde::{Deserialize, Serialize};
+
 use super::Rule;
 
 /// A netfilter hook, with nft's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Hook {
     /// NF_INET_PRE_ROUTING.
@@ -46,7 +48,7 @@ impl Hook {
 }
 
 /// The kind of a base chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ChainType {
     /// Sees every packet.
     Filter,
@@ -67,7 +69,7 @@ impl ChainType {
 
 /// Where a base chain hangs. Its policy is always accept: svcnat never decides about
 /// packets that are none of its business.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BaseChain {
     /// `filter` or `nat`.
     pub chain_type: ChainType,

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use super::bytecode::Instr;
 use super::{BaseChain, Chain, Family, Ruleset, Set, Value, lower};
 
 /// A chain as found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveChain {
     /// Its hook, if it is a base chain of a kind that we know.
     pub base: Option<BaseChain>,

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{DataType, Datum, Value};
 
 /// What a set is for, besides its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SetData {
     /// A set: membership only.
     None,
@@ -17,7 +19,7 @@ pub enum SetData {
 }
 
 /// What an element gives besides its presence.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum ElementData {
     /// Nothing: the element of a set.
     None,
@@ -28,7 +30,7 @@ pub enum ElementData {
 }
 
 /// The value side of one element. Its key is the key of [`Set::elements`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Element {
     /// Last key of the range for interval sets, inclusive; `None` for a single key.
     /// In concatenated intervals every field has its own range, both ends in one [`Value`].
@@ -67,7 +69,7 @@ impl Element {
 }
 
 /// How the kernel fills and matches a set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SetKind {
     /// Exact keys, filled by us.
     Exact,
@@ -83,7 +85,7 @@ pub enum SetKind {
 }
 
 /// A named set or map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Set {
     /// Name, unique in the table.
     pub name: String,
@@ -97,6 +99,7 @@ pub struct Set {
     pub counted: bool,
     /// For people who read `nft list`; none if empty. As with chains, no part of any
     /// comparison with what is installed.
+    #[serde(skip)]
     pub comment: &'static str,
     /// Elements by key, in byte order. Empty for dynamic sets.
     pub elements: BTreeMap<Value, Element>,

@@ -7,10 +7,12 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::net::{Family, Protocol};
 
 /// The type of one field of a set key or of map data, in nft's own words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum DataType {
     /// `ipv4_addr`: 4 bytes, network order.
     Ipv4Addr,
@@ -189,6 +191,36 @@ impl<const N: usize> Value<N> {
             out.push(FieldValue::read(*data_type, field)?);
         }
         rest.is_empty().then_some(out)
+    }
+}
+
+/// As the hexadecimal digits of its bytes.
+impl<const N: usize> Serialize for Value<N> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut digits = String::with_capacity(2 * N);
+        for byte in self.as_bytes() {
+            for half in [byte >> 4, byte & 0xf] {
+                digits.extend(char::from_digit(half.into(), 16));
+            }
+        }
+        to.serialize_str(&digits)
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Value<N> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let digits = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        let digit = |digit: &u8| char::from(*digit).to_digit(16);
+        let bytes = digits.as_bytes().chunks(2).map(|pair| match pair {
+            [high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+            _ => None,
+        });
+        let bytes: Option<Vec<u8>> = bytes.collect();
+        let value = bytes.as_deref().and_then(Self::from_bytes);
+        value.filter(|value| value.len > 0).ok_or_else(|| {
+            let what = format!("{digits:?} is not 1 to {N} bytes in hexadecimal digits");
+            serde::de::Error::custom(what)
+        })
     }
 }
 

@@ -57,6 +57,8 @@ pub enum Input {
     Path(PathBuf),
     /// Standard input.
     Stdin,
+    /// What standard input held when it was read.
+    Given(String),
 }
 
 /// How objects are read.
@@ -136,6 +138,7 @@ pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, Sour
                     .map_err(read_error(Path::new("<stdin>")))?;
                 load_bytes(&bytes, "<stdin>", &mut loaded);
             }
+            Input::Given(text) => load_str(text, "<stdin>", &mut loaded),
             Input::Path(path) => {
                 for file in files(path)? {
                     let bytes = contents(&file)?;
@@ -219,7 +222,10 @@ impl Entered {
 }
 
 /// The file itself, or all manifests below a folder in name order, without hidden ones.
-fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
+///
+/// # Errors
+/// If a folder cannot be read.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, SourceError> {
     if !path.metadata().map_err(read_error(path))?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

@@ -13,6 +13,7 @@ pub use ahead::{ahead, take_ahead, take_first};
 pub use render::write;
 pub use steps::Steps;
 
+use crate::ruleset::bytecode::Instr;
 use crate::ruleset::{Chain, Element, Family, Rule, Set, Table, Value};
 
 /// One step. A batch carries them out in order, all or none.
@@ -35,6 +36,8 @@ pub enum Operation {
     FlushChain(String),
     /// Appends rules to a chain.
     AddRules(String, Vec<Rule>),
+    /// Appends rules that were there before, as the kernel told them.
+    RestoreRules(String, Vec<Vec<Instr>>),
     /// Removes a set that no rule uses any more.
     DeleteSet(String),
     /// Declares a set without elements.
@@ -139,6 +142,7 @@ impl Transaction {
                 Operation::AddElements(_, e) => counts.elements_added += e.len(),
                 Operation::DeleteElements(_, e) => counts.elements_deleted += e.len(),
                 Operation::AddRules(_, r) => counts.rules_added += r.len(),
+                Operation::RestoreRules(_, r) => counts.rules_added += r.len(),
                 _ => counts.objects += 1,
             }
         }

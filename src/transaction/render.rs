@@ -51,6 +51,11 @@ pub fn operation(
             let rule = text::rule(table.family, rule);
             writeln!(out, "+ chain {family} {TABLE} {chain}: {rule}")
         }),
+        Operation::RestoreRules(chain, rules) => rules.iter().try_for_each(|rule| {
+            let rule: Vec<String> = rule.iter().map(ToString::to_string).collect();
+            let rule = rule.join("; ");
+            writeln!(out, "+ chain {family} {TABLE} {chain}: [{rule}]")
+        }),
         Operation::DeleteElements(set, elements) => self::elements(out, '-', table, set, elements),
         Operation::AddElements(set, elements) => self::elements(out, '+', table, set, elements),
     }

@@ -1,7 +1,7 @@
 //! The one order of a change's operations.
 
 use super::{Elements, Operation, without_rules};
-use crate::ruleset::{Chain, Set};
+use crate::ruleset::{Chain, LiveChain, Set};
 
 /// The operations of a change, each at its place: what is added is there before rules use it,
 /// rules let go of what is removed before it goes.
@@ -46,6 +46,25 @@ impl Steps {
         if !chain.rules.is_empty() {
             let rules = chain.rules.clone();
             self.rules.push(Operation::AddRules(name(), rules));
+        }
+    }
+
+    /// A chain as it was. `is_new` as for [`Steps::chain`].
+    pub fn restore_chain(&mut self, name: &str, chain: &LiveChain, is_new: bool, had_rules: bool) {
+        if is_new {
+            let bare = Chain {
+                base: chain.base,
+                ..Chain::regular(name, "", Vec::new())
+            };
+            self.declarations.push(Operation::AddChain(bare));
+        }
+        if had_rules {
+            self.rules.push(Operation::FlushChain(name.to_owned()));
+        }
+        if !chain.rules.is_empty() {
+            let rules = chain.rules.clone();
+            self.rules
+                .push(Operation::RestoreRules(name.to_owned(), rules));
         }
     }
 

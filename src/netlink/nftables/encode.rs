@@ -178,6 +178,13 @@ fn encode(e: &mut Encoder, table: &TableChange, operation: &Operation) -> Result
                 e.scratch.rule(family, name, &code?, seq, &mut e.w.bytes)?;
             }
         }
+        Operation::RestoreRules(name, rules) => {
+            for code in rules {
+                let code: Result<Vec<RawExpr<'_>>, Unfit> = code.iter().map(expr::encode).collect();
+                let seq = e.next();
+                e.scratch.rule(family, name, &code?, seq, &mut e.w.bytes)?;
+            }
+        }
         Operation::AddSet(set) => return add_set(e, family, set),
         Operation::DeleteSet(name) => {
             let open = e.open(msg::DELSET, 0, family);

@@ -143,7 +143,9 @@ pub struct OperationRef {
 impl OperationRef {
     fn new(family: Family, operation: &Operation) -> Box<Self> {
         let (operation, elements) = match operation {
-            Operation::AddRules(name, _) => (Operation::AddRules(name.clone(), Vec::new()), 0),
+            Operation::AddRules(name, _) | Operation::RestoreRules(name, _) => {
+                (Operation::AddRules(name.clone(), Vec::new()), 0)
+            }
             Operation::AddElements(name, elements) => (
                 Operation::AddElements(name.clone(), Vec::new()),
                 elements.len(),
@@ -176,7 +178,9 @@ impl fmt::Display for OperationRef {
             Operation::DeleteChain(name) => write!(f, "to delete chain {name}"),
             Operation::AddChain(chain) => write!(f, "to add chain {}", chain.name),
             Operation::FlushChain(name) => write!(f, "to empty chain {name}"),
-            Operation::AddRules(name, _) => write!(f, "a rule of chain {name}"),
+            Operation::AddRules(name, _) | Operation::RestoreRules(name, _) => {
+                write!(f, "a rule of chain {name}")
+            }
             Operation::DeleteSet(name) => write!(f, "to delete set {name}"),
             Operation::AddSet(set) => write!(f, "to add set {}", set.name),
             Operation::DeleteElements(name, _) => write!(f, "to delete {n} elements of {name}"),
