@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{EndpointSlice, ObjectName, Service, SliceEndpoint};
+use super::{EndpointSlice, Object, ObjectName, Service, SliceEndpoint};
 
 /// A name from the cluster; cheap to copy.
 pub type Name = Arc<str>;
@@ -29,6 +29,15 @@ impl Names {
             self.limit = self.known.len() * 2;
         }
         self.known.insert(Arc::clone(name));
+    }
+
+    /// Shares what an object repeats of others.
+    pub fn share_object(&mut self, object: &mut Object) {
+        match object {
+            Object::Service(service) => self.share_service(service),
+            Object::Slice(slice) => self.share_slice(slice, None),
+            Object::Node(_) | Object::Pod(_) | Object::ServiceCidr(_) => {}
+        }
     }
 
     /// Shares what a Service repeats of other objects. O(ports).

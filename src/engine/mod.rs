@@ -276,6 +276,10 @@ impl Engine {
         match change {
             Change::Service(name, object) => {
                 if same_service(self.cluster.service(&name), object.as_deref()) {
+                    // But it may have been read elsewhere.
+                    if let (Some(old), Some(new)) = (self.cluster.services.get_mut(&name), object) {
+                        old.origin = new.origin;
+                    }
                     return;
                 }
                 self.touch(&name);
@@ -313,9 +317,11 @@ impl Engine {
         let old = self.slice_service.get(&name).cloned();
         if let (Some(service), Some(new)) = (&old, &object)
             && *service == new.service
-            && let Some(known) = self.cluster.slices.get(service).and_then(|s| s.get(&name))
+            && let Some(slices) = self.cluster.slices.get_mut(service)
+            && let Some(known) = slices.get_mut(&name)
             && same_slice(known, new)
         {
+            known.origin.clone_from(&new.origin);
             return;
         }
         if let Some(service) = old {
