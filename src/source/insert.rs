@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::fields::Checker;
@@ -34,6 +34,15 @@ pub(super) fn shown(kind: &str, name: &ObjectName) -> String {
     }
 }
 
+/// How an object is written.
+#[derive(Clone, Copy)]
+enum Written<'a> {
+    /// As the API sends it.
+    Text(&'a str),
+    /// A manifest's, which was looked through for fields that are none.
+    Tree(&'a Value),
+}
+
 /// Reads the text of one object of a kind that is followed. What is odd or wrong goes to
 /// `problems`; an object that cannot be used is none.
 pub fn read(
@@ -45,11 +54,10 @@ pub fn read(
     problems: &mut Vec<Problem>,
 ) -> Option<Object> {
     let mut c = checker(kind.name(), &name, rules, origin, problems);
-    let mut text = serde_json::Deserializer::from_str(text);
     if !has_name(&name, &mut c) {
         return None;
     }
-    followed(kind, name, &mut text, &mut c)
+    followed(kind, name, Written::Text(text), &mut c)
 }
 
 fn checker<'a>(
@@ -117,7 +125,7 @@ pub(super) fn insert_object(
         }
     }
     if has_name(&name, &mut c) {
-        insert(cluster, names, &kind, name, object, &mut c);
+        insert(cluster, names, &kind, name, Written::Tree(&object), &mut c);
     }
 }
 
@@ -126,7 +134,7 @@ fn insert(
     names: &mut Names,
     kind: &str,
     name: ObjectName,
-    object: Value,
+    object: Written<'_>,
     c: &mut Checker<'_>,
 ) {
     match kind {
@@ -152,10 +160,10 @@ fn insert(
 }
 
 /// An object of a kind that is followed, out of its fields.
-fn followed<'de, D: Deserializer<'de>>(
+fn followed(
     kind: Kind,
     name: ObjectName,
-    object: D,
+    object: Written<'_>,
     c: &mut Checker<'_>,
 ) -> Option<Object> {
     let bare = || name.name.to_string();
@@ -184,12 +192,22 @@ fn followed<'de, D: Deserializer<'de>>(
 }
 
 /// The object with its fields typed; a field of another type is an error with its path.
-fn typed<'de, T, D>(object: D, c: &mut Checker<'_>) -> Option<T>
-where
-    T: Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    match serde_path_to_error::deserialize(object) {
+fn typed<T: DeserializeOwned>(object: Written<'_>, c: &mut Checker<'_>) -> Option<T> {
+    let read = match object {
+        Written::Text(text) => serde_json::from_str(text),
+        Written::Tree(value) => T::deserialize(value),
+    };
+    if let Ok(raw) = read {
+        return Some(raw);
+    }
+    // Once more, noting each field on the way, which takes as long again.
+    let noted = match object {
+        Written::Text(text) => {
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text))
+        }
+        Written::Tree(value) => serde_path_to_error::deserialize(value),
+    };
+    match noted {
         Ok(raw) => Some(raw),
         Err(e) => {
             let path = e.path().to_string();
