@@ -12,9 +12,7 @@ use super::inputs;
 use super::{delete, writer};
 use crate::config::Config;
 use crate::counters::{Counts, What};
-use crate::follow::{
-    Agent, Drift, Options, Reading, RunError, Signals, Sources, SyncError, Waker, Watch, notify,
-};
+use crate::follow::{Agent, Drift, Options, RunError, Signals, SyncError, notify};
 use crate::netlink::Nfnetlink;
 use crate::observe::{
     Binds, Capability, ConnectionSource, Connections, Counted, Shared, drop_all_but, init_log,
@@ -22,7 +20,8 @@ use crate::observe::{
 };
 use crate::plan::of_url;
 use crate::progress::Progress;
-use crate::source::{Rules, api};
+use crate::source::events::Source;
+use crate::source::{Files, Reading, Rules, Watch, api};
 use crate::text::printable;
 
 pub fn run(args: &RunArgs) -> Result<u8, CliError> {
@@ -39,7 +38,6 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     }
     progress.start();
     let signals = signals()?;
-    let waker = Waker::new().map_err(|e| CliError::Host(format!("cannot wait for events: {e}")))?;
     let (mut config, found) = inputs::config(&args.inputs)?;
     let _seat = writer::take("run", args.beside_run)?;
     // With files they are found again at each reading.
@@ -50,31 +48,10 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     node_address(args, &mut config);
     let start = Instant::now();
     banner(args, &config, from_api);
-    let sources = if from_api {
-        config.protected = args
-            .apiserver
-            .iter()
-            .filter_map(|url| of_url(url))
-            .collect();
-        config.protected.extend(servers(args.kubeconfig.as_deref()));
-        let settings = api::Settings {
-            kubeconfig: args.kubeconfig.clone(),
-            servers: args.apiserver.clone(),
-            node_name: config.node_name.clone(),
-            all_nodes: config.needs_all_nodes(),
-            page_size: args.api_page_size,
-            rules: Rules {
-                manifests: false,
-                legacy_source_ranges: config.legacy_source_ranges,
-            },
-            limits: api::Limits::default(),
-        };
-        let wake = waker.clone();
-        let follower = api::follow(&settings, move || wake.wake())
-            .map_err(|e| CliError::Usage(e.to_string()))?;
-        Sources::Api(Box::new(follower))
+    let source: Box<dyn Source + '_> = if from_api {
+        Box::new(from_the_api(args, &mut config)?)
     } else {
-        files(args)?
+        Box::new(files(args)?)
     };
     let options = Options {
         drift: match args.drift {
@@ -89,7 +66,6 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         name_writers: args.name_writers,
         own_tables: args.own_tables,
         take_over: args.take_over_kube_proxy,
-        skip_invalid: args.inputs.skip_invalid,
     };
     let connections =
         ConnectionSource::new(Box::new(read_connections), args.service_counter_series);
@@ -100,9 +76,9 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     };
     serve(&observed, binds)
         .map_err(|e| CliError::Host(format!("cannot start the health server: {e}")))?;
-    let (mut agent, ears) =
-        Agent::new(options, config, sources, waker, observed, progress).map_err(host)?;
-    agent.run(&ears, &signals).map_err(ended)?;
+    let (mut agent, monitor) =
+        Agent::new(options, config, source, observed, progress).map_err(host)?;
+    agent.run(&monitor, &signals).map_err(ended)?;
     notify("STOPPING=1");
     tracing::info!(
         ran_s = start.elapsed().as_secs(),
@@ -123,6 +99,29 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
         return code;
     }
     Ok(0)
+}
+
+/// Follows the API. Its servers' addresses are not to be taken by any Service.
+fn from_the_api(args: &RunArgs, config: &mut Config) -> Result<api::Follower, CliError> {
+    config.protected = args
+        .apiserver
+        .iter()
+        .filter_map(|url| of_url(url))
+        .collect();
+    config.protected.extend(servers(args.kubeconfig.as_deref()));
+    let settings = api::Settings {
+        kubeconfig: args.kubeconfig.clone(),
+        servers: args.apiserver.clone(),
+        node_name: config.node_name.clone(),
+        all_nodes: config.needs_all_nodes(),
+        page_size: args.api_page_size,
+        rules: Rules {
+            manifests: false,
+            legacy_source_ranges: config.legacy_source_ranges,
+        },
+        limits: api::Limits::default(),
+    };
+    api::follow(&settings).map_err(|e| CliError::Usage(e.to_string()))
 }
 
 /// kube-proxy takes the address it binds to for the node's, unless it binds to all.
@@ -320,7 +319,7 @@ fn signals() -> Result<Signals, CliError> {
     Ok(signals)
 }
 
-fn files(args: &RunArgs) -> Result<Sources<'_>, CliError> {
+fn files(args: &RunArgs) -> Result<Files<'_>, CliError> {
     let paths: Vec<PathBuf> = args
         .inputs
         .filename
@@ -334,19 +333,13 @@ fn files(args: &RunArgs) -> Result<Sources<'_>, CliError> {
     let read = move || {
         // It may have become a pipe.
         paths.iter().try_for_each(|path| can_be_followed(path))?;
-        inputs::objects(&args.inputs)
-            .map(|mut found| Reading {
-                config: {
-                    node_address(args, &mut found.config);
-                    found.config
-                },
-                cluster: found.cluster,
-                problems: found.problems,
-            })
-            .map_err(|e| e.to_string())
+        let mut found = inputs::objects(&args.inputs).map_err(|e| e.to_string())?;
+        node_address(args, &mut found.config);
+        Ok(Reading {
+            config: found.config,
+            cluster: found.cluster,
+            problems: found.problems,
+        })
     };
-    Ok(Sources::Files {
-        watch,
-        read: Box::new(read),
-    })
+    Ok(Files::new(watch, read, args.inputs.skip_invalid))
 }

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use crate::net::{Family, Protocol};
-pub use change::Change;
+pub use change::{Change, Kind, Object};
 pub use names::{Name, Names};
 pub use slices::Slices;
 pub use special::{special, special_in};
@@ -405,6 +405,50 @@ impl Cluster {
             let own = own.map_or_else(Vec::new, |(_, slices)| slices.iter().collect());
             (&**service, own)
         })
+    }
+
+    /// The objects of the kinds that are followed, each taken out in turn.
+    #[must_use]
+    pub fn take(&mut self, kind: Kind) -> Vec<Object> {
+        match kind {
+            Kind::Service => {
+                let all = std::mem::take(&mut self.services).into_values();
+                all.map(Object::Service).collect()
+            }
+            Kind::EndpointSlice => {
+                let all = std::mem::take(&mut self.slices).into_values().flatten();
+                all.map(|slice| Object::Slice(Box::new(slice))).collect()
+            }
+            Kind::Node => {
+                let all = std::mem::take(&mut self.nodes).into_values();
+                all.map(|node| Object::Node(Box::new(node))).collect()
+            }
+            Kind::Pod => {
+                let all = std::mem::take(&mut self.pods).into_values();
+                all.map(|pod| Object::Pod(Box::new(pod))).collect()
+            }
+            Kind::ServiceCidr => {
+                let all = std::mem::take(&mut self.service_cidrs).into_values();
+                all.map(|cidr| Object::ServiceCidr(Box::new(cidr)))
+                    .collect()
+            }
+        }
+    }
+
+    /// Names of all objects of a kind.
+    #[must_use]
+    pub fn names(&self, kind: Kind) -> Vec<ObjectName> {
+        let bare = |name: &String| ObjectName::new("", name.as_str());
+        match kind {
+            Kind::Service => self.services.keys().cloned().collect(),
+            Kind::EndpointSlice => {
+                let all = self.slices.values().flat_map(Slices::iter);
+                all.map(|slice| slice.name.clone()).collect()
+            }
+            Kind::Node => self.nodes.keys().map(bare).collect(),
+            Kind::Pod => self.pods.keys().cloned().collect(),
+            Kind::ServiceCidr => self.service_cidrs.keys().map(bare).collect(),
+        }
     }
 
     /// The slices of a service, in name order.

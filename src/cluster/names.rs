@@ -1,12 +1,13 @@
 //! Names that many objects repeat (namespaces, nodes, zones, ports), kept once.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
-use super::{EndpointSlice, ObjectName, Service, SliceEndpoint};
+use arcstr::ArcStr;
 
-/// A name from the cluster; cheap to copy.
-pub type Name = Arc<str>;
+use super::{EndpointSlice, Object, ObjectName, Service, SliceEndpoint};
+
+/// A name from the cluster; cheap to copy. One word wide, as there are hundreds of thousands.
+pub type Name = ArcStr;
 
 /// Names seen, so that equal ones share their text. Those that no object uses any more are
 /// forgotten from time to time.
@@ -21,14 +22,24 @@ impl Names {
     /// Has `name` share its text with an equal one seen before.
     fn share(&mut self, name: &mut Name) {
         if let Some(known) = self.known.get(name) {
-            *name = Arc::clone(known);
+            *name = Name::clone(known);
             return;
         }
         if self.known.len() >= self.limit.max(1024) {
-            self.known.retain(|name| Arc::strong_count(name) > 1);
+            self.known
+                .retain(|name| Name::strong_count(name) != Some(1));
             self.limit = self.known.len() * 2;
         }
-        self.known.insert(Arc::clone(name));
+        self.known.insert(Name::clone(name));
+    }
+
+    /// Shares what an object repeats of others.
+    pub fn share_object(&mut self, object: &mut Object) {
+        match object {
+            Object::Service(service) => self.share_service(service),
+            Object::Slice(slice) => self.share_slice(slice, None),
+            Object::Node(_) | Object::Pod(_) | Object::ServiceCidr(_) => {}
+        }
     }
 
     /// Shares what a Service repeats of other objects. O(ports).
@@ -37,6 +48,9 @@ impl Names {
         self.share(&mut service.origin.source);
         for port in &mut service.ports {
             self.share(&mut port.name);
+        }
+        for (label, _) in &mut service.selector {
+            self.share(label);
         }
     }
 
@@ -81,7 +95,7 @@ mod tests {
         let (mut a, mut b) = (Name::from("node-1"), Name::from("node-1"));
         names.share(&mut a);
         names.share(&mut b);
-        assert!(Arc::ptr_eq(&a, &b));
+        assert!(Name::ptr_eq(&a, &b));
         for i in 0..5000 {
             names.share(&mut Name::from(format!("pod-{i}")));
         }

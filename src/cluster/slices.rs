@@ -18,6 +18,11 @@ impl Slices {
         self.find(name).ok().map(|at| &self.0[at])
     }
 
+    /// The same, to be changed in anything but its name.
+    pub fn get_mut(&mut self, name: &ObjectName) -> Option<&mut EndpointSlice> {
+        self.find(name).ok().map(|at| &mut self.0[at])
+    }
+
     /// Adds a slice, in place of one of the same name. O(slices).
     pub fn insert(&mut self, slice: EndpointSlice) {
         match self.find(&slice.name) {

@@ -38,7 +38,7 @@ use crate::transaction::Transaction;
 use installed::Elements;
 use known::Known;
 use quarantine::Quarantine;
-use same::{same_service, same_slice, same_slices};
+use same::{same_service, same_slice};
 use shared::Shared;
 use units::{Before, Parts, Unit};
 
@@ -146,11 +146,12 @@ impl Engine {
             trusted: false,
             quarantine: Quarantine::default(),
         };
-        engine.set_cluster(cluster);
+        engine.replace(cluster);
         engine
     }
 
-    fn set_cluster(&mut self, cluster: Cluster) {
+    /// Other objects altogether: a rebuild.
+    pub fn replace(&mut self, cluster: Cluster) {
         self.slice_service = services_of_slices(&cluster);
         self.endpoints = count_endpoints(&cluster);
         self.cluster = cluster;
@@ -239,43 +240,15 @@ impl Engine {
         }
     }
 
-    /// Other objects altogether, as when files were read again. Only what differs is planned
-    /// anew. O(objects) to compare.
-    pub fn replace(&mut self, mut cluster: Cluster) {
-        if self.plans_all()
-            || cluster.nodes != self.cluster.nodes
-            || cluster.service_cidrs != self.cluster.service_cidrs
-        {
-            self.set_cluster(cluster);
-            return;
-        }
-        let names: BTreeSet<ObjectName> = self
-            .cluster
-            .services
-            .keys()
-            .chain(self.cluster.slices.keys())
-            .chain(cluster.services.keys())
-            .chain(cluster.slices.keys())
-            .cloned()
-            .collect();
-        for name in names {
-            let same = same_service(self.cluster.service(&name), cluster.service(&name))
-                && same_slices(self.cluster.slices.get(&name), cluster.slices.get(&name));
-            if !same {
-                self.touch(&name);
-            }
-        }
-        self.node_level_changed |= self.cluster.pods != cluster.pods;
-        std::mem::swap(&mut self.cluster, &mut cluster);
-        self.slice_service = services_of_slices(&self.cluster);
-        self.endpoints = count_endpoints(&self.cluster);
-    }
-
     /// Takes in one changed object. O(its service) the first time since the last step.
     pub fn apply(&mut self, change: Change) {
         match change {
             Change::Service(name, object) => {
                 if same_service(self.cluster.service(&name), object.as_deref()) {
+                    // But it may have been read elsewhere.
+                    if let (Some(old), Some(new)) = (self.cluster.services.get_mut(&name), object) {
+                        old.origin = new.origin;
+                    }
                     return;
                 }
                 self.touch(&name);
@@ -313,9 +286,11 @@ impl Engine {
         let old = self.slice_service.get(&name).cloned();
         if let (Some(service), Some(new)) = (&old, &object)
             && *service == new.service
-            && let Some(known) = self.cluster.slices.get(service).and_then(|s| s.get(&name))
+            && let Some(slices) = self.cluster.slices.get_mut(service)
+            && let Some(known) = slices.get_mut(&name)
             && same_slice(known, new)
         {
+            known.origin.clone_from(&new.origin);
             return;
         }
         if let Some(service) = old {

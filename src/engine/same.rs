@@ -1,6 +1,6 @@
 //! Whether two versions of an object differ in anything that decides.
 
-use crate::cluster::{EndpointSlice, Service, Slices};
+use crate::cluster::{EndpointSlice, Service};
 
 /// True if nothing differs that decides anything: where an object was read does not.
 pub(super) fn same_service(old: Option<&Service>, new: Option<&Service>) -> bool {
@@ -21,17 +21,4 @@ pub(super) fn same_slice(old: &EndpointSlice, new: &EndpointSlice) -> bool {
         && old.service == new.service
         && old.ports == new.ports
         && old.endpoints == new.endpoints
-}
-
-pub(super) fn same_slices(old: Option<&Slices>, new: Option<&Slices>) -> bool {
-    match (old, new) {
-        (Some(old), Some(new)) => {
-            old.len() == new.len()
-                && old
-                    .iter()
-                    .zip(new.iter())
-                    .all(|(old, new)| old.name == new.name && same_slice(old, new))
-        }
-        (old, new) => old.is_none() && new.is_none(),
-    }
 }

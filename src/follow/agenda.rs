@@ -235,12 +235,12 @@ fn take(last: &mut Instant, period: Duration, now: Instant) -> bool {
 mod tests {
     use super::*;
     use crate::apply::{Limit, LossGuard, Verdict};
-    use crate::cluster::{Change, Cluster, ObjectName};
+    use crate::cluster::{Cluster, Kind};
     use crate::config::Config;
     use crate::engine::Next;
     use crate::observe::Conditions;
     use crate::ruleset::LiveRuleset;
-    use crate::source::api::{Event, Kind};
+    use crate::source::events::Event;
     use crate::source::{Loaded, load_str};
 
     fn seconds(n: u64) -> Duration {
@@ -279,26 +279,18 @@ mod tests {
             "status":{{"podIP":"172.17.0.2","startTime":"2026-01-01T00:00:{:02}Z"}}}}"#,
             n % 60
         ));
-        let changed = |kind, change| Event::Changed(kind, change, Vec::new());
-        let (node_name, node) = node.nodes.into_iter().next().unwrap();
-        let (name, service) = service.services.into_iter().next().unwrap();
-        let slice = slice.slices.into_values().flatten().next().unwrap();
-        let (pod_name, pod) = pod.pods.into_iter().next().unwrap();
-        [
-            changed(Kind::Node, Change::Node(node_name, Some(Box::new(node)))),
-            changed(Kind::Service, Change::Service(name, Some(service))),
-            changed(
-                Kind::EndpointSlice,
-                Change::Slice(ObjectName::new("default", "a-1"), Some(Box::new(slice))),
-            ),
-            changed(Kind::Pod, Change::Pod(pod_name, Some(Box::new(pod)))),
-        ]
+        let kinds = [Kind::Node, Kind::Service, Kind::EndpointSlice, Kind::Pod];
+        let mut read = [node, service, slice, pod].into_iter();
+        kinds.map(|kind| {
+            let mut objects = read.next().unwrap().take(kind);
+            Event::Apply(objects.pop().unwrap())
+        })
     }
 
     /// As the agent does it: events, what may go, and a commit that always succeeds.
     fn turn(engine: &mut Engine, pending: &mut Pending, events: Vec<Event>) -> bool {
         for event in events {
-            pending.take(event, engine.cluster());
+            pending.take(event, engine);
         }
         let mut guard = LossGuard::new(Limit {
             share: 1.0,
@@ -306,7 +298,7 @@ mod tests {
         });
         let verdict = pending.verdict(engine, None, &mut guard, Instant::now());
         if verdict == Some(Verdict::Go) {
-            pending.drain().for_each(|change| engine.apply(change));
+            pending.hand_over(engine);
         }
         let changed = engine.is_dirty();
         if changed && matches!(engine.advance(), Next::Rebuild) {
@@ -324,8 +316,7 @@ mod tests {
         let (mut engine, mut pending) = (Engine::new(config, Vec::new()), Pending::default());
         let (mut conditions, start) = (Conditions::default(), Instant::now());
         for kind in Kind::ALL {
-            pending.take(Event::Listing(kind), engine.cluster());
-            pending.take(Event::Complete(kind), engine.cluster());
+            pending.take(Event::Reset(kind, Vec::new()), &engine);
         }
         turn(&mut engine, &mut pending, again(0).into());
         for second in 1..600 {
@@ -352,9 +343,9 @@ mod tests {
         engine.rebuild(&LiveRuleset::default());
         assert!(!waits(true, &engine, &pending));
         let [_, service, ..] = again(0);
-        pending.take(service, engine.cluster());
+        pending.take(service, &engine);
         assert!(waits(true, &engine, &pending), "not handed over");
-        pending.drain().for_each(|change| engine.apply(change));
+        pending.hand_over(&mut engine);
         assert!(waits(true, &engine, &pending), "not committed");
         engine.rebuild(&LiveRuleset::default());
         assert!(!waits(true, &engine, &pending));

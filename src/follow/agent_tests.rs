@@ -1,18 +1,20 @@
 //! The whole agent over a host and sources in memory, turn by turn, in time that is made up.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
 
 use super::*;
 use crate::apply::tests::fake::Fake;
 use crate::apply::tests::{config, node, objects, refuse, service, slice, three};
 use crate::apply::{Limit, Manner, SECOND_READING};
-use crate::cluster::{Change, Slices};
 use crate::fuzzing::Kernel;
-use crate::source::api::{Event, Kind};
+use crate::observe::Conditions;
+use crate::source::events::Event;
+use crate::source::{Files, Reading, Watch};
 
 const LIMIT: Limit = Limit {
     share: 0.5,
@@ -33,50 +35,61 @@ fn options(drift: Drift) -> Options {
         name_writers: NameWriters::Never,
         own_tables: false,
         take_over: false,
-        skip_invalid: false,
     }
 }
 
 /// What the API says next, and how often it was asked to list everything anew.
-#[derive(Clone, Default)]
-struct Api(Rc<RefCell<(VecDeque<Event>, usize)>>);
+#[derive(Clone)]
+struct Api {
+    said: Rc<RefCell<(Vec<Event>, usize)>>,
+    called: Rc<EventFd>,
+}
 
-impl Objects for Api {
-    fn events(&self) -> Vec<Event> {
-        self.0.borrow_mut().0.drain(..).collect()
+impl AsFd for Api {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.called.as_fd()
+    }
+}
+
+impl Source for Api {
+    fn events(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.said.borrow_mut().0)
     }
 
-    fn list_again(&self) {
-        self.0.borrow_mut().1 += 1;
+    fn ask_again(&mut self) {
+        self.said.borrow_mut().1 += 1;
+    }
+
+    fn part(&self, kind: Kind) -> &'static str {
+        kind.name()
+    }
+
+    fn is_remote(&self) -> bool {
+        true
     }
 }
 
 impl Api {
+    fn new() -> Self {
+        Self {
+            said: Rc::default(),
+            called: Rc::new(EventFd::new().unwrap()),
+        }
+    }
+
     fn lists_asked_for(&self) -> usize {
-        self.0.borrow().1
+        self.said.borrow().1
+    }
+
+    fn say(&self, event: Event) {
+        self.said.borrow_mut().0.push(event);
     }
 
     /// A whole list of every kind.
     fn list(&self, texts: &[String]) {
-        let cluster = objects(texts);
-        let services = cluster.services.into_iter();
-        let mut changes: Vec<(Kind, Change)> = services
-            .map(|(name, service)| (Kind::Service, Change::Service(name, Some(service))))
-            .collect();
-        for slice in cluster.slices.values().flat_map(Slices::iter) {
-            let change = Change::Slice(slice.name.clone(), Some(Box::new(slice.clone())));
-            changes.push((Kind::EndpointSlice, change));
-        }
-        for (name, node) in cluster.nodes {
-            changes.push((Kind::Node, Change::Node(name, Some(Box::new(node)))));
-        }
-        let events = &mut self.0.borrow_mut().0;
+        let mut cluster = objects(texts);
         for kind in Kind::ALL {
-            events.push_back(Event::Listing(kind));
-            let of_kind = changes.iter().filter(|(of, _)| *of == kind);
-            let listed = of_kind.map(|(_, change)| Event::Listed(kind, change.clone(), Vec::new()));
-            events.extend(listed);
-            events.push_back(Event::Complete(kind));
+            self.say(Event::Reset(kind, cluster.take(kind)));
         }
     }
 }
@@ -100,39 +113,26 @@ impl Scene {
                 problems: Vec::new(),
             })
         };
-        let watch = Watch::new(&[]).unwrap();
-        let read = Box::new(read);
-        Self::of(
-            host,
-            options,
-            Sources::Files { watch, read },
-            files,
-            Api::default(),
-        )
+        let source = Files::new(Watch::new(&[]).unwrap(), read, false);
+        Self::of(host, options, Box::new(source), files, Api::new())
     }
 
     fn api(host: Fake, options: Options) -> Self {
-        let (api, files) = (Api::default(), Rc::new(RefCell::new(Ok(Vec::new()))));
-        Self::of(
-            host,
-            options,
-            Sources::Api(Box::new(api.clone())),
-            files,
-            api,
-        )
+        let (api, files) = (Api::new(), Rc::new(RefCell::new(Ok(Vec::new()))));
+        Self::of(host, options, Box::new(api.clone()), files, api)
     }
 
     fn of(
         host: Fake,
         options: Options,
-        sources: Sources<'static>,
+        source: Box<dyn Source>,
         files: Rc<RefCell<Result<Vec<String>, String>>>,
         api: Api,
     ) -> Self {
         let sync = KernelSync::of(host, Manner::default()).unwrap();
         let (observed, line) = (Shared::new(false, None), Progress::new());
         let told = Rc::new(RefCell::new(ServiceManager::default()));
-        let agent = Agent::over(sync, options, config(), sources, observed, line, told).unwrap();
+        let agent = Agent::over(sync, options, config(), source, observed, line, told).unwrap();
         Self { agent, files, api }
     }
 
@@ -160,11 +160,8 @@ impl Scene {
     /// Others files, and a turn because of it.
     fn write(&mut self, texts: Vec<String>) {
         *self.files.borrow_mut() = Ok(texts);
-        self.host().now += seconds(1);
-        self.agent.turn(Woken {
-            files: true,
-            ..Woken::default()
-        });
+        self.agent.source.ask_again();
+        self.turns(1, seconds(1));
     }
 
     fn failing(&self) -> Vec<String> {
@@ -275,6 +272,122 @@ fn an_empty_list_of_the_api_is_held_and_a_large_loss_is_listed_twice() {
     assert_eq!((scene.services_in_force(), scene.failing().len()), (2, 0));
 }
 
+/// What files hold or the API lists from now on, and a turn because of it.
+fn now_there_are(scene: &mut Scene, texts: Vec<String>) {
+    if scene.agent.source.is_remote() {
+        scene.api.list(&texts);
+        scene.turns(1, seconds(1));
+    } else {
+        scene.write(texts);
+    }
+}
+
+#[test]
+fn files_and_the_api_are_held_and_believed_alike() {
+    let sources: [fn(Options) -> Scene; 2] = [
+        |options| Scene::files(Fake::new(), options, many(20)),
+        |options| Scene::api(Fake::new(), options),
+    ];
+    let held = || vec!["endpoint loss".to_owned()];
+    for source in sources {
+        let mut scene = source(options(Drift::Repair));
+        scene.agent.start().unwrap();
+        now_there_are(&mut scene, many(20));
+        assert!(scene.agent.ready && scene.services_in_force() == 20);
+        let before = scene.host().kernel.clone();
+        // Nothing at all is never believed, and small losses in between do not help.
+        for _ in 0..5 {
+            now_there_are(&mut scene, Vec::new());
+            scene.turns(20, seconds(1));
+            assert!(scene.host().kernel == before);
+            assert_eq!(scene.failing(), held());
+        }
+        // As it was: nothing is left of it, and nothing to do.
+        now_there_are(&mut scene, many(20));
+        assert!(scene.host().kernel == before && scene.failing().is_empty());
+        assert!(scene.agent.pending.is_empty());
+        // A large loss takes a second word, some time later.
+        now_there_are(&mut scene, many(2));
+        assert_eq!((scene.services_in_force(), scene.failing()), (20, held()));
+        scene.turns(1, SECOND_READING);
+        now_there_are(&mut scene, many(2));
+        assert_eq!((scene.services_in_force(), scene.failing().len()), (2, 0));
+    }
+}
+
+#[test]
+fn a_kind_that_is_lost_stays_as_it_was_until_it_comes_back() {
+    let mut scene = Scene::api(Fake::new(), options(Drift::Repair));
+    scene.agent.start().unwrap();
+    scene.api.list(&many(3));
+    scene.turns(2, seconds(1));
+    let asked = scene.api.lists_asked_for();
+    let failure = |dispensable| Failure {
+        reason: Reason::Silent,
+        message: "https://192.0.2.1: no answer".to_owned(),
+        repeated: false,
+        dispensable,
+    };
+    scene.api.say(Event::Lost("EndpointSlice", failure(false)));
+    scene.api.say(Event::Lost("ServiceCIDR", failure(true)));
+    scene.turns(600, seconds(1));
+    assert_eq!(
+        (scene.services_in_force(), scene.failing()),
+        (3, vec!["source EndpointSlice".to_owned()])
+    );
+    // The others go on, and a list alone does not make it well.
+    let mut four = objects(&many(4));
+    scene
+        .api
+        .say(Event::Reset(Kind::Service, four.take(Kind::Service)));
+    let slices = four.take(Kind::EndpointSlice);
+    scene.api.say(Event::Reset(Kind::EndpointSlice, slices));
+    scene.turns(1, seconds(1));
+    assert_eq!((scene.services_in_force(), scene.failing().len()), (4, 1));
+    scene.api.say(Event::Recovered("EndpointSlice"));
+    scene.turns(1, seconds(1));
+    assert_eq!(scene.failing().len(), 0);
+    assert_eq!(scene.api.lists_asked_for(), asked, "it tries again itself");
+}
+
+#[test]
+fn hours_of_saying_the_same_are_healthy_and_commit_nothing() {
+    let mut scene = Scene::api(Fake::new(), options(Drift::Repair));
+    scene.agent.start().unwrap();
+    scene.api.list(&many(3));
+    scene.turns(2, seconds(1));
+    let before = scene.host().kernel.clone();
+    let (start, mut conditions) = (scene.host().now, Conditions::default());
+    while scene.host().now < start + seconds(6 * 3600) {
+        if scene.host().now < start + seconds(3 * 3600) {
+            scene.api.list(&many(3));
+        } else {
+            let same = objects(&many(3)).take(Kind::EndpointSlice).into_iter();
+            same.for_each(|slice| scene.api.say(Event::Apply(slice)));
+            scene.api.say(Event::Heard(Kind::Service));
+        }
+        scene.turns(1, seconds(60));
+        let Agent {
+            engine, pending, ..
+        } = &scene.agent;
+        let waits = waits(true, engine, pending);
+        let now = scene.host().now;
+        conditions.waits(waits, now);
+        assert!(conditions.is_healthy(now) && conditions.is_ready(now));
+        assert!(!waits && scene.failing().is_empty());
+    }
+    assert!(scene.host().kernel == before);
+    // The same conditions notice a change that nothing becomes of.
+    scene.host().broken.dies_after = Some(0);
+    scene.api.list(&many(4));
+    for _ in 0..3 {
+        scene.turns(1, seconds(60));
+        let waits = waits(true, &scene.agent.engine, &scene.agent.pending);
+        conditions.waits(waits, scene.host().now);
+    }
+    assert!(!conditions.is_healthy(scene.host().now));
+}
+
 #[test]
 fn a_start_from_the_api_is_held_against_what_is_installed() {
     let mut scene = Scene::files(Fake::new(), options(Drift::Repair), many(20));
@@ -331,10 +444,8 @@ fn the_first_sync_from_files_that_fails_ends_the_agent() {
 fn files_that_cannot_be_read_leave_the_last_good_state() {
     let mut scene = Scene::following(Drift::Repair);
     *scene.files.borrow_mut() = Err("half a file".into());
-    scene.agent.turn(Woken {
-        files: true,
-        ..Woken::default()
-    });
+    scene.agent.source.ask_again();
+    scene.turns(1, Duration::ZERO);
     assert_eq!(
         (scene.services_in_force(), scene.failing()),
         (3, vec!["source files".to_owned()])

@@ -1,29 +1,12 @@
 //! Holding back what loses too much: the same rule for files and for the API, before the
 //! first commit against what the kernel holds, later against what was read before.
 
-use super::{Agent, Sources, SyncError};
+use super::{Agent, SyncError};
 use crate::apply::{Holding, Host, Loss, Verdict};
 use crate::cluster::Cluster;
 use crate::observe::Condition;
 
 impl<H: Host> Agent<'_, H> {
-    /// True if `cluster`, read from files, may take the place of what there is. `second`: it
-    /// was read because the guard asked for it.
-    pub(super) fn may_replace(
-        &mut self,
-        cluster: &Cluster,
-        second: bool,
-    ) -> Result<bool, SyncError> {
-        let after = Holding::of_cluster(cluster);
-        let before = match self.installed(after)? {
-            Some(installed) => installed,
-            None => Holding::of_cluster(self.engine.cluster()),
-        };
-        let was_held = self.guard.held().is_some();
-        let verdict = self.guard.judge(before, after, second, self.now());
-        Ok(self.heed(verdict, was_held))
-    }
-
     /// True if the saved state may be installed until the API answers.
     pub(super) fn may_boot(&mut self, saved: &Cluster) -> Result<bool, SyncError> {
         let after = Holding::of_cluster(saved);
@@ -35,41 +18,25 @@ impl<H: Host> Agent<'_, H> {
         Ok(loss.is_none())
     }
 
-    /// True if what the API said may be carried out now.
-    pub(super) fn may_drain(&mut self) -> bool {
+    /// Hands what waits to the engine, if it may be carried out now; true if it was.
+    pub(super) fn hand_over(&mut self) -> Result<bool, SyncError> {
         if !self.pending.is_complete() || self.pending.is_held() {
-            return false;
+            return Ok(false);
         }
-        let installed = match self.installed(self.pending.holding(&self.engine)) {
-            Ok(installed) => installed,
-            Err(error) => {
-                let reason = format!("cannot read what is installed: {error}");
-                self.observed.failing(Condition::Tables, &reason);
-                self.agenda.commit.outcome(false, self.now());
-                return false;
-            }
-        };
+        let installed = self.installed(self.pending.holding(&self.engine))?;
         let was_held = self.guard.held().is_some();
         let now = self.now();
         let verdict = (self.pending).verdict(&self.engine, installed, &mut self.guard, now);
-        verdict.is_some_and(|verdict| self.heed(verdict, was_held))
+        let may = verdict.is_some_and(|verdict| self.heed(verdict, was_held));
+        if may {
+            self.pending.hand_over(&mut self.engine);
+        }
+        Ok(may)
     }
 
     /// True if all that was read so far is held: the engine knows nothing to be installed.
     pub(super) fn held_at_start(&self) -> bool {
         !self.ready && self.guard.held().is_some()
-    }
-
-    /// True once in a while, as long as something is held: it is to be read again.
-    pub(super) fn second_reading_due(&mut self) -> bool {
-        if !self.guard.ask(self.now()) {
-            return false;
-        }
-        if let Sources::Api(follower) = &self.sources {
-            self.pending.await_second_list();
-            follower.list_again();
-        }
-        true
     }
 
     /// What the kernel holds, until the first commit: then the engine knows.
@@ -99,9 +66,10 @@ impl<H: Host> Agent<'_, H> {
     }
 
     fn tell_held(&self, loss: &Loss) {
-        let again = match self.sources {
-            Sources::Files { .. } => "reading",
-            Sources::Api(_) => "list",
+        let again = if self.source.is_remote() {
+            "list"
+        } else {
+            "reading"
         };
         let (how, reason) = if loss.total && !self.guard.limit().allow_empty {
             (

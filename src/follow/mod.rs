@@ -1,8 +1,8 @@
 //! The node agent: follows its sources, carries out what changed, keeps it that way.
 //!
 //! One thread does everything that touches the engine or the kernel; it sleeps in `poll` on
-//! inotify (files), rtnetlink (links, addresses, routes) and a wake-up from the thread that
-//! talks to the API. Whoever is late or gone (API, disk, service manager) never keeps a
+//! its source (inotify, or a wake-up from the thread that talks to the API) and on rtnetlink
+//! (links, addresses, routes). Whoever is late or gone (API, disk, service manager) never keeps a
 //! commit from happening.
 
 mod agenda;
@@ -10,7 +10,6 @@ mod agenda;
 mod agent_tests;
 mod aside;
 mod drift;
-mod files;
 mod health_checks;
 mod hold;
 mod pending;
@@ -35,18 +34,16 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use crate::apply::{NameWriters, Tidied};
-pub use files::Watch;
 pub use pending::Pending;
 pub use saved::VERSION as STATE_VERSION;
 pub use saved::{Saved, SavedError};
 pub use service_manager::notify;
-pub use sources::{Objects, Reading, Sources};
 pub use sync::{DriftCheck, KernelSync, SyncError, Synced};
 
 use crate::apply::{Host, Limit, LossGuard, ThisHost};
+use crate::cluster::Kind;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::host::monitor::{Changed, Monitor};
@@ -54,7 +51,7 @@ use crate::observe::{Condition, Shared};
 use crate::plan::Route;
 use crate::problem::Problem;
 use crate::progress::Progress;
-use crate::source::api;
+use crate::source::events::{Failure, Reason, Source};
 use agenda::{Agenda, waits};
 use health_checks::HealthChecks;
 use service_manager::ServiceManager;
@@ -90,40 +87,15 @@ pub struct Options {
     pub own_tables: bool,
     /// Remove kube-proxy's tables in the first transaction.
     pub take_over: bool,
-    /// Leave invalid objects out of files instead of keeping the last good state.
-    pub skip_invalid: bool,
 }
 
 /// What ended the agent's sleep, besides the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Woken {
-    /// Files may have changed.
-    files: bool,
     /// Everything is to be read and verified.
     reload: bool,
     /// Links, addresses or routes changed.
     host: Changed,
-}
-
-/// A wake-up that other threads may call.
-#[derive(Clone)]
-pub struct Waker(Arc<EventFd>);
-
-impl Waker {
-    /// A new one.
-    ///
-    /// # Errors
-    /// If the kernel has no descriptor to give.
-    pub fn new() -> Result<Self, Errno> {
-        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
-        Ok(Self(Arc::new(EventFd::from_flags(flags)?)))
-    }
-
-    /// Ends the agent's sleep.
-    pub fn wake(&self) {
-        // A full counter wakes just as well.
-        let _ = self.0.write(1);
-    }
 }
 
 /// Signals that were received.
@@ -152,20 +124,20 @@ pub enum RunError {
     Wait(Errno),
 }
 
-/// The files are read, and can be used.
-const FILES: Condition = Condition::Source("files");
-
-/// What the agent sleeps on, besides its files.
-pub struct Ears {
-    monitor: Monitor,
-    waker: Waker,
+impl From<Failure> for RunError {
+    fn from(failure: Failure) -> Self {
+        match failure.reason {
+            Reason::Invalid => Self::Objects(failure.message),
+            _ => Self::Input(failure.to_string()),
+        }
+    }
 }
 
 /// The agent. All of it but [`Agent::run`] goes by the host's time, and neither sleeps nor
 /// listens.
 pub struct Agent<'a, H = ThisHost> {
     options: Options,
-    sources: Sources<'a>,
+    source: Box<dyn Source + 'a>,
     engine: Engine,
     sync: KernelSync<H>,
     pending: Pending,
@@ -183,26 +155,24 @@ pub struct Agent<'a, H = ThisHost> {
     health_checks: HealthChecks,
     /// Kernel settings found wrong.
     settings: Vec<Problem>,
-    /// What was last found wrong with the files.
-    file_problems: Vec<Problem>,
     told: Rc<RefCell<ServiceManager>>,
     /// What takes so long, on a terminal, until it is ready.
     line: Progress,
 }
 
 impl<'a> Agent<'a> {
-    /// An agent of this host that has not done anything yet, and what it sleeps on.
+    /// An agent of this host that has not done anything yet, and what it sleeps on besides its
+    /// source.
     ///
     /// # Errors
     /// If the kernel does not give us the sockets.
     pub fn new(
         options: Options,
         config: Config,
-        sources: Sources<'a>,
-        waker: Waker,
+        source: Box<dyn Source + 'a>,
         observed: Arc<Shared>,
         line: Progress,
-    ) -> Result<(Self, Ears), SyncError> {
+    ) -> Result<(Self, Monitor), SyncError> {
         let monitor = Monitor::open()?;
         let mut sync =
             KernelSync::open(options.take_over, options.own_tables, options.name_writers)?;
@@ -212,8 +182,8 @@ impl<'a> Agent<'a> {
             life.borrow_mut().alive();
             watched.progress();
         }));
-        let agent = Self::over(sync, options, config, sources, observed, line, told)?;
-        Ok((agent, Ears { monitor, waker }))
+        let agent = Self::over(sync, options, config, source, observed, line, told)?;
+        Ok((agent, monitor))
     }
 
     /// Follows until told to stop. The only place that sleeps.
@@ -221,10 +191,10 @@ impl<'a> Agent<'a> {
     /// # Errors
     /// If the first reading of files or the first sync from them fails: then nothing was
     /// installed, and somebody is watching. Later errors are logged and tried again.
-    pub fn run(&mut self, ears: &Ears, signals: &Signals) -> Result<(), RunError> {
+    pub fn run(&mut self, monitor: &Monitor, signals: &Signals) -> Result<(), RunError> {
         self.start()?;
         while !signals.stop.load(Ordering::Relaxed) {
-            let mut woken = self.wait(ears).map_err(RunError::Wait)?;
+            let mut woken = self.wait(monitor).map_err(RunError::Wait)?;
             woken.reload = signals.reload.swap(false, Ordering::Relaxed);
             self.turn(woken);
         }
@@ -234,31 +204,20 @@ impl<'a> Agent<'a> {
     }
 
     /// Sleeps until something happens.
-    fn wait(&self, ears: &Ears) -> Result<Woken, Errno> {
+    fn wait(&self, monitor: &Monitor) -> Result<Woken, Errno> {
         let timeout = self.agenda.sleep(!self.pending.is_empty(), self.now());
-        let watched = match &self.sources {
-            Sources::Files { watch, .. } => Some(watch),
-            Sources::Api(_) => None,
-        };
-        let mut fds = vec![
-            PollFd::new(ears.waker.0.as_fd(), PollFlags::POLLIN),
-            PollFd::new(ears.monitor.as_fd(), PollFlags::POLLIN),
-        ];
-        fds.extend(watched.map(|w| PollFd::new(w.as_fd(), PollFlags::POLLIN)));
+        let mut fds =
+            [self.source.as_fd(), monitor.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let timeout = PollTimeout::try_from(timeout.max(Duration::from_millis(1)))
             .unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }
-        drop(fds);
-        // Nothing there means nobody called.
-        let _ = ears.waker.0.read();
         let routes = self.engine.routes();
         Ok(Woken {
-            files: watched.map_or(Ok(false), |watch| watch.wait(Duration::ZERO))?,
             reload: false,
-            host: ears.monitor.drain(|to| leads_to(routes, to)),
+            host: monitor.drain(|to| leads_to(routes, to)),
         })
     }
 }
@@ -269,26 +228,22 @@ impl<'a, H: Host> Agent<'a, H> {
         mut sync: KernelSync<H>,
         options: Options,
         config: Config,
-        sources: Sources<'a>,
+        source: Box<dyn Source + 'a>,
         observed: Arc<Shared>,
         line: Progress,
         told: Rc<RefCell<ServiceManager>>,
     ) -> Result<Self, SyncError> {
         let addresses = sync.installer.refresh_addresses()?;
         let now = sync.now();
-        match &sources {
-            Sources::Files { .. } => observed.expect(FILES),
-            Sources::Api(_) => {
-                let kinds = api::Kind::ALL.map(|kind| Condition::Source(kind.name()));
-                kinds.into_iter().for_each(|kind| observed.expect(kind));
-            }
+        for kind in Kind::ALL {
+            observed.expect(Condition::Source(source.part(kind)));
         }
         observed.expect(Condition::FirstSync);
         let guard = LossGuard::new(options.limit);
         Ok(Self {
             agenda: Agenda::new(options.min_sync_period, options.verify_period, now),
             options,
-            sources,
+            source,
             engine: Engine::new(config, addresses),
             sync,
             pending: Pending::default(),
@@ -300,7 +255,6 @@ impl<'a, H: Host> Agent<'a, H> {
             observed,
             health_checks: HealthChecks::default(),
             settings: Vec::new(),
-            file_problems: Vec::new(),
             told,
             line,
         })
@@ -314,33 +268,34 @@ impl<'a, H: Host> Agent<'a, H> {
     /// What is done before the first turn.
     fn start(&mut self) -> Result<(), RunError> {
         self.open_state();
-        if matches!(self.sources, Sources::Files { .. }) {
-            self.line.say("reading the inputs");
-            let may = self.read_files(false)?;
-            self.observed.good(FILES);
-            if may {
-                let services = self.engine.cluster().services.len();
-                self.line.say(format!("installing {services} services"));
-                self.flush("start")?;
-                self.become_ready();
-            } else {
-                self.line
-                    .say("held: the inputs lose too much of what is installed");
-            }
+        if self.source.is_remote() {
+            return Ok(());
+        }
+        self.line.say("reading the inputs");
+        self.source.ask_again();
+        if let Some(failure) = self.source_events() {
+            return Err(failure.into());
+        }
+        if self.hand_over()? {
+            let services = self.engine.cluster().services.len();
+            self.line.say(format!("installing {services} services"));
+            self.flush("start")?;
+            self.become_ready();
+        } else {
+            self.line
+                .say("held: the inputs lose too much of what is installed");
         }
         Ok(())
     }
 
     /// All that is to be done by now.
     fn turn(&mut self, woken: Woken) {
-        if let (true, Sources::Api(follower)) = (woken.reload, &self.sources) {
-            follower.list_again();
-        }
         self.host_changes(woken.host);
-        self.api_events();
-        // A folder may have been moved, or mounted over, without a word to us.
         let verify = self.agenda.take_verify(self.sync.now()) || woken.reload;
-        self.reread(woken.files || verify);
+        // A folder may have been moved, or mounted over, without a word to us.
+        self.ask_again(woken.reload || (verify && !self.source.is_remote()));
+        // What was lost is told, and stands as it was.
+        self.source_events();
         self.note_what_waits();
         self.flush_if_due();
         self.try_again();
@@ -390,10 +345,7 @@ impl<'a, H: Host> Agent<'a, H> {
 
     /// Derived anew each time, so that nobody can forget to take it back.
     fn note_what_waits(&mut self) {
-        let known = match self.sources {
-            Sources::Files { .. } => true,
-            Sources::Api(_) => self.ready || self.pending.is_complete(),
-        };
+        let known = self.ready || self.pending.is_complete();
         // Held at the start, nothing is known that could be carried out.
         let known = known && !self.held_at_start();
         // Before that, only a saved state can have failed; it is tried again, and stays so.
@@ -408,12 +360,12 @@ impl<'a, H: Host> Agent<'a, H> {
         if !self.agenda.may_commit(self.sync.now()) {
             return;
         }
-        if self.may_drain() {
-            for change in self.pending.drain() {
-                self.engine.apply(change);
-            }
+        if let Err(error) = self.hand_over() {
+            let reason = format!("cannot read what is installed: {error}");
+            self.observed.failing(Condition::Tables, &reason);
+            self.agenda.commit.outcome(false, self.now());
         }
-        if matches!(self.sources, Sources::Api(_)) && !self.ready && !self.pending.is_complete() {
+        if !self.ready && !self.pending.is_complete() {
             if self.agenda.commit.is_due(self.sync.now()) {
                 self.install_saved();
             }

@@ -1,82 +1,67 @@
-//! Changes that wait to be carried out: the latest word on each object, what is missing from
-//! a list, and how much of what there is they would leave.
+//! What sources said and what waits to be carried out: the latest word on each object, and how
+//! much of what there is that would leave.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use crate::apply::{Holding, LossGuard, Verdict};
-use crate::cluster::{Change, Cluster, EndpointSlice, ObjectName};
+use crate::cluster::{Change, Cluster, EndpointSlice, Kind, Object, ObjectName};
+use crate::config::Config;
 use crate::engine::Engine;
-use crate::source::api::{Event, Kind, gone};
+use crate::source::events::Event;
 
-/// The latest word on objects of the API, not yet handed to the engine.
+/// The latest word on settings and objects, not yet handed to the engine.
 #[derive(Debug, Default)]
 pub struct Pending {
+    settings: Option<Box<Config>>,
     changes: BTreeMap<(Kind, ObjectName), Change>,
-    /// Kinds of which a whole list arrived.
+    /// Kinds of which all objects were said.
     complete: BTreeSet<Kind>,
-    /// Names of a list that is still arriving.
-    listing: BTreeMap<Kind, BTreeSet<ObjectName>>,
-    /// A large loss: kinds whose second list is awaited.
+    /// Objects of lists that are still arriving.
+    arriving: BTreeMap<Kind, usize>,
+    /// A large loss: kinds that are to be said once more.
     awaited: BTreeSet<Kind>,
-    /// The second lists arrived.
+    /// They were.
     confirmed: bool,
-    /// Nothing arrived since it was judged and held.
+    /// Nothing was said since it was judged and held.
     judged: bool,
 }
 
 impl Pending {
-    /// Takes in an event; true if it is a complete list. `known` are the engine's objects:
-    /// what they hold and a list does not is gone.
-    pub fn take(&mut self, event: Event, known: &Cluster) -> bool {
-        self.judged = false;
+    /// Takes in what a source said. What `engine` knows and a whole list does not is gone;
+    /// what it knows just so does not wait.
+    pub fn take(&mut self, event: Event, engine: &Engine) {
         match event {
-            Event::Listing(kind) => {
-                // What a list said that never ended is said again, and is not kept: lists
-                // without an end would fill the memory.
-                for name in self
-                    .listing
-                    .insert(kind, BTreeSet::new())
-                    .unwrap_or_default()
-                {
-                    self.changes.remove(&(kind, name));
-                }
-                false
+            Event::Settings(settings) => {
+                self.settings = (*settings != *engine.config()).then_some(settings);
             }
-            Event::Listed(kind, change, _) => {
-                let name = name_of(&change);
-                if let Some(seen) = self.listing.get_mut(&kind) {
-                    seen.insert(name.clone());
-                }
-                self.changes.insert((kind, name), change);
-                false
-            }
-            Event::Changed(kind, change, _) => {
-                let name = name_of(&change);
-                self.changes.insert((kind, name), change);
-                false
-            }
-            Event::Complete(kind) => {
-                self.finish(kind, known);
-                true
-            }
-            Event::Heard(_) | Event::Failed(..) | Event::Recovered(_) => false,
+            Event::Listing(kind, objects) => drop(self.arriving.insert(kind, objects)),
+            Event::Reset(kind, objects) => self.reset(kind, objects, engine),
+            Event::Apply(object) => self.put(object.kind(), object.name(), object.into()),
+            Event::Delete(kind, name) => self.put(kind, name.clone(), Change::gone(kind, name)),
+            Event::Found(_) | Event::Heard(_) | Event::Lost(..) | Event::Recovered(_) => return,
         }
+        self.judged = false;
     }
 
-    fn finish(&mut self, kind: Kind, known: &Cluster) {
-        let seen = self.listing.remove(&kind).unwrap_or_default();
-        for name in names(kind, known) {
-            if !seen.contains(&name) {
-                let change = gone(kind, name.clone());
-                self.changes.insert((kind, name), change);
+    fn put(&mut self, kind: Kind, name: ObjectName, change: Change) {
+        self.changes.insert((kind, name), change);
+    }
+
+    fn reset(&mut self, kind: Kind, objects: Vec<Object>, engine: &Engine) {
+        self.arriving.remove(&kind);
+        // Whatever was said before is older than this.
+        self.changes.retain(|(of, _), _| *of != kind);
+        let mut gone: BTreeSet<ObjectName> = engine.cluster().names(kind).into_iter().collect();
+        for object in objects {
+            let name = object.name();
+            gone.remove(&name);
+            if !is_known(&object, engine) {
+                self.put(kind, name, object.into());
             }
         }
-        // What an older list or watch said and this list does not is gone as well.
-        for ((of, name), change) in &mut self.changes {
-            if *of == kind && !seen.contains(name) {
-                *change = gone(kind, name.clone());
-            }
+        for name in gone {
+            self.put(kind, name.clone(), Change::gone(kind, name));
         }
         self.complete.insert(kind);
         if self.awaited.remove(&kind) && self.awaited.is_empty() {
@@ -90,28 +75,27 @@ impl Pending {
         self.complete.len() == Kind::ALL.len()
     }
 
-    /// Kinds and whether they were listed.
-    pub fn sources(&self) -> impl Iterator<Item = (Kind, bool)> {
-        Kind::ALL
-            .into_iter()
-            .map(|kind| (kind, self.complete.contains(&kind)))
-    }
-
     /// Objects that wait.
     #[must_use]
     pub fn len(&self) -> usize {
         self.changes.len()
     }
 
-    /// True if none does.
+    /// Objects that wait or are arriving.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+    pub fn heard_of(&self) -> usize {
+        self.changes.len() + self.arriving.values().sum::<usize>()
     }
 
-    /// Kinds that say how many endpoints there are are listed anew; what they say then is a
-    /// second reading.
-    pub fn await_second_list(&mut self) {
+    /// True if nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.settings.is_none()
+    }
+
+    /// Kinds that say how many endpoints there are were asked for anew; what is said of them
+    /// then is a second reading.
+    pub fn await_second_reading(&mut self) {
         self.awaited = [Kind::Service, Kind::EndpointSlice].into();
         self.confirmed = false;
     }
@@ -131,7 +115,8 @@ impl Pending {
         guard: &mut LossGuard,
         now: Instant,
     ) -> Option<Verdict> {
-        let nothing = self.changes.is_empty() && installed.is_none();
+        // What was held may have come back, and be what the engine knows.
+        let nothing = self.is_empty() && installed.is_none() && guard.held().is_none();
         if !self.is_complete() || nothing || self.judged {
             return None;
         }
@@ -212,12 +197,17 @@ impl Pending {
         matches!(change, Some(Change::Service(_, None)))
     }
 
-    /// Hands over everything.
-    pub fn drain(&mut self) -> impl Iterator<Item = Change> + use<> {
+    /// Hands everything over.
+    pub fn hand_over(&mut self, engine: &mut Engine) {
         self.confirmed = false;
         self.judged = false;
         self.awaited.clear();
-        std::mem::take(&mut self.changes).into_values()
+        if let Some(settings) = self.settings.take() {
+            engine.reconfigure(*settings);
+        }
+        for change in std::mem::take(&mut self.changes).into_values() {
+            engine.apply(change);
+        }
     }
 }
 
@@ -225,31 +215,21 @@ fn endpoints(slice: Option<&EndpointSlice>) -> usize {
     slice.map_or(0, |slice| slice.endpoints.len())
 }
 
-fn name_of(change: &Change) -> ObjectName {
-    match change {
-        Change::Service(name, _) | Change::Slice(name, _) | Change::Pod(name, _) => name.clone(),
-        Change::Node(name, _) | Change::ServiceCidr(name, _) => ObjectName::new("", name.as_str()),
-    }
-}
-
-fn names(kind: Kind, known: &Cluster) -> Vec<ObjectName> {
-    match kind {
-        Kind::Service => known.services.keys().cloned().collect(),
-        Kind::EndpointSlice => known
-            .slices
-            .values()
-            .flat_map(|s| s.iter().map(|slice| slice.name.clone()))
-            .collect(),
-        Kind::Pod => known.pods.keys().cloned().collect(),
-        Kind::Node => known
-            .nodes
-            .keys()
-            .map(|n| ObjectName::new("", n.as_str()))
-            .collect(),
-        Kind::ServiceCidr => {
-            let names = known.service_cidrs.keys();
-            names.map(|n| ObjectName::new("", n.as_str())).collect()
-        }
+/// True if `engine` has an object that differs in nothing.
+fn is_known(object: &Object, engine: &Engine) -> bool {
+    let Cluster {
+        services,
+        pods,
+        nodes,
+        service_cidrs,
+        ..
+    } = engine.cluster();
+    match object {
+        Object::Service(new) => services.get(&new.name) == Some(new),
+        Object::Slice(new) => engine.slice(&new.name) == Some(new),
+        Object::Pod(new) => pods.get(&new.name) == Some(new),
+        Object::Node(new) => nodes.get(&new.name) == Some(new),
+        Object::ServiceCidr(new) => service_cidrs.get(&new.name) == Some(new),
     }
 }
 

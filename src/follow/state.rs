@@ -1,6 +1,6 @@
 //! The agent's saved state: installed until the API answers, written when things are quiet.
 
-use super::{Agent, Saved, Sources};
+use super::{Agent, Saved};
 use crate::apply::Host;
 use crate::observe::Condition;
 
@@ -11,7 +11,7 @@ impl<H: Host> Agent<'_, H> {
         };
         match Saved::in_folder(folder) {
             Ok(saved) => {
-                if matches!(self.sources, Sources::Api(_)) {
+                if self.source.is_remote() {
                     self.boot(&saved);
                 }
                 self.agenda.saving.outcome(true, self.now());

@@ -5,7 +5,7 @@ use crate::apply::Host;
 use crate::cluster::ObjectName;
 use crate::observe::{Condition, News, SyncReport};
 use crate::problem::{Problem, Severity};
-use crate::source::api::{Failure, Kind};
+use crate::source::events::Failure;
 use crate::text::printable;
 
 impl<H: Host> Agent<'_, H> {
@@ -48,15 +48,18 @@ impl<H: Host> Agent<'_, H> {
         }
     }
 
-    /// A kind of the API cannot be followed. One that the node does without is worth a line,
-    /// and no more.
-    pub(super) fn source_failed(&self, kind: Kind, failure: &Failure) {
-        self.observed.source_failed(kind.name());
+    /// A part of the source cannot be followed. One that the node does without is worth a
+    /// line, and no more.
+    pub(super) fn source_failed(&mut self, part: &'static str, failure: &Failure) {
+        self.observed.source_failed(part);
+        if !self.source.is_remote() {
+            self.agenda.reading.outcome(false, self.now());
+        }
         if !failure.dispensable {
-            let source = Condition::Source(kind.name());
+            let source = Condition::Source(part);
             self.observed.failing(source, &failure.to_string());
         } else if !failure.repeated {
-            tracing::warn!(kind = kind.name(), %failure, "a kind of the API is done without");
+            tracing::warn!(kind = part, %failure, "a kind of the API is done without");
         }
     }
 

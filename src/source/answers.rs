@@ -2,12 +2,11 @@
 //! them, turned into the cluster's own types.
 
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::api::{Fault, Kind, Reason, found, gone};
-use super::{Rules, insert_object};
-use crate::cluster::{Change, Cluster, ObjectName, Origin};
+use super::api::{Fault, Kind, Reason};
+use super::{Rules, read};
+use crate::cluster::{Object, ObjectName, Origin};
 use crate::problem::Problem;
 
 /// A page of a list.
@@ -36,19 +35,40 @@ pub(super) struct Line<'a> {
     pub object: &'a RawValue,
 }
 
-/// An object of which only the name matters.
+/// An object of which only name and version matter.
 #[derive(Deserialize, Default)]
-struct Named {
+pub(super) struct Stub {
     #[serde(default)]
-    metadata: NamedMetadata,
+    metadata: StubMetadata,
 }
 
 #[derive(Deserialize, Default)]
-struct NamedMetadata {
-    #[serde(default)]
-    namespace: String,
-    #[serde(default)]
-    name: String,
+#[serde(rename_all = "camelCase", default)]
+struct StubMetadata {
+    namespace: Option<String>,
+    name: Option<String>,
+    resource_version: Option<String>,
+}
+
+impl Stub {
+    /// Nothing but that of an object, or nothing at all.
+    pub fn of(object: &RawValue) -> Self {
+        serde_json::from_str(object.get()).unwrap_or_default()
+    }
+
+    /// The object's name.
+    pub fn name(&self) -> ObjectName {
+        let StubMetadata {
+            namespace, name, ..
+        } = &self.metadata;
+        let [namespace, name] = [namespace, name].map(|n| n.as_deref().unwrap_or_default());
+        ObjectName::new(namespace, name)
+    }
+
+    /// Its version; empty if it has none.
+    pub fn version(self) -> String {
+        self.metadata.resource_version.unwrap_or_default()
+    }
 }
 
 pub(super) fn read_page(text: &[u8]) -> Result<Page<'_>, Fault> {
@@ -72,78 +92,28 @@ pub(super) fn is_older(now: &str, before: &str) -> bool {
     }
 }
 
-/// An item of a list. One that is too large costs only itself.
-pub(super) fn listed(
+/// An object of a list or a watch, and what is wrong with it. What cannot be used counts as
+/// absent; one of more than `most` bytes costs only itself.
+pub(super) fn object(
     kind: Kind,
     server: &str,
     rules: Rules,
-    item: &RawValue,
+    text: &RawValue,
     most: usize,
-) -> (Change, Vec<Problem>) {
-    let size = item.get().len();
-    let refuse = |why: String| {
-        let named: Named = serde_json::from_str(item.get()).unwrap_or_default();
-        let name = ObjectName::new(named.metadata.namespace, named.metadata.name);
-        let object = format!("{} {name}", kind.name());
-        let problem = Problem::error(Some(&origin(server)), object, "", why);
-        (gone(kind, name), vec![problem])
-    };
-    if size > most {
-        return refuse(format!(
-            "has {size} bytes, more than {most}, the limit of one object; left out"
-        ));
-    }
-    match serde_json::from_str(item.get()) {
-        Ok(object) => read(kind, server, rules, object),
-        Err(error) => refuse(format!("cannot be read: {error}; left out")),
-    }
-}
-
-/// An object. What cannot be used counts as absent, and is reported.
-pub(super) fn read(
-    kind: Kind,
-    server: &str,
-    rules: Rules,
-    mut object: Value,
-) -> (Change, Vec<Problem>) {
-    let name = name_of(&object);
-    let (group, version, _) = kind.resource();
-    if let Value::Object(fields) = &mut object {
-        let version = if group.is_empty() {
-            version.to_owned()
-        } else {
-            format!("{group}/{version}")
-        };
-        // Items of a list do not say what they are.
-        fields.insert("apiVersion".to_owned(), version.into());
-        fields.insert("kind".to_owned(), kind.name().into());
-        if let Some(Value::Object(metadata)) = fields.get_mut("metadata") {
-            metadata.remove("managedFields");
-        }
-    }
-    let mut cluster = Cluster::default();
-    let mut problems = Vec::new();
-    let origin = origin(server);
-    insert_object(&mut cluster, None, rules, object, &origin, &mut problems);
-    (found(kind, name, cluster), problems)
-}
-
-fn origin(server: &str) -> Origin {
-    Origin {
+) -> (Option<Object>, Vec<Problem>) {
+    let origin = Origin {
         source: server.into(),
         ..Origin::default()
+    };
+    let (name, size) = (Stub::of(text).name(), text.get().len());
+    if size > most {
+        let object = format!("{} {name}", kind.name());
+        let why = format!("has {size} bytes, more than {most}, the limit of one object; left out");
+        return (None, vec![Problem::error(Some(&origin), object, "", why)]);
     }
-}
-
-/// A field of the object's metadata; empty if there is none.
-pub(super) fn metadata(object: &Value, field: &str) -> String {
-    let found = object.pointer("/metadata").and_then(|m| m.get(field));
-    found.and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// The object's name.
-pub(super) fn name_of(object: &Value) -> ObjectName {
-    ObjectName::new(metadata(object, "namespace"), metadata(object, "name"))
+    let mut problems = Vec::new();
+    let object = read(kind, name, text.get(), rules, &origin, &mut problems);
+    (object, problems)
 }
 
 #[cfg(test)]

@@ -4,178 +4,27 @@
 //! Only what this node needs is asked for, several API servers take turns, nothing is waited
 //! for without end ([`Limits`]), and failures say what is wrong.
 
-use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use tokio::sync::{Mutex, Semaphore, watch};
 
 use super::Rules;
 use super::clients::Clients;
 use super::list_watch::OneKind;
-use super::telling::Telling;
-use crate::cluster::{Change, Cluster, ObjectName};
-use crate::problem::Problem;
+use super::telling::{Telling, places};
 use crate::text::printable;
 
+pub use super::events::{Event, Failure, Reason, Source};
 pub use super::limits::Limits;
+pub use crate::cluster::Kind;
 
-/// Events that may wait to be looked at; then the servers do.
-const ROOM: usize = 20_000;
-
-/// A kind of object that is followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Services.
-    Service,
-    /// EndpointSlices.
-    EndpointSlice,
-    /// Nodes.
-    Node,
-    /// Pods of this node.
-    Pod,
-    /// ServiceCIDRs.
-    ServiceCidr,
-}
-
-impl Kind {
-    /// All of them: the first sync waits for each.
-    pub const ALL: [Self; 5] = [
-        Self::Service,
-        Self::EndpointSlice,
-        Self::Node,
-        Self::Pod,
-        Self::ServiceCidr,
-    ];
-
-    /// Kubernetes' name of the kind.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Service => "Service",
-            Self::EndpointSlice => "EndpointSlice",
-            Self::Node => "Node",
-            Self::Pod => "Pod",
-            Self::ServiceCidr => "ServiceCIDR",
-        }
-    }
-
-    /// Group, version and plural in the API's paths.
-    #[must_use]
-    pub const fn resource(self) -> (&'static str, &'static str, &'static str) {
-        match self {
-            Self::Service => ("", "v1", "services"),
-            Self::EndpointSlice => ("discovery.k8s.io", "v1", "endpointslices"),
-            Self::Node => ("", "v1", "nodes"),
-            Self::Pod => ("", "v1", "pods"),
-            Self::ServiceCidr => ("networking.k8s.io", "v1", "servicecidrs"),
-        }
-    }
-}
-
-/// What the API says.
-#[derive(Debug)]
-pub enum Event {
-    /// A list begins: what it does not name is gone when it ends. One that began before and
-    /// did not end is void.
-    Listing(Kind),
-    /// An object of the list.
-    Listed(Kind, Change, Vec<Problem>),
-    /// The list is complete.
-    Complete(Kind),
-    /// An object changed.
-    Changed(Kind, Change, Vec<Problem>),
-    /// A server lives and has nothing new: said every few seconds at most. Any other event
-    /// but a failure is a sign of life as well.
-    Heard(Kind),
-    /// A kind cannot be followed at the moment; it is tried again, without end.
-    Failed(Kind, Failure),
-    /// A kind that failed is followed again.
-    Recovered(Kind),
-}
-
-/// Why a kind cannot be followed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
-    /// What sort of failure.
-    pub reason: Reason,
-    /// The server, and what is wrong. Printable whatever the server says.
-    pub message: String,
-    /// True if the same was said before and nothing else in between.
-    pub repeated: bool,
-    /// True if this node does without the kind: nothing to worry about, but worth a word.
-    pub dispensable: bool,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason.name(), self.message)
-    }
-}
-
-/// What sort of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// No connection.
-    Unreachable,
-    /// A connection, and no answer in time, or one that drips.
-    Silent,
-    /// TLS cannot agree, mostly on a certificate.
-    Tls,
-    /// Our own token cannot be read.
-    Credentials,
-    /// 401: the server does not know us.
-    Unauthorized,
-    /// 403: we may not.
-    Forbidden,
-    /// 404: the server does not know the kind.
-    NotServed,
-    /// 429, 503 or 504.
-    Busy,
-    /// Any other refusal.
-    ServerError,
-    /// Not what an API server says.
-    NotUnderstood,
-    /// More than this node takes ([`Limits`]).
-    TooLarge,
-    /// Lists expire or watches end again and again.
-    Expired,
-    /// The same, without a reason given.
-    Ended,
-}
-
-impl Reason {
-    /// True if there was no answer at all, or none that ended: the server, or the way to it,
-    /// is gone.
-    pub(super) const fn is_of_the_way(self) -> bool {
-        matches!(
-            self,
-            Self::Unreachable | Self::Silent | Self::Tls | Self::Ended
-        )
-    }
-
-    /// One word, for labels.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Unreachable => "unreachable",
-            Self::Silent => "silent",
-            Self::Tls => "tls",
-            Self::Credentials => "credentials",
-            Self::Unauthorized => "unauthorized",
-            Self::Forbidden => "forbidden",
-            Self::NotServed => "not-served",
-            Self::Busy => "busy",
-            Self::ServerError => "server-error",
-            Self::NotUnderstood => "not-understood",
-            Self::TooLarge => "too-large",
-            Self::Expired => "expired",
-            Self::Ended => "ended",
-        }
-    }
-}
+/// Objects that may wait to be looked at; then the servers do.
+pub(super) const ROOM: u32 = 20_000;
 
 /// One question that failed.
 #[derive(Clone, Debug)]
@@ -246,45 +95,68 @@ pub struct Follower {
     events: Receiver<Event>,
     room: Arc<Semaphore>,
     relist: watch::Sender<u64>,
+    /// Readable while there may be events.
+    called: Arc<EventFd>,
 }
 
 impl Follower {
     /// Events so far.
     pub fn events(&self) -> impl Iterator<Item = Event> {
-        let taken = |_: &Event| self.room.add_permits(1);
+        // Nothing there means nobody called.
+        let _ = self.called.read();
+        let taken = |event: &Event| self.room.add_permits(places(event) as usize);
         self.events.try_iter().inspect(taken)
-    }
-
-    /// Lists everything anew, as a second opinion.
-    pub fn relist(&self) {
-        self.relist.send_modify(|n| *n += 1);
     }
 }
 
-/// Starts following. `wake` is called after events were handed over.
+impl AsFd for Follower {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.called.as_fd()
+    }
+}
+
+impl Source for Follower {
+    fn events(&mut self) -> Vec<Event> {
+        Self::events(self).collect()
+    }
+
+    fn ask_again(&mut self) {
+        self.relist.send_modify(|n| *n += 1);
+    }
+
+    fn part(&self, kind: Kind) -> &'static str {
+        kind.name()
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+}
+
+/// Starts following.
 ///
 /// # Errors
 /// If the settings cannot be used. That no server answers is an event, not an error.
-pub fn follow(
-    settings: &Settings,
-    wake: impl Fn() + Clone + Send + 'static,
-) -> Result<Follower, ApiError> {
+pub fn follow(settings: &Settings) -> Result<Follower, ApiError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let clients = runtime.block_on(Clients::make(settings))?;
     let clients = Arc::new(Mutex::new(clients));
+    let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+    let called = EventFd::from_flags(flags).map_err(std::io::Error::from)?;
+    let called = Arc::new(called);
     let (sender, events) = channel();
-    let room = Arc::new(Semaphore::new(ROOM));
-    let places = Arc::clone(&room);
+    let room = Arc::new(Semaphore::new(ROOM as usize));
+    let (places, caller) = (Arc::clone(&room), Arc::clone(&called));
     let (relist, relists) = watch::channel(0);
     let settings = Arc::new(settings.clone());
     std::thread::Builder::new()
         .name("kubernetes-api".to_owned())
         .spawn(move || {
             let followers = Kind::ALL.map(|kind| {
-                let (sender, wake) = (sender.clone(), wake.clone());
-                let out = Telling::new(kind, sender, Arc::clone(&places), wake);
+                let (sender, caller) = (sender.clone(), Arc::clone(&caller));
+                let out = Telling::new(kind, sender, Arc::clone(&places), caller);
                 let clients = Arc::clone(&clients);
                 OneKind::new(kind, clients, Arc::clone(&settings), out).run(relists.clone())
             });
@@ -294,6 +166,7 @@ pub fn follow(
         events,
         room,
         relist,
+        called,
     })
 }
 
@@ -309,33 +182,4 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// An object that is no more.
-#[must_use]
-pub fn gone(kind: Kind, name: ObjectName) -> Change {
-    found(kind, name, Cluster::default())
-}
-
-/// The object that was read into an empty cluster, if it could be used.
-pub(super) fn found(kind: Kind, name: ObjectName, cluster: Cluster) -> Change {
-    match kind {
-        Kind::Service => {
-            let service = cluster.services.into_values().next();
-            Change::Service(name, service)
-        }
-        Kind::EndpointSlice => {
-            let slice = cluster.slices.into_values().flatten().next();
-            Change::Slice(name, slice.map(Box::new))
-        }
-        Kind::Pod => Change::Pod(name, cluster.pods.into_values().next().map(Box::new)),
-        Kind::Node => Change::Node(
-            name.name.to_string(),
-            cluster.nodes.into_values().next().map(Box::new),
-        ),
-        Kind::ServiceCidr => {
-            let cidr = cluster.service_cidrs.into_values().next();
-            Change::ServiceCidr(name.name.to_string(), cidr.map(Box::new))
-        }
-    }
 }

@@ -50,10 +50,10 @@ pub fn slice(
     ports.shrink_to_fit();
     let mut endpoints = Vec::new();
     for (i, endpoint) in raw.endpoints.unwrap_or_default().into_iter().enumerate() {
-        let field = format!("endpoints[{i}].addresses[0]");
+        let field = || format!("endpoints[{i}].addresses[0]");
         let Some(text) = endpoint.addresses.as_ref().and_then(|a| a.first()) else {
             if c.rules.manifests {
-                c.warning(&field, "is absent, so the endpoint is passed over");
+                c.warning(&field(), "is absent, so the endpoint is passed over");
             }
             continue;
         };
@@ -65,13 +65,13 @@ pub fn slice(
                 endpoints.push(convert(addr, endpoint));
             }
             Some(addr) => c.error(
-                &field,
+                &field(),
                 format!(
                     "{addr} is {}, but the slice's addressType is {family}",
                     Family::of(&addr)
                 ),
             ),
-            None => c.error(&field, format!("{text:?} is not an IP address")),
+            None => c.error(&field(), format!("{text:?} is not an IP address")),
         }
     }
     endpoints.shrink_to_fit();

@@ -1,4 +1,5 @@
-//! Adds one object to the cluster: its fields typed and checked, its name its own.
+//! One object, from its text or tree to its final type: its fields typed and checked, its name
+//! its own.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,10 @@ use serde_json::Value;
 
 use super::fields::Checker;
 use super::{Rules, endpoints, pod, service};
-use crate::cluster::{Cluster, EndpointSlice, Names, ObjectName, Origin};
+use crate::cluster::{Cluster, EndpointSlice, Kind, Names, Object, ObjectName, Origin};
 use crate::problem::Problem;
+use crate::syntax::name_problem;
 use crate::syntax::parse::expectation;
-use crate::syntax::{drop_nulls, name_problem};
 
 /// Namespace and name, of which the first is `default` where it is left out.
 pub(super) fn name_of(object: &Value) -> ObjectName {
@@ -33,26 +34,81 @@ pub(super) fn shown(kind: &str, name: &ObjectName) -> String {
     }
 }
 
-/// Adds one object of a kind that is read to `cluster`. With `names`, it shares its names with
-/// the objects before it.
-pub fn insert_object(
-    cluster: &mut Cluster,
-    names: Option<&mut Names>,
+/// How an object is written.
+#[derive(Clone, Copy)]
+enum Written<'a> {
+    /// As the API sends it.
+    Text(&'a str),
+    /// A manifest's, which was looked through for fields that are none.
+    Tree(&'a Value),
+}
+
+/// Reads the text of one object of a kind that is followed. What is odd or wrong goes to
+/// `problems`; an object that cannot be used is none.
+pub fn read(
+    kind: Kind,
+    name: ObjectName,
+    text: &str,
     rules: Rules,
-    mut object: Value,
+    origin: &Origin,
+    problems: &mut Vec<Problem>,
+) -> Option<Object> {
+    let mut c = checker(kind.name(), &name, rules, origin, problems);
+    if !has_name(&name, &mut c) {
+        return None;
+    }
+    followed(kind, name, Written::Text(text), &mut c)
+}
+
+fn checker<'a>(
+    kind: &str,
+    name: &ObjectName,
+    rules: Rules,
+    origin: &'a Origin,
+    problems: &'a mut Vec<Problem>,
+) -> Checker<'a> {
+    Checker {
+        origin,
+        object: shown(kind, name),
+        problems,
+        rules,
+        failed: false,
+    }
+}
+
+/// Says what is wrong with a name.
+fn has_name(name: &ObjectName, c: &mut Checker<'_>) -> bool {
+    let parts = [
+        ("metadata.name", Some(&name.name)),
+        // What is in no namespace has none.
+        (
+            "metadata.namespace",
+            Some(&name.namespace).filter(|n| !n.is_empty()),
+        ),
+    ];
+    for (field, part) in parts {
+        if let Some(problem) = part.and_then(|part| name_problem(part)) {
+            c.error(field, problem);
+            return false;
+        }
+    }
+    true
+}
+
+/// Adds one object of a kind that is read in manifests to `cluster`. It shares its `names` with
+/// the objects before it.
+pub(super) fn insert_object(
+    cluster: &mut Cluster,
+    names: &mut Names,
+    rules: Rules,
+    object: Value,
     origin: &Origin,
     problems: &mut Vec<Problem>,
 ) {
     let kind = object.get("kind").and_then(Value::as_str);
     let kind = kind.unwrap_or_default().to_owned();
     let name = name_of(&object);
-    let mut c = Checker {
-        origin,
-        object: shown(&kind, &name),
-        problems,
-        rules,
-        failed: false,
-    };
+    let mut c = checker(&kind, &name, rules, origin, problems);
     let meta = object.get("metadata").filter(|meta| !meta.is_null());
     if meta.is_some_and(|meta| !meta.is_object()) {
         c.error("metadata", "is no object with a name");
@@ -68,48 +124,20 @@ pub fn insert_object(
             return;
         }
     }
-    if let Some(problem) = name_problem(&name.name) {
-        c.error("metadata.name", problem);
-        return;
+    if has_name(&name, &mut c) {
+        insert(cluster, names, &kind, name, Written::Tree(&object), &mut c);
     }
-    if let Some(problem) = name_problem(&name.namespace) {
-        c.error("metadata.namespace", problem);
-        return;
-    }
-    drop_nulls(&mut object);
-    insert(cluster, names, &kind, name, object, &mut c);
 }
 
 fn insert(
     cluster: &mut Cluster,
-    names: Option<&mut Names>,
+    names: &mut Names,
     kind: &str,
     name: ObjectName,
-    object: Value,
+    object: Written<'_>,
     c: &mut Checker<'_>,
 ) {
     match kind {
-        "Service" => {
-            let mut made = typed(object, c).and_then(|raw| service::service(name, raw, c));
-            if let (Some(names), Some(service)) = (names, &mut made) {
-                names.share_service(service);
-            }
-            if let Some(made) = made {
-                let name = made.name.clone();
-                add(
-                    &mut cluster.services,
-                    name,
-                    Some(Box::new(made)),
-                    |s| &s.origin,
-                    c,
-                );
-            }
-        }
-        "EndpointSlice" => {
-            if let Some(slice) = typed(object, c).and_then(|raw| endpoints::slice(name, raw, c)) {
-                add_slice(cluster, names, slice, c);
-            }
-        }
         "Endpoints" => {
             if let Some(raw) = typed(object, c) {
                 for slice in endpoints::endpoints(&name, raw, c) {
@@ -118,42 +146,68 @@ fn insert(
                 }
             }
         }
-        "Pod" => {
-            let made = typed(object, c).and_then(|raw| pod::pod(name.clone(), raw, c));
-            add(&mut cluster.pods, name, made, |p| &p.origin, c);
-        }
-        "Node" => {
-            let made = typed(object, c).and_then(|raw| pod::node(name.name.to_string(), raw, c));
-            add(
-                &mut cluster.nodes,
-                name.name.to_string(),
-                made,
-                |n| &n.origin,
-                c,
-            );
-        }
-        "ServiceCIDR" => {
-            let made = typed(object, c)
-                .and_then(|raw| service::service_cidr(name.name.to_string(), raw, c));
-            add(
-                &mut cluster.service_cidrs,
-                name.name.to_string(),
-                made,
-                |s| &s.origin,
-                c,
-            );
-        }
         "ReplicationController" | "ReplicaSet" | "Deployment" => {
             let made = typed(object, c).and_then(|raw| pod::workload(kind, name, raw, c));
             cluster.workloads.extend(made);
         }
-        _ => {}
+        _ => {
+            let kind = Kind::ALL.into_iter().find(|of| of.name() == kind);
+            if let Some(made) = kind.and_then(|kind| followed(kind, name, object, c)) {
+                add(cluster, names, made, c);
+            }
+        }
     }
 }
 
+/// An object of a kind that is followed, out of its fields.
+fn followed(
+    kind: Kind,
+    name: ObjectName,
+    object: Written<'_>,
+    c: &mut Checker<'_>,
+) -> Option<Object> {
+    let bare = || name.name.to_string();
+    Some(match kind {
+        Kind::Service => {
+            let raw = typed(object, c)?;
+            Object::Service(Box::new(service::service(name, raw, c)?))
+        }
+        Kind::EndpointSlice => {
+            let raw = typed(object, c)?;
+            Object::Slice(Box::new(endpoints::slice(name, raw, c)?))
+        }
+        Kind::Node => {
+            let raw = typed(object, c)?;
+            Object::Node(Box::new(pod::node(bare(), raw, c)?))
+        }
+        Kind::Pod => {
+            let raw = typed(object, c)?;
+            Object::Pod(Box::new(pod::pod(name, raw, c)?))
+        }
+        Kind::ServiceCidr => {
+            let raw = typed(object, c)?;
+            Object::ServiceCidr(Box::new(service::service_cidr(bare(), raw, c)?))
+        }
+    })
+}
+
 /// The object with its fields typed; a field of another type is an error with its path.
-fn typed<T: DeserializeOwned>(object: Value, c: &mut Checker<'_>) -> Option<T> {
-    match serde_path_to_error::deserialize(object) {
+fn typed<T: DeserializeOwned>(object: Written<'_>, c: &mut Checker<'_>) -> Option<T> {
+    let read = match object {
+        Written::Text(text) => serde_json::from_str(text),
+        Written::Tree(value) => T::deserialize(value),
+    };
+    if let Ok(raw) = read {
+        return Some(raw);
+    }
+    // Once more, noting each field on the way, which takes as long again.
+    let noted = match object {
+        Written::Text(text) => {
+            serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(text))
+        }
+        Written::Tree(value) => serde_path_to_error::deserialize(value),
+    };
+    match noted {
         Ok(raw) => Some(raw),
         Err(e) => {
             let path = e.path().to_string();
@@ -164,17 +218,49 @@ fn typed<T: DeserializeOwned>(object: Value, c: &mut Checker<'_>) -> Option<T> {
     }
 }
 
+/// Adds an object under its name; a second one of the same name is an error.
+fn add(cluster: &mut Cluster, names: &mut Names, object: Object, c: &mut Checker<'_>) {
+    match object {
+        Object::Service(mut made) => {
+            names.share_service(&mut made);
+            let name = made.name.clone();
+            put(&mut cluster.services, name, made, |s| &s.origin, c);
+        }
+        Object::Slice(made) => add_slice(cluster, names, *made, c),
+        Object::Node(made) => {
+            put(
+                &mut cluster.nodes,
+                made.name.clone(),
+                *made,
+                |n| &n.origin,
+                c,
+            );
+        }
+        Object::Pod(made) => {
+            put(
+                &mut cluster.pods,
+                made.name.clone(),
+                *made,
+                |p| &p.origin,
+                c,
+            );
+        }
+        Object::ServiceCidr(made) => {
+            let name = made.name.clone();
+            put(&mut cluster.service_cidrs, name, *made, |s| &s.origin, c);
+        }
+    }
+}
+
 /// Adds a slice to its service's; a second one of the same name is an error.
 fn add_slice(
     cluster: &mut Cluster,
-    names: Option<&mut Names>,
+    names: &mut Names,
     mut slice: EndpointSlice,
     c: &mut Checker<'_>,
 ) {
     let service = cluster.services.get_key_value(&slice.service);
-    if let Some(names) = names {
-        names.share_slice(&mut slice, service.map(|(name, _)| name));
-    }
+    names.share_slice(&mut slice, service.map(|(name, _)| name));
     let slices = cluster.slices.entry(slice.service.clone()).or_default();
     match slices.get(&slice.name) {
         Some(first) => taken(&first.origin.clone(), c),
@@ -189,18 +275,15 @@ fn taken(first: &Origin, c: &mut Checker<'_>) {
     );
 }
 
-/// Adds an object under its name; a second one of the same name is an error.
-fn add<K: Ord, T>(
+fn put<K: Ord, T>(
     map: &mut BTreeMap<K, T>,
     key: K,
-    made: Option<T>,
+    made: T,
     origin: impl Fn(&T) -> &Origin,
     c: &mut Checker<'_>,
 ) {
-    let Some(made) = made else { return };
-    if let Some(first) = map.get(&key) {
-        taken(origin(first), c);
-        return;
+    match map.get(&key) {
+        Some(first) => taken(&origin(first).clone(), c),
+        None => drop(map.insert(key, made)),
     }
-    map.insert(key, made);
 }

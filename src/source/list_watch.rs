@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use kube::api::{ListParams, WatchParams};
 use kube::core::Request;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
-use super::answers::{Line, is_older, listed, metadata, name_of, no_version, read, read_page};
-use super::api::{Event, Fault, Kind, Reason, Settings, gone};
+use super::answers::{Line, Stub, is_older, no_version, object, read_page};
+use super::api::{Event, Fault, Kind, Reason, Settings};
 use super::clients::{Clients, Target};
 use super::exchange::{Lines, Said, ask, body, error_event};
 use super::limits::{Backoff, Limits, about};
 use super::telling::{Over, Telling, Told};
+use crate::cluster::{Names, Object};
 
 /// Headless services and those of another proxy never come here (kube-proxy's own selector).
 const OURS: &str = "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless";
@@ -57,11 +58,13 @@ impl From<Fault> for Stop {
 }
 
 /// Follows one kind.
-pub(super) struct OneKind<W> {
+pub(super) struct OneKind {
     kind: Kind,
     clients: Arc<Mutex<Clients>>,
     settings: Arc<Settings>,
-    out: Telling<W>,
+    out: Telling,
+    /// Names that objects share.
+    names: Names,
     turn: usize,
     /// How many servers there are.
     servers: usize,
@@ -76,17 +79,18 @@ pub(super) struct OneKind<W> {
     in_watch: bool,
 }
 
-impl<W: Fn()> OneKind<W> {
+impl OneKind {
     pub fn new(
         kind: Kind,
         clients: Arc<Mutex<Clients>>,
         settings: Arc<Settings>,
-        out: Telling<W>,
+        out: Telling,
     ) -> Self {
         Self {
             kind,
             clients,
             out,
+            names: Names::default(),
             turn: 0,
             servers: settings.servers.len().max(1),
             position: Position::List,
@@ -225,9 +229,9 @@ impl<W: Fn()> OneKind<W> {
     /// Lists everything; the version it was listed at.
     async fn list(&mut self, target: &Target) -> Result<String, Stop> {
         let limits = self.settings.limits.clone();
-        let (mut bytes, mut objects) = (0, 0);
+        let (mut bytes, mut count) = (0, 0);
+        let mut objects = Vec::new();
         let mut next: Option<String> = None;
-        let mut begun = false;
         loop {
             let text = match self.page(target, self.page_size, next.as_deref()).await {
                 // Not if it is one object already.
@@ -241,14 +245,10 @@ impl<W: Fn()> OneKind<W> {
                 page => page?,
             };
             let page = read_page(&text)?;
-            if !begun {
-                begun = true;
-                self.out.send(Event::Listing(self.kind)).await?;
-            }
             bytes += text.len();
             let items = page.items.unwrap_or_default();
-            objects += items.len();
-            if bytes > limits.list_bytes || objects > limits.list_objects {
+            count += items.len();
+            if bytes > limits.list_bytes || count > limits.list_objects {
                 return Err(Stop::Fault(Fault::new(
                     Reason::TooLarge,
                     format!(
@@ -258,17 +258,9 @@ impl<W: Fn()> OneKind<W> {
                 )));
             }
             for item in items {
-                let (change, problems) = listed(
-                    self.kind,
-                    &target.server,
-                    self.settings.rules,
-                    item,
-                    limits.object_bytes,
-                );
-                self.out
-                    .send(Event::Listed(self.kind, change, problems))
-                    .await?;
+                objects.extend(self.object(target, item).await?);
             }
+            self.out.send(Event::Listing(self.kind, count)).await?;
             let more = page.metadata.continue_.filter(|token| !token.is_empty());
             if more.is_none() {
                 let version = page.metadata.resource_version;
@@ -276,7 +268,7 @@ impl<W: Fn()> OneKind<W> {
                     return Err(Stop::Fault(no_version()));
                 }
                 self.complete = true;
-                self.out.send(Event::Complete(self.kind)).await?;
+                self.out.send(Event::Reset(self.kind, objects)).await?;
                 return Ok(version);
             }
             if more == next {
@@ -287,6 +279,19 @@ impl<W: Fn()> OneKind<W> {
             }
             next = more;
         }
+    }
+
+    /// The object in a text, if it can be used; what is wrong with it is told.
+    async fn object(&mut self, target: &Target, text: &RawValue) -> Result<Option<Object>, Over> {
+        let (rules, most) = (self.settings.rules, self.settings.limits.object_bytes);
+        let (mut found, problems) = object(self.kind, &target.server, rules, text, most);
+        if let Some(object) = &mut found {
+            self.names.share_object(object);
+        }
+        if !problems.is_empty() {
+            self.out.send(Event::Found(problems)).await?;
+        }
+        Ok(found)
     }
 
     /// Watches from a version until the watch ends.
@@ -421,8 +426,9 @@ impl<W: Fn()> OneKind<W> {
             }
             return Err(Stop::Fault(fault));
         }
-        let object: Value = serde_json::from_str(said.object.get()).unwrap_or_default();
-        let version = metadata(&object, "resourceVersion");
+        let stub = Stub::of(said.object);
+        let name = stub.name();
+        let version = stub.version();
         if version.is_empty() {
             self.position = Position::List;
             return Err(Stop::Fault(no_version()));
@@ -435,14 +441,12 @@ impl<W: Fn()> OneKind<W> {
         match said.kind {
             "BOOKMARK" => Ok(self.out.heard().await?),
             "DELETED" => {
-                let change = gone(self.kind, name_of(&object));
-                let event = Event::Changed(self.kind, change, Vec::new());
+                let event = Event::Delete(self.kind, name);
                 Ok(self.out.send(event).await?)
             }
             "ADDED" | "MODIFIED" => {
-                let (change, problems) =
-                    read(self.kind, &target.server, self.settings.rules, object);
-                let event = Event::Changed(self.kind, change, problems);
+                let object = self.object(target, said.object).await?;
+                let event = object.map_or(Event::Delete(self.kind, name), Event::Apply);
                 Ok(self.out.send(event).await?)
             }
             other => {
@@ -470,8 +474,8 @@ impl<W: Fn()> OneKind<W> {
         }
         if dispensable && (reason == Reason::NotServed || !self.complete) {
             self.complete = true;
-            self.out.send(Event::Listing(self.kind)).await?;
-            self.out.send(Event::Complete(self.kind)).await?;
+            let nothing = Event::Reset(self.kind, Vec::new());
+            self.out.send(nothing).await?;
         }
         if matches!(reason, Reason::Unreachable | Reason::Silent | Reason::Ended) {
             self.clients.lock().await.reconnect(target);

@@ -10,9 +10,12 @@ pub mod api;
 #[cfg(feature = "cluster")]
 mod clients;
 mod endpoints;
+pub mod events;
 #[cfg(feature = "cluster")]
 mod exchange;
 mod fields;
+#[cfg(feature = "daemon")]
+mod files;
 mod flags;
 mod insert;
 mod kinds;
@@ -43,11 +46,13 @@ use crate::cluster::{Cluster, EndpointSlice, Names, Origin};
 use crate::problem::{Problem, Severity};
 use crate::syntax::{documents, parse};
 use crate::text::nearest;
-use insert::{name_of, shown};
+use insert::{insert_object, name_of, shown};
 use kinds::Standing;
 
+#[cfg(feature = "daemon")]
+pub use files::{Files, Reading, Watch};
 pub use flags::service_ranges_from;
-pub use insert::insert_object;
+pub use insert::read;
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -196,6 +201,9 @@ fn contents(path: &Path) -> Result<Vec<u8>, SourceError> {
     let mut size = file.metadata().map_err(read_error(path))?.len();
     let mut bytes = Vec::new();
     if size <= MOST_BYTES {
+        // Grown step by step, it would take up to three times as much. One byte more than it
+        // says, where its end is found.
+        bytes.reserve_exact(usize::try_from(size).unwrap_or_default() + 1);
         // A pipe does not tell its size.
         let mut most = file.take(MOST_BYTES + 1);
         most.read_to_end(&mut bytes).map_err(read_error(path))?;
@@ -557,7 +565,7 @@ fn object(value: Value, origin: &Origin, into: &mut Loaded, skipped: &mut BTreeM
         names,
         ..
     } = into;
-    insert_object(cluster, Some(names), rules, value, origin, problems);
+    insert_object(cluster, names, rules, value, origin, problems);
 }
 
 /// Whose configuration a document is, if it is one that `--config` reads.

@@ -191,9 +191,14 @@ pub fn workload(
 
 fn selector(value: Option<&serde_json::Value>) -> Option<BTreeMap<String, String>> {
     let value = value?;
-    let labels = value.get("matchLabels").unwrap_or(value).as_object()?;
+    let chosen = value.get("matchLabels").filter(|labels| !labels.is_null());
+    let labels = chosen.unwrap_or(value).as_object()?;
+    let text = |value: &serde_json::Value| match value {
+        serde_json::Value::Null => Some(String::new()),
+        value => value.as_str().map(str::to_owned),
+    };
     labels
         .iter()
-        .map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+        .map(|(k, v)| Some((k.clone(), text(v)?)))
         .collect()
 }

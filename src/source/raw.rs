@@ -2,16 +2,37 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 type Map = BTreeMap<String, String>;
+
+/// `null` as kubectl reads it: a field that is null is one that is not there. An entry of a
+/// list that is null is no port and no address, and is left to be refused.
+fn or_default<'de, D, T>(field: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(field)?.unwrap_or_default())
+}
+
+/// A map of text to text: a key stays, and its null is empty text, as Go decodes it. Without
+/// the key a selector would choose more than it says.
+fn texts<'de, D: Deserializer<'de>>(field: D) -> Result<Option<Map>, D::Error> {
+    let found: Option<BTreeMap<String, Option<String>>> = Option::deserialize(field)?;
+    let texts = found.into_iter().flatten();
+    let texts = texts.map(|(key, text)| (key, text.unwrap_or_default()));
+    Ok(Some(texts.collect()))
+}
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Meta {
     pub name: Option<String>,
     pub namespace: Option<String>,
+    #[serde(deserialize_with = "texts")]
     pub labels: Option<Map>,
+    #[serde(deserialize_with = "texts")]
     pub annotations: Option<Map>,
     pub creation_timestamp: Option<String>,
     pub deletion_timestamp: Option<String>,
@@ -38,8 +59,11 @@ pub enum IntOrString {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Service {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
     pub spec: ServiceSpec,
+    #[serde(deserialize_with = "or_default")]
     pub status: ServiceStatus,
 }
 
@@ -54,6 +78,7 @@ pub struct ServiceSpec {
     pub ip_families: Option<Vec<String>>,
     pub ip_family_policy: Option<String>,
     pub ports: Option<Vec<ServicePort>>,
+    #[serde(deserialize_with = "texts")]
     pub selector: Option<Map>,
     #[serde(rename = "externalIPs")]
     pub external_ips: Option<Vec<String>>,
@@ -113,6 +138,7 @@ pub struct Ingress {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSlice {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
     pub address_type: Option<String>,
     pub endpoints: Option<Vec<Endpoint>>,
@@ -155,6 +181,7 @@ pub struct Hints {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Named {
+    #[serde(deserialize_with = "or_default")]
     pub name: String,
 }
 
@@ -169,6 +196,7 @@ pub struct EndpointPort {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Endpoints {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
     pub subsets: Option<Vec<Subset>>,
 }
@@ -184,6 +212,7 @@ pub struct Subset {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointAddress {
+    #[serde(deserialize_with = "or_default")]
     pub ip: String,
     pub node_name: Option<String>,
     pub target_ref: Option<TargetRef>,
@@ -192,8 +221,11 @@ pub struct EndpointAddress {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Pod {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
     pub spec: PodSpec,
+    #[serde(deserialize_with = "or_default")]
     pub status: PodStatus,
 }
 
@@ -239,21 +271,27 @@ pub struct PodStatus {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct PodIp {
+    #[serde(deserialize_with = "or_default")]
     pub ip: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Condition {
+    #[serde(deserialize_with = "or_default")]
     pub r#type: String,
+    #[serde(deserialize_with = "or_default")]
     pub status: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Node {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
     pub spec: NodeSpec,
+    #[serde(deserialize_with = "or_default")]
     pub status: NodeStatus,
 }
 
@@ -270,6 +308,7 @@ pub struct NodeSpec {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Taint {
+    #[serde(deserialize_with = "or_default")]
     pub key: String,
 }
 
@@ -282,14 +321,18 @@ pub struct NodeStatus {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NodeAddress {
+    #[serde(deserialize_with = "or_default")]
     pub r#type: String,
+    #[serde(deserialize_with = "or_default")]
     pub address: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Workload {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
     pub spec: WorkloadSpec,
 }
 
@@ -299,20 +342,25 @@ pub struct WorkloadSpec {
     pub replicas: Option<i64>,
     /// A map of labels (ReplicationController) or a label selector.
     pub selector: Option<serde_json::Value>,
+    #[serde(deserialize_with = "or_default")]
     pub template: Template,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Template {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
     pub spec: PodSpec,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ServiceCidr {
+    #[serde(deserialize_with = "or_default")]
     pub metadata: Meta,
+    #[serde(deserialize_with = "or_default")]
     pub spec: ServiceCidrSpec,
 }
 

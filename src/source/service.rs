@@ -139,9 +139,11 @@ fn ingress(status: Option<raw::LoadBalancer>, c: &mut Checker<'_>) -> Vec<std::n
 
 fn selector(labels: BTreeMap<String, String>) -> Vec<(Name, Name)> {
     let pairs = labels.into_iter();
-    pairs
+    let mut pairs: Vec<_> = pairs
         .map(|(key, value)| (key.into(), value.into()))
-        .collect()
+        .collect();
+    pairs.shrink_to_fit();
+    pairs
 }
 
 fn cluster_ips(spec: &raw::ServiceSpec, c: &mut Checker<'_>) -> (Vec<std::net::IpAddr>, bool) {
@@ -161,6 +163,7 @@ fn cluster_ips(spec: &raw::ServiceSpec, c: &mut Checker<'_>) -> (Vec<std::net::I
             ips.extend(c.address("spec.clusterIP", ip));
         }
     }
+    ips.shrink_to_fit();
     (ips, headless)
 }
 

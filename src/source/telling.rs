@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
+use nix::sys::eventfd::EventFd;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use super::api::{Event, Failure, Fault, Kind, Reason};
+use super::api::{Event, Failure, Fault, Kind, ROOM, Reason};
 
 /// A server's signs of life are told once in this time at most.
 const HEARD: Duration = Duration::from_secs(5);
@@ -28,12 +29,13 @@ pub(super) struct Told<'a> {
 }
 
 /// Where the events of one kind go.
-pub(super) struct Telling<W> {
+pub(super) struct Telling {
     kind: Kind,
     sender: Sender<Event>,
-    /// How many more events may wait.
+    /// How many more objects may wait.
     room: Arc<Semaphore>,
-    wake: W,
+    /// Calls the listener.
+    caller: Arc<EventFd>,
     /// The failure that was told last and still stands.
     told: Option<(Reason, String)>,
     /// It was one of a watch that had begun.
@@ -41,14 +43,30 @@ pub(super) struct Telling<W> {
     heard: Option<Instant>,
 }
 
-impl<W: Fn()> Telling<W> {
-    /// Events of `kind`, while there is `room` for them; `wake` calls the listener.
-    pub const fn new(kind: Kind, sender: Sender<Event>, room: Arc<Semaphore>, wake: W) -> Self {
+/// The room that an event takes: a list of any length has some. At least one place.
+pub(super) fn places(event: &Event) -> u32 {
+    match event {
+        Event::Reset(_, objects) => {
+            let objects = u32::try_from(objects.len()).unwrap_or(ROOM);
+            objects.clamp(1, ROOM)
+        }
+        _ => 1,
+    }
+}
+
+impl Telling {
+    /// Events of `kind`, while there is `room` for them.
+    pub const fn new(
+        kind: Kind,
+        sender: Sender<Event>,
+        room: Arc<Semaphore>,
+        caller: Arc<EventFd>,
+    ) -> Self {
         Self {
             kind,
             sender,
             room,
-            wake,
+            caller,
             told: None,
             in_watch: false,
             heard: None,
@@ -58,21 +76,12 @@ impl<W: Fn()> Telling<W> {
     /// Hands over an event, as soon as there is room for it: a listener that is busy for long
     /// keeps the server waiting and not everything in memory.
     pub async fn send(&self, event: Event) -> Result<(), Over> {
-        // Objects of a list are waited for until it is complete.
-        let urgent = !matches!(event, Event::Listed(..));
-        let room = match self.room.try_acquire() {
-            Ok(room) => room,
-            Err(_) => {
-                (self.wake)();
-                self.room.acquire().await.map_err(|_| Over)?
-            }
-        };
+        let room = self.room.acquire_many(places(&event)).await;
         // The listener gives it back.
-        room.forget();
+        room.map_err(|_| Over)?.forget();
         self.sender.send(event).map_err(|_| Over)?;
-        if urgent {
-            (self.wake)();
-        }
+        // A full counter calls just as well.
+        let _ = self.caller.write(1);
         Ok(())
     }
 
@@ -92,7 +101,7 @@ impl<W: Fn()> Telling<W> {
             return Ok(());
         }
         self.told = None;
-        self.send(Event::Recovered(self.kind)).await
+        self.send(Event::Recovered(self.kind.name())).await
     }
 
     /// The kind cannot be followed; in words that say what to do about it.
@@ -126,6 +135,6 @@ impl<W: Fn()> Telling<W> {
         };
         self.told = Some(told);
         self.in_watch = of.in_watch;
-        self.send(Event::Failed(self.kind, failure)).await
+        self.send(Event::Lost(self.kind.name(), failure)).await
     }
 }

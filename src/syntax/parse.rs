@@ -157,6 +157,11 @@ pub fn yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
 
 /// What serde says of a value of another type, in words of the format and not of this program.
 pub fn expectation(message: &str) -> String {
+    // Where in a text that was: the field says it better.
+    let message = match message.rsplit_once(" at line ") {
+        Some((before, place)) if !place.contains(['"', '`']) => before,
+        _ => message,
+    };
     match message.split_once("expected struct ") {
         Some((found, _)) => format!("{found}expected an object"),
         None => message

@@ -28,7 +28,7 @@ fn an_object_that_is_too_large_costs_only_itself() {
             .events
             .iter()
             .filter_map(|e| match e {
-                Event::Listed(_, _, problems) => problems.first().map(ToString::to_string),
+                Event::Found(problems) => problems.first().map(ToString::to_string),
                 _ => None,
             })
             .collect();
@@ -44,8 +44,8 @@ fn an_object_that_is_too_large_costs_only_itself() {
         server.put(large);
         server.put(slice(3, &[3]));
         following.until("the change", SLACK, |e| is_slice(e, "s3-a"));
-        let is_named = |(kind, f): &(Kind, Failure)| {
-            *kind == Kind::EndpointSlice && f.message.contains("the limit of one object")
+        let is_named = |(kind, f): &(&str, Failure)| {
+            *kind == "EndpointSlice" && f.message.contains("the limit of one object")
         };
         let failures = following.failures();
         assert!(failures.iter().any(is_named), "{failures:#?}");
@@ -69,8 +69,11 @@ fn pages_that_are_too_large_are_asked_for_with_fewer_objects() {
         };
         let mut following = Following::of(&[listening.address], limits);
         following.until_complete(SLACK);
-        let listed = |e: &&Event| matches!(e, Event::Listed(Kind::EndpointSlice, ..));
-        assert_eq!(following.events.iter().filter(listed).count(), 40);
+        let listed = following.events.iter().map(|event| match event {
+            Event::Reset(Kind::EndpointSlice, objects) => objects.len(),
+            _ => 0,
+        });
+        assert_eq!(listed.sum::<usize>(), 40);
         assert_eq!(following.failures(), []);
     });
 }
@@ -98,7 +101,7 @@ fn lists_pages_and_lines_without_an_end_name_their_limit() {
             following.until(
                 name,
                 SLACK,
-                |e| matches!(e, Event::Failed(Kind::Service, f) if f.message.contains(name)),
+                |e| matches!(e, Event::Lost("Service", f) if f.message.contains(name)),
             );
         });
     }

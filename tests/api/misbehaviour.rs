@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use svcnat::cluster::Change;
+use svcnat::cluster::Object;
 use svcnat::source::api::{Event, Failure, Follower, Kind, Limits, Reason, Settings, follow};
 
 use crate::harness::{loopback, service, slice};
@@ -51,7 +51,7 @@ impl Following {
 
     pub fn with(settings: Settings) -> Self {
         Self {
-            follower: follow(&settings, || {}).unwrap(),
+            follower: follow(&settings).unwrap(),
             events: Vec::new(),
         }
     }
@@ -78,7 +78,7 @@ impl Following {
     pub fn until_complete(&mut self, most: Duration) {
         let start = Instant::now();
         let complete = |events: &[Event], kind| {
-            let is = |e: &Event| matches!(e, Event::Complete(k) if *k == kind);
+            let is = |e: &Event| matches!(e, Event::Reset(k, _) if *k == kind);
             events.iter().any(is)
         };
         while !Kind::ALL.iter().all(|kind| complete(&self.events, *kind)) {
@@ -92,22 +92,29 @@ impl Following {
         }
     }
 
-    pub fn failures(&mut self) -> Vec<(Kind, Failure)> {
+    /// Failures, each of the kind of that name.
+    pub fn failures(&mut self) -> Vec<(&'static str, Failure)> {
         self.events.extend(self.follower.events());
         let failure = |event: &Event| match event {
-            Event::Failed(kind, failure) => Some((*kind, failure.clone())),
+            Event::Lost(kind, failure) => Some((*kind, failure.clone())),
             _ => None,
         };
         self.events.iter().filter_map(failure).collect()
     }
 }
 
-pub fn is_slice(event: &Event, name: &str) -> bool {
+/// Objects that an event brings.
+pub fn brought(event: &Event) -> &[Object] {
     match event {
-        Event::Changed(_, Change::Slice(of, Some(_)), _)
-        | Event::Listed(_, Change::Slice(of, Some(_)), _) => &*of.name == name,
-        _ => false,
+        Event::Reset(_, objects) => objects,
+        Event::Apply(object) => std::slice::from_ref(object),
+        _ => &[],
     }
+}
+
+pub fn is_slice(event: &Event, name: &str) -> bool {
+    let is = |object: &Object| object.kind() == Kind::EndpointSlice && &*object.name().name == name;
+    brought(event).iter().any(is)
 }
 
 #[test]
@@ -154,7 +161,7 @@ fn a_server_that_does_not_answer_is_left_for_the_next() {
             let failures = following.failures();
             let reasons: Vec<Reason> = failures
                 .iter()
-                .filter(|(kind, _)| *kind == Kind::Service)
+                .filter(|(kind, _)| *kind == "Service")
                 .map(|(_, failure)| failure.reason)
                 .collect();
             assert!(reasons.contains(&reason), "{fault:?}: {failures:#?}");
@@ -321,12 +328,12 @@ fn an_only_server_is_asked_again_and_what_stands_is_told_both_ways() {
         let mut following = Following::of(&[listening.address], limits);
         following.until_complete(SLACK);
         server.misbehave(Fault::Silent);
-        let silent = |kind| move |e: &Event| matches!(e, Event::Failed(k, f) if *k == kind && f.reason == Reason::Silent);
-        following.until("the failure", most, silent(Kind::Node));
+        let silent = |kind: &'static str| move |e: &Event| matches!(e, Event::Lost(k, f) if *k == kind && f.reason == Reason::Silent);
+        following.until("the failure", most, silent("Node"));
         server.put(slice(2, &[2]));
         server.misbehave(None);
         following.until("the recovery", most + SLACK, |e| {
-            matches!(e, Event::Recovered(Kind::Node))
+            matches!(e, Event::Recovered("Node"))
         });
         let seen = following.events.iter().any(|e| is_slice(e, "s2-a"));
         if !seen {
@@ -346,7 +353,7 @@ fn an_hour_of_retry_after_is_not_waited_for() {
         following.until(
             "the failure",
             SLACK,
-            |e| matches!(e, Event::Failed(Kind::Service, f) if f.reason == Reason::Busy),
+            |e| matches!(e, Event::Lost("Service", f) if f.reason == Reason::Busy),
         );
         server.misbehave(None);
         following.until_complete(SLACK);
@@ -369,7 +376,7 @@ fn watches_that_end_at_once_are_begun_more_and_more_seldom() {
             following.until(
                 "the failure",
                 SLACK,
-                |e| matches!(e, Event::Failed(Kind::Service, f) if f.reason == reason),
+                |e| matches!(e, Event::Lost("Service", f) if f.reason == reason),
             );
             std::thread::sleep(Duration::from_secs(3));
             let of_slices = |r: &&String| r.starts_with("endpointslices");
@@ -381,7 +388,7 @@ fn watches_that_end_at_once_are_begun_more_and_more_seldom() {
             assert!(asked >= 1, "{fault:?}: given up");
             server.misbehave(None);
             following.until("the recovery", SLACK, |e| {
-                matches!(e, Event::Recovered(Kind::Service))
+                matches!(e, Event::Recovered("Service"))
             });
         });
     }
@@ -415,12 +422,12 @@ fn what_is_forbidden_is_called_so_and_repeated_as_such() {
         following.until(
             "a repetition",
             SLACK,
-            |e| matches!(e, Event::Failed(Kind::Service, f) if f.repeated),
+            |e| matches!(e, Event::Lost("Service", f) if f.repeated),
         );
         let failures = following.failures();
         let first = &failures[0].1;
         assert!(
-            failures.iter().all(|(kind, _)| *kind == Kind::Service)
+            failures.iter().all(|(kind, _)| *kind == "Service")
                 && first.reason == Reason::Forbidden
                 && !first.repeated
                 && !first.dispensable
@@ -437,7 +444,7 @@ fn what_is_forbidden_is_called_so_and_repeated_as_such() {
         );
         server.forbid("Service", false);
         following.until("the recovery", SLACK, |e| {
-            matches!(e, Event::Recovered(Kind::Service))
+            matches!(e, Event::Recovered("Service"))
         });
     });
 }
@@ -463,9 +470,7 @@ fn service_cidrs_that_are_forbidden_or_unknown_are_done_without() {
             let told = failures.iter().filter(|(_, f)| !f.repeated).count();
             assert_eq!(told, usize::from(forbidden), "{failures:#?}");
             assert!(failures.iter().all(|(kind, failure)| {
-                *kind == Kind::ServiceCidr
-                    && failure.dispensable
-                    && failure.reason == Reason::Forbidden
+                *kind == "ServiceCIDR" && failure.dispensable && failure.reason == Reason::Forbidden
             }));
             server.forbid("ServiceCIDR", false);
             server.unknown("ServiceCIDR", false);
@@ -474,11 +479,8 @@ fn service_cidrs_that_are_forbidden_or_unknown_are_done_without() {
                 "metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.254.0.0/16"]}}),
             );
             following.until("the range", SLACK, |e| {
-                matches!(
-                    e,
-                    Event::Listed(_, Change::ServiceCidr(_, Some(_)), _)
-                        | Event::Changed(_, Change::ServiceCidr(_, Some(_)), _)
-                )
+                let is = |object: &Object| object.kind() == Kind::ServiceCidr;
+                brought(e).iter().any(is)
             });
         });
     }

@@ -36,10 +36,11 @@ const NARROWER: [(&[&str], &[&str]); 6] = [
     (&["foreign"], &["net"]),
     (&["path"], &["net", "ruleset", "foreign", "walk"]),
     (&["diff"], &["text", "net", "ruleset", "transaction"]),
-    // Objects, whatever becomes of them.
+    // Objects, and the settings that some of their sources bring along, whatever becomes of
+    // them.
     (
         &["source"],
-        &["text", "net", "cluster", "problem", "syntax"],
+        &["text", "net", "cluster", "problem", "syntax", "config"],
     ),
     // How an agent is looked at, whatever it does.
     (&["observe"], &["text", "progress"]),

@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use super::*;
 use crate::apply::{Limit, SECOND_READING};
-use crate::cluster::Slices;
 use crate::config::Config;
 use crate::source::{Loaded, load_str};
 
@@ -60,30 +59,16 @@ impl Scene {
     }
 
     fn take(&mut self, event: Event) {
-        self.pending.take(event, self.engine.cluster());
+        self.pending.take(event, &self.engine);
     }
 
     /// A whole list of a kind.
     fn list(&mut self, kind: Kind, cluster: &Cluster) {
-        self.take(Event::Listing(kind));
-        let changes: Vec<Change> = match kind {
-            Kind::Service => (cluster.services.iter())
-                .map(|(name, s)| Change::Service(name.clone(), Some(s.clone())))
-                .collect(),
-            Kind::EndpointSlice => (cluster.slices.values().flat_map(Slices::iter))
-                .map(|s| Change::Slice(s.name.clone(), Some(Box::new(s.clone()))))
-                .collect(),
-            _ => Vec::new(),
-        };
-        for change in changes {
-            self.take(Event::Listed(kind, change, Vec::new()));
-        }
-        self.take(Event::Complete(kind));
+        self.take(Event::Reset(kind, cluster.clone().take(kind)));
     }
 
     fn gone(&mut self, kind: Kind, name: &str) {
-        let change = gone(kind, ObjectName::new("default", name));
-        self.take(Event::Changed(kind, change, Vec::new()));
+        self.take(Event::Delete(kind, ObjectName::new("default", name)));
     }
 
     fn verdict(&mut self) -> Option<Verdict> {
@@ -100,9 +85,7 @@ impl Scene {
     }
 
     fn carry_out(&mut self) {
-        for change in self.pending.drain() {
-            self.engine.apply(change);
-        }
+        self.pending.hand_over(&mut self.engine);
     }
 
     /// Time passes until the guard wants to be asked again.
@@ -111,7 +94,7 @@ impl Scene {
         while !self.guard.ask(self.now) {
             self.now += SECOND_READING;
         }
-        self.pending.await_second_list();
+        self.pending.await_second_reading();
     }
 }
 
@@ -150,9 +133,8 @@ fn a_slice_replaced_by_another_loses_nothing() {
         .unwrap()
         .clone();
     slice.name = ObjectName::new("default", "s0-b");
-    let change = Change::Slice(slice.name.clone(), Some(Box::new(slice)));
     scene.gone(Kind::EndpointSlice, "s0-a");
-    scene.take(Event::Changed(Kind::EndpointSlice, change, Vec::new()));
+    scene.take(Event::Apply(Object::Slice(Box::new(slice))));
     assert_eq!(scene.lost(), 0);
     assert_eq!(scene.verdict(), Some(Verdict::Go));
 }
