@@ -10,7 +10,7 @@ use super::error::{CliError, owner_name};
 use super::inputs;
 use super::intent::host;
 use super::say::count;
-use super::writer;
+use super::{ways, writer};
 use crate::config::Sysctls;
 use crate::diff::diff;
 use crate::host::interfaces::{self, Interface};
@@ -133,6 +133,10 @@ fn of_kernel(inputs: &Node) -> Vec<Problem> {
         Ok(chains) => of_others(inputs, &desired, &chains),
         Err(e) => return failed(e.to_string()),
     };
+    let others = kernel.others().map_err(|e| e.to_string());
+    let broken =
+        others.and_then(|others| ways::broken(inputs, &desired, others).map_err(|e| e.to_string()));
+    problems.extend(broken.unwrap_or_else(failed));
     let mut delta = diff(&desired, &live);
     for table in &mut delta.tables {
         // Our table may be there already: check as if it were built anew.

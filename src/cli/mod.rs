@@ -30,6 +30,7 @@ mod saved_plan;
 mod say;
 mod status;
 mod version;
+mod ways;
 mod writer;
 
 use std::io::Write;

@@ -1,6 +1,7 @@
 //! What a packet meets on this host besides our rules: routes, links, neighbours, settings,
 //! tracked connections, listeners, and other programs' rules.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -26,6 +27,10 @@ pub struct Surroundings {
     interfaces: Vec<Interface>,
     others: Rules,
     unread: Vec<String>,
+    /// Tracked connections are looked at: the whole table for each question.
+    pub looks_at_flows: bool,
+    /// Routes that were asked for.
+    routes: HashMap<RouteQuestion, Option<Route>>,
     /// Where other network namespaces are, and their addresses; looked for once.
     namespaces: Option<Vec<(PathBuf, Vec<IpAddr>)>>,
 }
@@ -42,6 +47,8 @@ impl Surroundings {
             interfaces: interfaces::list()?,
             others,
             unread: unread(),
+            looks_at_flows: true,
+            routes: HashMap::new(),
             namespaces: None,
         })
     }
@@ -50,28 +57,7 @@ impl Surroundings {
         self.interfaces.iter().find(|i| i.index == index)
     }
 
-    /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
-    /// in none, or in one that cannot be entered.
-    fn where_it_is<T: Send>(
-        &mut self,
-        address: IpAddr,
-        work: impl FnOnce() -> T + Send,
-    ) -> Option<T> {
-        if self.is_local(address) {
-            return Some(work());
-        }
-        let namespaces = self.namespaces.get_or_insert_with(namespaces);
-        let (place, _) = namespaces.iter().find(|(_, all)| all.contains(&address))?;
-        inside(place, work)
-    }
-}
-
-impl Node for Surroundings {
-    fn is_local(&self, address: IpAddr) -> bool {
-        address.is_loopback() || local_addresses(&self.interfaces).contains(&address)
-    }
-
-    fn route(&mut self, question: &RouteQuestion) -> Option<Route> {
+    fn look_up(&mut self, question: &RouteQuestion) -> Option<Route> {
         let request = route::look_up_as(
             question.destination,
             question.source,
@@ -101,6 +87,47 @@ impl Node for Surroundings {
                 })
             }
         }
+    }
+
+    /// True if packets of this node to an address go somewhere.
+    pub fn leads_to(&mut self, address: IpAddr) -> bool {
+        let question = RouteQuestion {
+            source: None,
+            destination: address,
+            iif: None,
+            mark: 0,
+        };
+        matches!(self.route(&question), Some(Route::Device { .. }))
+    }
+
+    /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
+    /// in none, or in one that cannot be entered.
+    fn where_it_is<T: Send>(
+        &mut self,
+        address: IpAddr,
+        work: impl FnOnce() -> T + Send,
+    ) -> Option<T> {
+        if self.is_local(address) {
+            return Some(work());
+        }
+        let namespaces = self.namespaces.get_or_insert_with(namespaces);
+        let (place, _) = namespaces.iter().find(|(_, all)| all.contains(&address))?;
+        inside(place, work)
+    }
+}
+
+impl Node for Surroundings {
+    fn is_local(&self, address: IpAddr) -> bool {
+        address.is_loopback() || local_addresses(&self.interfaces).contains(&address)
+    }
+
+    fn route(&mut self, question: &RouteQuestion) -> Option<Route> {
+        if let Some(known) = self.routes.get(question) {
+            return known.clone();
+        }
+        let found = self.look_up(question);
+        self.routes.insert(question.clone(), found.clone());
+        found
     }
 
     fn device(&mut self, index: u32) -> (String, Option<String>) {
@@ -148,6 +175,9 @@ impl Node for Surroundings {
         (to, port): (IpAddr, u16),
         protocol: Protocol,
     ) -> Vec<Endpoint> {
+        if !self.looks_at_flows {
+            return Vec::new();
+        }
         let flows = Conntrack::open().and_then(|mut table| table.dump(Family::of(&to), protocol));
         let flows = flows.unwrap_or_default().into_iter().filter(|flow| {
             let original = &flow.original;

@@ -21,6 +21,18 @@ pub struct Writer {
     overflowed: bool,
 }
 
+impl Writer {
+    /// With room for so many bytes: who knows how many will come does not copy what is there
+    /// each time it has doubled.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            overflowed: false,
+        }
+    }
+}
+
 /// A request of one message that is not numbered yet and asks for an acknowledgement, which a
 /// dump does without; `body` writes its attributes.
 pub fn request(kind: u16, flags: u16, header: &[u8], body: impl FnOnce(&mut Writer)) -> Vec<u8> {

@@ -4,12 +4,14 @@
 
 mod follow;
 mod say;
+mod way;
 
+use std::fmt;
 use std::net::IpAddr;
 
 pub use follow::{Ours, follow};
 
-use crate::foreign::{Device, Rules};
+use crate::foreign::{Device, Hook, Rules};
 use crate::net::{Endpoint, Protocol};
 
 /// How it looks at one point of the way.
@@ -23,11 +25,49 @@ pub enum State {
     Broken,
 }
 
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum At {
+    /// How the packet comes to this node.
+    Arrives,
+    /// How this node sends it.
+    Sent,
+    /// Others' chains at a hook; of the answer, if that is true.
+    Hook(Hook, bool),
+    /// Connection tracking.
+    Conntrack,
+    /// Our own rules.
+    Svcnat,
+    /// The routing decision; of the answer, if that is true.
+    Route(bool),
+    /// The next hop, or the endpoint on its link.
+    Neighbour,
+    /// Who listens there.
+    Endpoint,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (is_answer, name) = match self {
+            Self::Arrives => (false, "arrives"),
+            Self::Sent => (false, "sent"),
+            Self::Hook(hook, is_answer) => (*is_answer, hook.nft_name()),
+            Self::Conntrack => (false, "conntrack"),
+            Self::Svcnat => (false, "svcnat"),
+            Self::Route(is_answer) => (*is_answer, "route"),
+            Self::Neighbour => (false, "neighbour"),
+            Self::Endpoint => (false, "endpoint"),
+        };
+        let of = if is_answer { "answer: " } else { "" };
+        f.pad(&format!("{of}{name}"))
+    }
+}
+
 /// One point of the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hop {
-    /// What is looked at, in a word or two: `forward`, `route`, `answer: forward`.
-    pub at: String,
+    /// What is looked at.
+    pub at: At,
     /// How it looks.
     pub state: State,
     /// What was found, in one sentence; with whose it is if it is another program's.
@@ -71,7 +111,7 @@ impl Path {
 }
 
 /// What is asked of the routing tables.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RouteQuestion {
     /// From here, if that matters yet.
     pub source: Option<IpAddr>,

@@ -1,6 +1,6 @@
 //! What other programs' chains do to a packet, in words, and what would repair it.
 
-use super::{Hop, State};
+use super::{At, Hop, State};
 use crate::foreign::{Family, Hook, Outcome, Packet, Place, Verdict};
 
 /// Programs by a table or chain that only they make.
@@ -37,7 +37,7 @@ pub(super) fn owner(place: &Place) -> String {
 }
 
 /// What a chain says of the packet; `at` is the hook.
-pub(super) fn outcome(at: &str, outcome: &Outcome, packet: &Packet) -> Hop {
+pub(super) fn outcome(at: At, outcome: &Outcome, packet: &Packet) -> Hop {
     let place = &outcome.place;
     let whose = owner(place);
     let by = match &place.rule {
@@ -89,7 +89,7 @@ pub(super) fn outcome(at: &str, outcome: &Outcome, packet: &Packet) -> Hop {
         ),
     };
     Hop {
-        at: at.to_owned(),
+        at,
         state,
         found,
         repair: (state == State::Broken).then(|| repair(place, verdict, packet)),

@@ -156,7 +156,7 @@ fn a_host_without_fault_is_all_fine() {
     host.listener = Some(Listener::Yes);
     let path = way(&mut host, Protocol::Udp);
     assert!(path.all().all(|hop| hop.state == State::Fine), "{path:?}");
-    let at = |at: &str| path.all().any(|hop| hop.at == at);
+    let at = |at: &str| path.all().any(|hop| hop.at.to_string() == at);
     assert!(at("forward") && at("answer: forward") && at("endpoint"));
 }
 

@@ -331,9 +331,20 @@ fn send_all(folder: &str) {
     for packet in &packets {
         let mut words = packet.text.split(' ');
         let (from, to) = (words.next().unwrap(), words.next().unwrap());
-        let said = svcnat(&["explain", from, to, "--live", "-o", "json"]);
-        let said = serde_json::from_str(&said).unwrap();
+        let verb = ["explain", from, to, "--live", "-o", "json"];
+        let args = [&verb[..], &["-f", &input, "--config", &config]].concat();
+        let run = run_svcnat(stage.node(), &args, "");
+        let said: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
         assert_eq!(lines::line(from, to, &said), packet.text);
+        // Nothing is in the way of what arrives.
+        let arrives = said["fate"] == "accepted";
+        assert_eq!(
+            run.code,
+            i32::from(!arrives),
+            "{}\n{}",
+            run.command,
+            run.stdout
+        );
     }
     for packet in &packets {
         packet.must_end_as_it_says(&stage);
