@@ -13,10 +13,11 @@ use super::say::count;
 use super::{ways, writer};
 use crate::config::Sysctls;
 use crate::diff::diff;
+use crate::foreign::Rules;
 use crate::host::interfaces::{self, Interface};
 use crate::host::others::{self, Ours};
 use crate::host::{HostError, check, hidden, routes, sysctl};
-use crate::netlink::{ForeignChain, Nfnetlink};
+use crate::netlink::Nfnetlink;
 use crate::node::Node;
 use crate::problem::{Problem, Severity};
 use crate::ruleset::{Hook, LiveRuleset, Ruleset};
@@ -129,14 +130,13 @@ fn of_kernel(inputs: &Node) -> Vec<Problem> {
     };
     let live = LiveRuleset::default();
     let desired = inputs.ruleset_over(&live);
-    let mut problems = match kernel.foreign_chains() {
-        Ok(chains) => of_others(inputs, &desired, &chains),
+    let others = match kernel.others() {
+        Ok(others) => others,
         Err(e) => return failed(e.to_string()),
     };
-    let others = kernel.others().map_err(|e| e.to_string());
-    let broken =
-        others.and_then(|others| ways::broken(inputs, &desired, others).map_err(|e| e.to_string()));
-    problems.extend(broken.unwrap_or_else(failed));
+    let mut problems = of_others(inputs, &desired, &others);
+    let broken = ways::broken(inputs, &desired, others);
+    problems.extend(broken.unwrap_or_else(|e| failed(e.to_string())));
     let mut delta = diff(&desired, &live);
     for table in &mut delta.tables {
         // Our table may be there already: check as if it were built anew.
@@ -170,7 +170,7 @@ fn owned(port: u32) -> Problem {
 }
 
 /// Other programs that do the same job, or undo it.
-fn of_others(inputs: &Node, desired: &Ruleset, chains: &[ForeignChain]) -> Vec<Problem> {
+fn of_others(inputs: &Node, desired: &Ruleset, rules: &Rules) -> Vec<Problem> {
     let nodes = inputs
         .cluster
         .nodes
@@ -189,7 +189,7 @@ fn of_others(inputs: &Node, desired: &Ruleset, chains: &[ForeignChain]) -> Vec<P
         pods: &pods,
         priority: ours.map(|base| base.priority).min().unwrap_or_default(),
     };
-    let mut problems = others::others(chains, &ours);
+    let mut problems = others::others(rules, &ours);
     problems.extend(hidden::hidden(&ours));
     problems
 }

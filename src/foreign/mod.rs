@@ -4,12 +4,14 @@
 //!
 //! Pure: the rules are read by `netlink`.
 
+mod conditions;
 mod eval;
 mod packet;
 mod xt;
 
 use std::collections::BTreeMap;
 
+pub use conditions::{Conditions, Effect};
 pub use eval::{Outcome, Place, Verdict, hook};
 pub use packet::{Device, Packet, World};
 

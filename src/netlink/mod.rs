@@ -19,6 +19,6 @@ pub(crate) mod socket;
 
 pub use error::{ExchangeError, Refusal};
 pub use nftables::{
-    Batch, Committed, End, ForeignBase, ForeignChain, ForeignHook, ForeignRule, NetlinkError,
-    Nfnetlink, OperationRef, RefusedElement, Unfit, Writer, Writers, decode, encode,
+    Batch, Committed, NetlinkError, Nfnetlink, OperationRef, RefusedElement, Unfit, Writer,
+    Writers, decode, encode,
 };

@@ -38,6 +38,8 @@ pub enum At {
     Conntrack,
     /// Our own rules.
     Svcnat,
+    /// Whether this node forwards at all.
+    Forwarding,
     /// The routing decision; of the answer, if that is true.
     Route(bool),
     /// The next hop, or the endpoint on its link.
@@ -54,6 +56,7 @@ impl fmt::Display for At {
             Self::Hook(hook, is_answer) => (*is_answer, hook.nft_name()),
             Self::Conntrack => (false, "conntrack"),
             Self::Svcnat => (false, "svcnat"),
+            Self::Forwarding => (false, "forwarding"),
             Self::Route(is_answer) => (*is_answer, "route"),
             Self::Neighbour => (false, "neighbour"),
             Self::Endpoint => (false, "endpoint"),

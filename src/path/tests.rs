@@ -202,7 +202,7 @@ fn each_breakage_is_named_with_its_owner_and_a_repair() {
         ),
         (
             setting("net/ipv4/conf/docker0/forwarding"),
-            "forward: this node does not forward what comes in by docker0 [sysctl -w net.ipv4.conf.docker0.forwarding=1]",
+            "forwarding: this node does not forward what comes in by docker0 [sysctl -w net.ipv4.conf.docker0.forwarding=1]",
         ),
         (
             Host {

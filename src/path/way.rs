@@ -278,15 +278,16 @@ impl<N: Node> Way<'_, N> {
                 }
             }
             Route::Refused(errno) => {
-                let (found, repair) = self.no_route(seen, *errno);
-                self.note(At::Route(false), State::Broken, found, repair);
+                let (at, found, repair) = self.no_route(seen, *errno);
+                self.note(at, State::Broken, found, repair);
             }
         }
         Some(route)
     }
 
     /// Why the kernel does not route a packet.
-    fn no_route(&mut self, seen: &foreign::Packet, errno: i32) -> (String, Option<String>) {
+    fn no_route(&mut self, seen: &foreign::Packet, errno: i32) -> (At, String, Option<String>) {
+        let at = At::Route(false);
         let to = seen.destination;
         let again = |node: &mut N| {
             node.route(&RouteQuestion {
@@ -298,18 +299,30 @@ impl<N: Node> Way<'_, N> {
         };
         let Device::Known(name, _) = &seen.iif else {
             let repair = format!("ip route add {to} via GATEWAY");
-            return (format!("no way to {to}: {}", refused(errno)), Some(repair));
+            return (
+                at,
+                format!("no way to {to}: {}", refused(errno)),
+                Some(repair),
+            );
         };
         // What it would send itself has a way: the packet is refused for where it comes from.
         match again(self.node) {
             Some(Route::Refused(own)) => {
                 let repair = format!("ip route add {to} via GATEWAY");
-                (format!("no way to {to}: {}", refused(own)), Some(repair))
+                (
+                    at,
+                    format!("no way to {to}: {}", refused(own)),
+                    Some(repair),
+                )
             }
             _ if errno == libc::EHOSTUNREACH => {
                 let setting = forwarding(seen, name);
                 let found = format!("this node does not forward what comes in by {name}");
-                (found, Some(format!("sysctl -w {}=1", dotted(&setting))))
+                (
+                    At::Forwarding,
+                    found,
+                    Some(format!("sysctl -w {}=1", dotted(&setting))),
+                )
             }
             _ => {
                 let source = seen.source;
@@ -319,6 +332,7 @@ impl<N: Node> Way<'_, N> {
                     refused(errno)
                 );
                 (
+                    at,
                     found,
                     Some(format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2")),
                 )
@@ -338,12 +352,7 @@ impl<N: Node> Way<'_, N> {
         {
             let found = format!("this node does not forward what comes in by {name}");
             let repair = format!("sysctl -w {}=1", dotted(&setting));
-            self.note(
-                At::Hook(Hook::Forward, false),
-                State::Broken,
-                found,
-                Some(repair),
-            );
+            self.note(At::Forwarding, State::Broken, found, Some(repair));
         }
     }
 

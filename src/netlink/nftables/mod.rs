@@ -11,7 +11,6 @@ pub mod decode;
 pub mod encode;
 mod error;
 pub(super) mod expr;
-mod foreign;
 mod kernel;
 mod others;
 mod set_types;
@@ -19,6 +18,5 @@ mod writers;
 
 pub use batch::Batch;
 pub use error::{NetlinkError, OperationRef, RefusedElement, Unfit};
-pub use foreign::{End, ForeignBase, ForeignChain, ForeignHook, ForeignRule};
 pub use kernel::{Committed, Nfnetlink};
 pub use writers::{Writer, Writers};

@@ -1,8 +1,9 @@
 //! Reads other programs' tables, of every family that IP packets come by, for
-//! [`crate::foreign`] to walk.
+//! [`crate::foreign`] to walk; and who owns ours.
 
 use super::NetlinkError;
 use super::constants::{chain, common, elem, msg, rule, set, table};
+use super::decode;
 use super::encode::{dump_all, kind_of};
 use super::kernel::Nfnetlink;
 use crate::foreign::{
@@ -56,6 +57,8 @@ mod attribute {
     pub const SECOND_DREG: u16 = 2;
 }
 
+/// NFTA_TABLE_OWNER: the netlink port of the owner.
+const TABLE_OWNER: u16 = 7;
 /// NFT_META_MARK and NFT_CT_MARK.
 const MARK: u32 = 3;
 /// NFT_FIB_RESULT_ADDRTYPE.
@@ -155,6 +158,22 @@ impl Nfnetlink {
             }
         }
         Ok(rules)
+    }
+
+    /// The netlink port of who owns one of our tables; mostly its process id.
+    ///
+    /// # Errors
+    /// If the kernel does not let us read.
+    pub fn owner(&mut self) -> Result<Option<u32>, NetlinkError> {
+        let mut owner = None;
+        let request = dump_all(msg::GETTABLE);
+        self.exchange.request(&request, |message| {
+            if decode::is_of_our_table(message) && decode::ownership(message).0 {
+                owner = message.attrs().u32(TABLE_OWNER).or(owner);
+            }
+            Ok::<(), ExchangeError>(())
+        })?;
+        Ok(owner)
     }
 
     fn elements_of(
