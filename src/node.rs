@@ -39,7 +39,7 @@ use crate::netlink::NetlinkError;
 use crate::plan::{NodeContext, NodePlan, complete, plan};
 use crate::problem::Problem;
 use crate::ruleset::{LiveRuleset, Ruleset};
-use crate::source::{self, Input, Loaded, SourceError};
+use crate::source::{self, Input, Labels, Loaded, SourceError};
 use crate::transaction::Transaction;
 
 /// Objects and settings as far as this node goes, before anything is planned.
@@ -53,6 +53,8 @@ pub struct Objects {
     pub context: NodeContext,
     /// What was found wrong or odd; objects that cannot be used are left out.
     pub problems: Vec<Problem>,
+    /// Labels of Services and Nodes, if they were asked for ([`Objects::read_labelled`]).
+    pub labels: Option<Labels>,
 }
 
 impl Objects {
@@ -63,11 +65,24 @@ impl Objects {
     /// If an input cannot be read at all. What is wrong inside is in [`Objects::problems`].
     pub fn read(inputs: &[Input], config: Config) -> Result<Self, SourceError> {
         let loaded = source::load(inputs, config.legacy_source_ranges)?;
+        Ok(Self::on_this_host(loaded, config))
+    }
+
+    /// The same, with the labels of Services and Nodes.
+    ///
+    /// # Errors
+    /// As [`Objects::read`].
+    pub fn read_labelled(inputs: &[Input], config: Config) -> Result<Self, SourceError> {
+        let loaded = source::load_labelled(inputs, config.legacy_source_ranges)?;
+        Ok(Self::on_this_host(loaded, config))
+    }
+
+    fn on_this_host(loaded: Loaded, config: Config) -> Self {
         // Without privileges or interfaces there is simply nothing to fall back to.
         let addresses = interfaces::list()
             .map(|found| interfaces::primary_addresses(&found))
             .unwrap_or_default();
-        Ok(Self::of(loaded, config, &addresses))
+        Self::of(loaded, config, &addresses)
     }
 
     /// Reads the documents of a text, and asks nothing of the host.
@@ -87,6 +102,7 @@ impl Objects {
             cluster,
             context,
             problems,
+            labels: loaded.labels,
         }
     }
 }
@@ -113,6 +129,7 @@ impl Node {
             cluster,
             context,
             mut problems,
+            labels: _,
         } = objects;
         let (plan, found) = plan(&cluster, &config, &context);
         problems.extend(found);

@@ -1,12 +1,15 @@
 //! `svcnat get`: what was applied is what the kernel is found to hold, and lists as one asks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use program::{Said, svcnat};
 use serde_json::{Value, json};
 use support::{in_namespace, run};
 
@@ -51,9 +54,10 @@ fn as_installed(resource: &str, mut row: Value) -> Option<Value> {
             if let Some(policy) = object.remove("policy").filter(from_inside) {
                 object.insert("policy".into(), policy);
             }
-            let kind = object["kind"].as_str().unwrap().to_owned();
+            assert_eq!(object["kind"], json!("Endpoints"));
+            let kind = object["frontendKind"].as_str().unwrap().to_owned();
             if kind == "ExternalIP" || kind == "LoadBalancer" {
-                object.insert("kind".into(), json!("External"));
+                object.insert("frontendKind".into(), json!("External"));
             }
         }
         "services" => {
@@ -212,4 +216,102 @@ fn of_one_namespace_the_column_is_left_out() {
     let (code, out, error) = of_two(&["services", "-n", "nowhere"]);
     assert_eq!((code, out.as_str()), (0, ""));
     assert!(error.contains("No resources found"), "{error}");
+}
+
+/// Objects of each kind with labels, on node n.
+const LABELLED: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
+    {"apiVersion": "v1", "kind": "Service",
+     "metadata": {"name": "web", "labels": {"app": "web", "tier": "front"}},
+     "spec": {"clusterIP": "10.254.0.1", "ports": [{"port": 80}]}},
+    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "db", "labels": {"app": "db"}},
+     "spec": {"clusterIP": "10.254.0.2", "ports": [{"port": 5432}]}},
+    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "plain"},
+     "spec": {"clusterIP": "10.254.0.3", "ports": [{"port": 80}]}},
+    {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"app": "web"}},
+     "spec": {"nodeName": "n", "containers":
+        [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]},
+     "status": {"phase": "Running", "podIP": "172.17.0.2"}},
+    {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "b"},
+     "spec": {"nodeName": "n", "containers":
+        [{"name": "c", "ports": [{"containerPort": 81, "hostPort": 81}]}]},
+     "status": {"phase": "Running", "podIP": "172.17.0.3"}},
+    {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+     "spec": {"podCIDR": "172.17.0.0/24"},
+     "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.1"}]}},
+    {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "m", "labels": {"rack": "1"}},
+     "spec": {"podCIDR": "172.17.1.0/24"},
+     "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.2"}]}},
+    {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "o", "labels": {"rack": "2"}},
+     "spec": {"podCIDR": "172.17.2.0/24"},
+     "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.3"}]}}]}"#;
+
+fn of_labelled(args: &[&str]) -> Said {
+    let all = [&["get"], args, &["-f", "-", "--node-name=n"]].concat();
+    svcnat(&all, LABELLED)
+}
+
+#[test]
+fn objects_are_chosen_by_their_labels() {
+    for (resource, selector, expected) in [
+        ("services", "app=web", &["service/default/web"][..]),
+        (
+            "services",
+            "app in (web, db),!tier",
+            &["service/default/db"],
+        ),
+        (
+            "services",
+            "app!=web",
+            &["service/default/db", "service/default/plain"],
+        ),
+        ("services", "!app", &["service/default/plain"]),
+        (
+            "services",
+            "",
+            &[
+                "service/default/db",
+                "service/default/plain",
+                "service/default/web",
+            ],
+        ),
+        ("services", "app=other", &[]),
+        // As an EndpointSlice has them.
+        ("endpoints", "tier", &["endpoints/default/web"]),
+        (
+            "endpoints",
+            "kubernetes.io/service-name=plain",
+            &["endpoints/default/plain"],
+        ),
+        ("hostports", "app=web", &["hostport/default/a"]),
+        ("hostports", "app notin (web)", &["hostport/default/b"]),
+        ("routes", "rack=2", &["route/172.17.2.0/24"]),
+        ("routes", "!rack", &[]),
+    ] {
+        let said = of_labelled(&[resource, "-l", selector, "-o", "name"]);
+        assert_eq!(said.code, Some(0), "{resource} {selector}: {}", said.err);
+        let names: Vec<&str> = said.out.lines().collect();
+        assert_eq!(names, expected, "{resource} {selector}");
+    }
+}
+
+#[test]
+fn labels_that_cannot_be_selected_by_are_bad_usage() {
+    for (args, expected) in [
+        (
+            &["services", "-l", "app in web"][..],
+            "values in parentheses",
+        ),
+        (&["services", "web", "-l", "app=web"], "cannot be used with"),
+    ] {
+        let said = of_labelled(args);
+        assert_eq!(said.code, Some(2), "{args:?}");
+        assert!(said.err.contains(expected), "{args:?}: {}", said.err);
+    }
+    let said = svcnat(&["get", "services", "--live", "-l", "app"], "");
+    assert_eq!(said.code, Some(2));
+    assert!(
+        said.err.contains("the kernel holds no labels"),
+        "{}",
+        said.err
+    );
 }

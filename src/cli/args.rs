@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use super::apply_args::{ApplyArgs, ConfirmArgs, DryRun, GuardianArgs, LossArgs, RollbackArgs};
+pub use super::get::args::{GetArgs, ListFormat, Resource};
 use super::input_args::InputArgs;
 #[cfg(feature = "daemon")]
 use super::kube_proxy_flags::KubeProxyFlags;
@@ -99,6 +100,7 @@ Stops on SIGTERM or SIGINT and leaves the rules in place; SIGHUP reads the input
     #[command(after_help = "Examples:
   svcnat get services -f lab/ -o wide
   svcnat get endpoints web -n default -f lab/ -o json
+  svcnat get services -f lab/ -l 'app in (web,db),!canary' -w
   svcnat get endpoints --live                what the kernel holds, whoever installed it")]
     Get(GetArgs),
     /// Say on one screen what is installed, who keeps it, and what needs attention
@@ -443,68 +445,6 @@ pub struct StatusArgs {
     /// Where the agent of this network namespace answers: its --healthz-bind-address
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:10256")]
     pub agent: SocketAddr,
-    /// Where it looks, and how much it says.
-    #[command(flatten)]
-    pub common: CommonArgs,
-    /// Where objects and settings come from.
-    #[command(flatten)]
-    pub inputs: InputArgs,
-}
-
-/// What `svcnat get` lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Resource {
-    /// Services with their addresses and endpoint counts.
-    #[value(alias = "service", alias = "svc")]
-    Services,
-    /// Endpoints behind each frontend, as this node uses them.
-    #[value(alias = "endpoint", alias = "ep")]
-    Endpoints,
-    /// Routes to the other nodes' pods.
-    #[value(alias = "route")]
-    Routes,
-    /// Host ports of this node's pods.
-    #[value(alias = "hostport")]
-    Hostports,
-}
-
-/// How lists are printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ListFormat {
-    /// Columns.
-    #[default]
-    Table,
-    /// More columns.
-    Wide,
-    /// JSON: a List of objects.
-    Json,
-    /// The same as YAML.
-    Yaml,
-    /// RESOURCE/NAMESPACE/NAME, one a line.
-    Name,
-}
-
-/// `svcnat get`.
-#[derive(Debug, Args)]
-pub struct GetArgs {
-    /// What to list
-    #[arg(value_enum)]
-    pub resource: Resource,
-    /// Only these: NAME, or NAMESPACE/NAME; a route's is its destination
-    #[arg(value_name = "NAME")]
-    pub names: Vec<String>,
-    /// Only this namespace; all of them are listed otherwise
-    #[arg(short, long, value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
-    /// As kubectl has it: all namespaces are what is listed anyway
-    #[arg(short = 'A', long, conflicts_with = "namespace")]
-    pub all_namespaces: bool,
-    /// What is installed, from the kernel alone; needs no input, and root
-    #[arg(long, conflicts_with_all = ["filename", "config"])]
-    pub live: bool,
-    /// Output format
-    #[arg(short, long, value_enum, default_value_t)]
-    pub output: ListFormat,
     /// Where it looks, and how much it says.
     #[command(flatten)]
     pub common: CommonArgs,

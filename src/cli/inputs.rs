@@ -10,7 +10,7 @@ use crate::config::{Config, PartialConfig, Setting, file};
 use crate::node::{Node, Objects};
 use crate::problem::{Problem, Severity};
 use crate::progress::Progress;
-use crate::source::{self, Input};
+use crate::source::{self, Input, Labels, SourceError};
 
 /// What installs needs an input: nothing given is not the same as nothing wanted.
 ///
@@ -49,6 +49,29 @@ pub fn resolve(args: &InputArgs) -> Result<Node, CliError> {
 /// As [`resolve`].
 pub fn resolve_from(args: &InputArgs, least: Severity) -> Result<Node, CliError> {
     let (node, problems) = collect(args)?;
+    judge(args, node, &problems, least)
+}
+
+/// [`resolve_from`], with the labels of Services and Nodes.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_labelled(args: &InputArgs, least: Severity) -> Result<(Node, Labels), CliError> {
+    let mut objects = Progress::during("reading the inputs", || {
+        objects_by(args, Objects::read_labelled)
+    })?;
+    let labels = objects.labels.take().unwrap_or_default();
+    let (node, problems) = Node::of(objects);
+    Ok((judge(args, node, &problems, least)?, labels))
+}
+
+/// Prints problems, and hands on the node if they let it.
+fn judge(
+    args: &InputArgs,
+    node: Node,
+    problems: &[Problem],
+    least: Severity,
+) -> Result<Node, CliError> {
     let said = problems.iter().filter(|p| p.severity >= least);
     report(&said.cloned().collect::<Vec<Problem>>());
     let errors = problems
@@ -76,13 +99,20 @@ pub fn collect(args: &InputArgs) -> Result<(Node, Vec<Problem>), CliError> {
 /// # Errors
 /// If a flag or a file cannot be used at all.
 pub fn objects(args: &InputArgs) -> Result<Objects, CliError> {
+    objects_by(args, Objects::read)
+}
+
+fn objects_by(
+    args: &InputArgs,
+    read: impl FnOnce(&[Input], Config) -> Result<Objects, SourceError>,
+) -> Result<Objects, CliError> {
     let (config, notes) = config(args)?;
     let input = |path: &PathBuf| match path.to_str() {
         Some("-") => (args.stdin.clone()).map_or(Input::Stdin, Input::Given),
         _ => Input::Path(path.clone()),
     };
     let sources: Vec<Input> = args.filename.iter().map(input).collect();
-    let mut objects = Objects::read(&sources, config).map_err(usage)?;
+    let mut objects = read(&sources, config).map_err(usage)?;
     objects.problems.splice(0..0, notes);
     Ok(objects)
 }

@@ -295,7 +295,7 @@ fn check(args: &RunArgs, from_api: bool) -> Result<(), CliError> {
 }
 
 /// Only a file or a folder can be read again; a pipe would be waited for.
-fn can_be_followed(path: &Path) -> Result<(), String> {
+pub(super) fn can_be_followed(path: &Path) -> Result<(), String> {
     match path.metadata() {
         Ok(found) if !found.is_file() && !found.is_dir() => Err(format!(
             "{}: is neither a file nor a folder, and run follows nothing else",

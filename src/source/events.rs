@@ -97,7 +97,7 @@ pub enum Reason {
     ServerError,
     /// Not what an API server says.
     NotUnderstood,
-    /// More than this node takes ([`Limits`]).
+    /// More than this node takes (`api::Limits`).
     TooLarge,
     /// Lists expire or watches end again and again.
     Expired,

@@ -86,7 +86,7 @@ impl<'a> Files<'a> {
 
 impl AsFd for Files<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.watch.inotify.as_fd()
+        self.watch.as_fd()
     }
 }
 
@@ -206,6 +206,19 @@ impl Watch {
         }
     }
 
+    /// True if there may be something new, once writers pause. Does not wait for a change.
+    ///
+    /// # Errors
+    /// If the kernel refuses to tell.
+    pub fn changed(&self) -> Result<bool, Errno> {
+        if !self.ready(Duration::ZERO)? {
+            return Ok(false);
+        }
+        self.settle()?;
+        self.add_new();
+        Ok(true)
+    }
+
     /// Takes what was told of changes, until writers pause.
     fn settle(&self) -> Result<(), Errno> {
         let latest = Instant::now() + SETTLE_LATEST;
@@ -226,5 +239,11 @@ impl Watch {
             Err(Errno::EINTR) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
     }
 }

@@ -81,6 +81,15 @@ pub fn standing(name: &str, api_version: &str) -> Standing {
     Standing::Others
 }
 
+/// Whose configuration a document is, if it is one that `--config` reads.
+pub fn configuration(kind: &str, version: &str) -> Option<&'static str> {
+    match kind {
+        "Configuration" if version.starts_with("svcnat/") => Some("svcnat's own"),
+        "KubeProxyConfiguration" => Some("kube-proxy's"),
+        _ => None,
+    }
+}
+
 /// True for groups of Kubernetes itself: resources that others define have a domain of theirs.
 fn is_builtin(group: &str) -> bool {
     !group.contains('.') || group.ends_with(".k8s.io")

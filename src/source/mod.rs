@@ -20,6 +20,7 @@ mod flags;
 mod insert;
 mod kinds;
 mod known;
+mod labels;
 #[cfg(feature = "cluster")]
 mod life;
 #[cfg(feature = "cluster")]
@@ -53,6 +54,7 @@ use kinds::Standing;
 pub use files::{Files, Reading, Watch};
 pub use flags::service_ranges_from;
 pub use insert::read;
+pub use labels::{LabelMap, Labels, load_labelled};
 
 /// Where objects come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +93,8 @@ pub struct Loaded {
     pub cluster: Cluster,
     /// What was wrong, skipped or odd.
     pub problems: Vec<Problem>,
+    /// Labels of Services and Nodes, if they are to be kept: whoever follows objects does not.
+    pub labels: Option<Labels>,
     /// Names that objects share.
     names: Names,
     /// How many objects have a field that their kind does not, by kind and field.
@@ -129,10 +133,14 @@ fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> SourceError {
 /// # Errors
 /// If one cannot be read. What is wrong inside is in [`Loaded::problems`].
 pub fn load(inputs: &[Input], legacy_source_ranges: bool) -> Result<Loaded, SourceError> {
-    let mut loaded = Loaded {
+    let loaded = Loaded {
         legacy_source_ranges,
         ..Loaded::default()
     };
+    load_over(inputs, loaded)
+}
+
+fn load_over(inputs: &[Input], mut loaded: Loaded) -> Result<Loaded, SourceError> {
     for input in inputs {
         match input {
             Input::Stdin => {
@@ -519,7 +527,7 @@ fn object(value: Value, origin: &Origin, into: &mut Loaded, skipped: &mut BTreeM
         into.problems
             .push(Problem::error(Some(origin), &kind, field, message));
     };
-    if let Some(whose) = configuration(&kind, &version) {
+    if let Some(whose) = kinds::configuration(&kind, &version) {
         complain(
             "",
             &format!("is {whose} configuration: pass it with --config"),
@@ -555,6 +563,9 @@ fn object(value: Value, origin: &Origin, into: &mut Loaded, skipped: &mut BTreeM
             into.problems.push(problem);
         }
     }
+    if let Some(labels) = &mut into.labels {
+        labels.note(&kind, &value);
+    }
     let rules = Rules {
         manifests: true,
         legacy_source_ranges: into.legacy_source_ranges,
@@ -566,15 +577,6 @@ fn object(value: Value, origin: &Origin, into: &mut Loaded, skipped: &mut BTreeM
         ..
     } = into;
     insert_object(cluster, names, rules, value, origin, problems);
-}
-
-/// Whose configuration a document is, if it is one that `--config` reads.
-fn configuration(kind: &str, version: &str) -> Option<&'static str> {
-    match kind {
-        "Configuration" if version.starts_with("svcnat/") => Some("svcnat's own"),
-        "KubeProxyConfiguration" => Some("kube-proxy's"),
-        _ => None,
-    }
 }
 
 /// Drops what Endpoints gave wherever a service has real slices: the control plane writes

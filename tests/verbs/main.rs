@@ -8,6 +8,7 @@ mod program;
 #[path = "../support/mod.rs"]
 mod support;
 mod views;
+mod watching;
 
 use std::fmt::Write as _;
 use std::fs;

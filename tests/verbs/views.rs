@@ -1,7 +1,5 @@
 //! What verbs show: the plan of `diff` and `apply -v`, and `status`.
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use super::program::svcnat;
@@ -23,27 +21,6 @@ fn a_plan_is_told_by_the_exit_code_alone_if_that_is_asked_for() {
         with(&["diff", "-q"], "what: is this")
             .expect(2)
             .names(&["error"]);
-    });
-}
-
-#[test]
-fn the_plan_in_the_readme_is_what_diff_says_of_its_example() {
-    in_namespace(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let readme = fs::read_to_string(root.join("README.md")).unwrap();
-        let part = |after: &str, before: &str| {
-            let (_, rest) = readme.split_once(after).unwrap();
-            rest.split_once(before).unwrap().0.to_owned()
-        };
-        let more = part("$ cat more.yaml\n", "$ svcnat");
-        let planned = part("$ svcnat diff $A -f more.yaml\n", "$ svcnat");
-        let lab = root.join("rulesets/01-lab");
-        let (input, config) = (lab.join("input.yaml"), lab.join("config.yaml"));
-        let (input, config) = (input.to_str().unwrap(), config.to_str().unwrap());
-        let args = ["-f", input, "--config", config, "--manage-routes=false"];
-        svcnat(&[&["apply"], &args[..]].concat(), "").expect(0);
-        let args = [&["diff", "-f", "-"], &args[..]].concat();
-        assert_eq!(svcnat(&args, &more).expect(1).out, planned);
     });
 }
 

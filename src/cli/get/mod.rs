@@ -1,30 +1,39 @@
 //! `svcnat get`: what the inputs mean on this node, or what is installed, read like kubectl's.
 
+pub mod args;
 mod live;
 mod planned;
+mod print;
 mod rows;
+mod selector;
+#[cfg(feature = "daemon")]
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
-use serde::Serialize;
-
 use super::args::{GetArgs, ListFormat, Resource};
 use super::error::CliError;
 use super::inputs;
 use super::say::{fail, say};
+use crate::cluster::ObjectName;
 use crate::counters::{Counts, What};
 use crate::netlink::Nfnetlink;
 use crate::node::Node;
 use crate::plan::{Endpoint, FrontendKey};
+use crate::problem::Severity;
 use crate::ruleset::Family;
+use crate::source;
 use crate::text::printable;
 use live::Installed;
 use rows::{Counted, EndpointOf, FrontendRow, HostPortRow, RouteRow, Row, ServiceRow};
 
 /// The policy of who is let around a local one: pods and the node itself.
 const FROM_INSIDE: &str = "Local (from inside)";
+
+/// The label that says whose an EndpointSlice is.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Everything there may be to list; of one resource, all but that is empty.
 #[derive(Default)]
@@ -37,10 +46,62 @@ struct Found {
 
 /// Exit code 0 if all that was named was found.
 pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let mut found = if args.live {
-        installed(args.resource)?
+    if args.live && args.selector.is_some() {
+        return Err(CliError::Usage(
+            "--selector: the kernel holds no labels, so --live cannot select by them; without \
+             --live they are those of the objects (-f)"
+                .to_owned(),
+        ));
+    }
+    match args.resource {
+        Resource::Services => list(args, |found| found.services, out),
+        Resource::Endpoints => list(args, |found| found.endpoints, out),
+        Resource::Routes => list(args, |found| found.routes, out),
+        Resource::Hostports => list(args, |found| found.host_ports, out),
+    }
+}
+
+/// Whether it is said what is odd, but no error: at the first reading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    First,
+    #[cfg_attr(
+        not(feature = "daemon"),
+        expect(dead_code, reason = "only a watch reads again")
+    )]
+    Again,
+}
+
+/// Lists one resource, which `rows` takes out, and what becomes of it if that is to be watched.
+fn list<R: Row>(
+    args: &GetArgs,
+    rows: fn(Found) -> Vec<R>,
+    out: &mut impl Write,
+) -> Result<u8, CliError> {
+    if args.watch {
+        #[cfg(feature = "daemon")]
+        return watch::run(args, rows, out);
+        #[cfg(not(feature = "daemon"))]
+        return Err(CliError::Usage(
+            "--watch: this svcnat is built without the feature daemon, which watches".to_owned(),
+        ));
+    }
+    let rows = select(args, rows(read(args, Reading::First)?));
+    let code = missing(args, &rows);
+    if rows.is_empty() && code == 0 && matches!(args.output, ListFormat::Table | ListFormat::Wide) {
+        say("No resources found\n");
     } else {
-        planned(args)?
+        print::list(args, &rows, out)?;
+    }
+    Ok(code)
+}
+
+/// Everything there is to list now.
+fn read(args: &GetArgs, reading: Reading) -> Result<Found, CliError> {
+    let mut found = if args.live {
+        installed(args.resource, reading)?
+    } else {
+        planned(args, reading)?
     };
     found.endpoints.sort_by(|a, b| {
         let key = |row: &FrontendRow| {
@@ -49,40 +110,72 @@ pub fn run(args: &GetArgs, out: &mut impl Write) -> Result<u8, CliError> {
         };
         key(a).cmp(&key(b))
     });
-    match args.resource {
-        Resource::Services => list(args, found.services, out),
-        Resource::Endpoints => list(args, found.endpoints, out),
-        Resource::Routes => list(args, found.routes, out),
-        Resource::Hostports => list(args, found.host_ports, out),
-    }
+    Ok(found)
 }
 
-fn planned(args: &GetArgs) -> Result<Found, CliError> {
-    let inputs = inputs::resolve(&args.inputs)?;
-    inputs::say_if_none(&args.inputs);
+fn planned(args: &GetArgs, reading: Reading) -> Result<Found, CliError> {
+    let (inputs, labels) = match reading {
+        Reading::First => {
+            let found = inputs::resolve_labelled(&args.inputs, Severity::Notice)?;
+            inputs::say_if_none(&args.inputs);
+            found
+        }
+        Reading::Again => inputs::resolve_labelled(&args.inputs, Severity::Error)?,
+    };
     let counts = match args.output {
         ListFormat::Table | ListFormat::Name => None,
         ListFormat::Wide | ListFormat::Json | ListFormat::Yaml => counts(&inputs)?,
     };
     let counts = counts.as_ref();
+    let selects = |labels: &source::LabelMap| {
+        let selector = args.selector.as_ref();
+        selector.is_none_or(|selector| selector.selects(labels))
+    };
     let mut found = Found::default();
     match args.resource {
-        Resource::Services => found.services = planned::services(&inputs, counts),
-        Resource::Endpoints => found.endpoints = planned::endpoints(&inputs, counts),
-        Resource::Routes => found.routes = planned::routes(&inputs),
-        Resource::Hostports => found.host_ports = planned::host_ports(&inputs),
+        Resource::Services => {
+            found.services = planned::services(&inputs, counts);
+            let of =
+                |row: &ServiceRow| labels.of_service(&ObjectName::new(&*row.namespace, &*row.name));
+            found.services.retain(|row| selects(&of(row)));
+        }
+        Resource::Endpoints => {
+            found.endpoints = planned::endpoints(&inputs, counts);
+            // As an EndpointSlice has them: its Service's, and which Service that is.
+            let of = |row: &FrontendRow| {
+                let name = ObjectName::new(&*row.namespace, &*row.service);
+                let mut labels = labels.of_service(&name);
+                labels.insert(SERVICE_NAME.to_owned(), row.service.clone());
+                labels
+            };
+            found.endpoints.retain(|row| selects(&of(row)));
+        }
+        Resource::Routes => {
+            found.routes = planned::routes(&inputs);
+            let of = |row: &RouteRow| labels.of_node(row.node.as_deref().unwrap_or_default());
+            found.routes.retain(|row| selects(&of(row)));
+        }
+        Resource::Hostports => {
+            found.host_ports = planned::host_ports(&inputs);
+            let of = |row: &HostPortRow| {
+                let pod = ObjectName::new(&*row.namespace, &*row.pod);
+                let pod = inputs.cluster.pods.get(&pod);
+                pod.map(|pod| pod.labels.clone()).unwrap_or_default()
+            };
+            found.host_ports.retain(|row| selects(&of(row)));
+        }
     }
     Ok(found)
 }
 
-fn installed(resource: Resource) -> Result<Found, CliError> {
+fn installed(resource: Resource, reading: Reading) -> Result<Found, CliError> {
     let mut found = Found::default();
     if resource == Resource::Routes {
         found.routes = live::routes()?;
         return Ok(found);
     }
     let installed = Installed::read()?;
-    if installed.is_empty() {
+    if installed.is_empty() && reading == Reading::First {
         say("notice: nothing is installed in this network namespace\n");
     }
     match resource {
@@ -143,22 +236,8 @@ fn totals(rows: &[FrontendRow]) -> BTreeMap<(String, String), Counted> {
     totals
 }
 
-/// An object by itself or in a list: with what kind it is.
-#[derive(Serialize)]
-struct Object<'r, R> {
-    kind: String,
-    #[serde(flatten)]
-    row: &'r R,
-}
-
-#[derive(Serialize)]
-struct List<'r, R> {
-    kind: &'static str,
-    items: Vec<Object<'r, R>>,
-}
-
-/// Prints those rows that were asked for.
-fn list<R: Row>(args: &GetArgs, mut rows: Vec<R>, out: &mut impl Write) -> Result<u8, CliError> {
+/// Those rows that were asked for by name or namespace.
+fn select<R: Row>(args: &GetArgs, mut rows: Vec<R>) -> Vec<R> {
     let wanted = |namespace: Option<&str>, name: &str| {
         let named = |wanted: &String| match (wanted.split_once('/'), namespace) {
             // A route's name has a slash of its own.
@@ -175,6 +254,11 @@ fn list<R: Row>(args: &GetArgs, mut rows: Vec<R>, out: &mut impl Write) -> Resul
         let (namespace, name) = row.name();
         wanted(namespace, &name)
     });
+    rows
+}
+
+/// Says which names were not found: 2 if there are such, 0 otherwise.
+fn missing<R: Row>(args: &GetArgs, rows: &[R]) -> u8 {
     let mut code = 0;
     for name in &args.names {
         let is = |row: &R| {
@@ -190,92 +274,5 @@ fn list<R: Row>(args: &GetArgs, mut rows: Vec<R>, out: &mut impl Write) -> Resul
             code = 2;
         }
     }
-    let object = |row| Object {
-        kind: capitalised(R::WORD),
-        row,
-    };
-    match args.output {
-        ListFormat::Name => {
-            for row in &rows {
-                let (namespace, name) = row.name();
-                let namespace = namespace.filter(|_| args.namespace.is_none());
-                let namespace = namespace.map_or_else(String::new, |n| format!("{n}/"));
-                writeln!(out, "{}/{namespace}{name}", R::WORD)?;
-            }
-        }
-        ListFormat::Json | ListFormat::Yaml => {
-            let list = List {
-                kind: "List",
-                items: rows.iter().map(object).collect(),
-            };
-            let text = if args.output == ListFormat::Json {
-                serde_json::to_string_pretty(&list).map_err(std::io::Error::from)? + "\n"
-            } else {
-                serde_saphyr::to_string(&list).map_err(std::io::Error::other)?
-            };
-            out.write_all(text.as_bytes())?;
-        }
-        ListFormat::Table | ListFormat::Wide if rows.is_empty() => {
-            if code == 0 {
-                say("No resources found\n");
-            }
-        }
-        ListFormat::Table | ListFormat::Wide => table(args, &rows, out)?,
-    }
-    Ok(code)
-}
-
-fn capitalised(word: &str) -> String {
-    let mut chars = word.chars();
-    let first = chars.next().map(|c| c.to_ascii_uppercase());
-    first.into_iter().chain(chars).collect()
-}
-
-fn table<R: Row>(args: &GetArgs, rows: &[R], out: &mut impl Write) -> std::io::Result<()> {
-    let wide = args.output == ListFormat::Wide;
-    let shown = |(name, only_wide): &(&str, bool)| {
-        (wide || !only_wide) && (args.namespace.is_none() || *name != "NAMESPACE")
-    };
-    let counted = wide && rows.iter().any(|row| row.counted().is_some());
-    let mut lines = Vec::with_capacity(rows.len() + 1);
-    let columns = R::COLUMNS.iter().filter(|column| shown(column));
-    let mut header: Vec<String> = columns.map(|(name, _)| (*name).to_owned()).collect();
-    let by_endpoint = |counted: &Counted| counted.by_endpoint.is_some();
-    let by_endpoint = rows.iter().filter_map(Row::counted).any(by_endpoint);
-    if counted {
-        header.extend(["CONNECTIONS", "REFUSED"].map(str::to_owned));
-        header.extend(by_endpoint.then(|| "BY-ENDPOINT".to_owned()));
-    }
-    lines.push(header);
-    for row in rows {
-        let cells = R::COLUMNS.iter().zip(row.cells());
-        let cells = cells.filter(|(column, _)| shown(column));
-        let mut line: Vec<String> = cells.map(|(_, cell)| printable(&cell).into()).collect();
-        if let Some(counted) = row.counted().filter(|_| counted) {
-            line.extend([counted.connections, counted.refused].map(|n| n.to_string()));
-            line.extend(counted.by_endpoint.as_ref().map(|by| {
-                let each: Vec<String> = by.iter().map(|(e, n)| format!("{e}={n}")).collect();
-                if each.is_empty() {
-                    "<none>".to_owned()
-                } else {
-                    each.join(",")
-                }
-            }));
-        }
-        lines.push(line);
-    }
-    let width = |i: usize| {
-        let cells = lines.iter().filter_map(|line| line.get(i));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-    for line in &lines {
-        let padded: Vec<String> = line
-            .iter()
-            .zip(&widths)
-            .map(|(cell, width)| format!("{cell:<width$}"))
-            .collect();
-        writeln!(out, "{}", padded.join("   ").trim_end())?;
-    }
-    Ok(())
+    code
 }

@@ -10,7 +10,7 @@ use crate::plan::{Endpoint, FrontendKey};
 use crate::ruleset::Protocol;
 
 /// A listed object.
-pub trait Row: Serialize {
+pub trait Row: Serialize + PartialEq {
     /// The word for one of them: `service`, as in `-o name`.
     const WORD: &'static str;
     /// Columns, and whether only `-o wide` shows them.
@@ -20,6 +20,14 @@ pub trait Row: Serialize {
     fn cells(&self) -> Vec<String>;
     /// Namespace and name; routes and the like have no namespace.
     fn name(&self) -> (Option<&str>, String);
+    /// Which of the rows with this name it is, where there may be several.
+    #[cfg_attr(
+        not(feature = "daemon"),
+        expect(dead_code, reason = "only a watch tells rows apart")
+    )]
+    fn part(&self) -> Option<String> {
+        None
+    }
     /// What has been counted, by column, if anything.
     fn counted(&self) -> Option<&Counted> {
         None
@@ -108,6 +116,8 @@ pub struct FrontendRow {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub port_name: String,
     /// `ClusterIP`, `NodePort`, `ExternalIP`, `LoadBalancer`; `External` of what is installed.
+    /// The object's own kind is another.
+    #[serde(rename = "frontendKind")]
     pub kind: String,
     #[serde(serialize_with = "text")]
     pub frontend: FrontendKey,
@@ -259,6 +269,11 @@ impl Row for FrontendRow {
         (Some(&self.namespace), self.service.clone())
     }
 
+    fn part(&self) -> Option<String> {
+        let inside = (self.policy == Some(super::FROM_INSIDE)).then_some(" (from inside)");
+        Some(format!("{}{}", self.frontend, inside.unwrap_or_default()))
+    }
+
     fn counted(&self) -> Option<&Counted> {
         self.counted.as_ref()
     }
@@ -282,6 +297,17 @@ impl Row for RouteRow {
     }
 }
 
+impl HostPortRow {
+    fn host_ip(&self) -> String {
+        self.host_ip
+            .map_or_else(|| "*".to_owned(), |a| a.to_string())
+    }
+
+    fn host_port(&self) -> String {
+        format!("{}/{}", self.host_port, self.protocol)
+    }
+}
+
 impl Row for HostPortRow {
     const WORD: &'static str = "hostport";
     const COLUMNS: &'static [(&'static str, bool)] = &[
@@ -300,15 +326,18 @@ impl Row for HostPortRow {
         vec![
             self.namespace.clone(),
             self.pod.clone(),
-            self.host_ip
-                .map_or_else(|| "*".to_owned(), |a| a.to_string()),
-            format!("{}/{}", self.host_port, self.protocol),
+            self.host_ip(),
+            self.host_port(),
             endpoint.to_string(),
         ]
     }
 
     fn name(&self) -> (Option<&str>, String) {
         (Some(&self.namespace), self.pod.clone())
+    }
+
+    fn part(&self) -> Option<String> {
+        Some(format!("{}:{}", self.host_ip(), self.host_port()))
     }
 }
 
