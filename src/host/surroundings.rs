@@ -2,8 +2,9 @@
 //! tracked connections, listeners, and other programs' rules.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use nix::sched::{CloneFlags, setns};
@@ -250,8 +251,10 @@ fn namespaces() -> Vec<(PathBuf, Vec<IpAddr>)> {
 fn inside<T: Send>(place: &PathBuf, work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let file = File::open(place).ok()?;
-            setns(file, CloneFlags::CLONE_NEWNET).ok()?;
+            // What is a pipe is not waited for.
+            let mut options = OpenOptions::new();
+            let file = options.read(true).custom_flags(libc::O_NONBLOCK);
+            setns(file.open(place).ok()?, CloneFlags::CLONE_NEWNET).ok()?;
             Some(work())
         });
         thread.join().ok().flatten()
