@@ -27,4 +27,5 @@ mod spread;
 mod standalone;
 mod takeover;
 mod topology;
+mod tracked;
 mod upheavals;
