@@ -13,7 +13,7 @@ pub use super::get::args::{GetArgs, ListFormat, Resource};
 use super::input_args::InputArgs;
 #[cfg(feature = "daemon")]
 use super::kube_proxy_flags::KubeProxyFlags;
-use super::traffic_args::{FLOWS_EXAMPLES, FlowsArgs};
+use super::traffic_args::{FLOWS_EXAMPLES, FlowsArgs, TRACE_EXAMPLES, TraceArgs};
 use crate::config::InterfaceName;
 #[cfg(feature = "daemon")]
 use crate::follow::NameWriters;
@@ -120,6 +120,9 @@ Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 
     /// List the tracked connections of our frontends, by names, or follow them
     #[command(after_help = FLOWS_EXAMPLES)]
     Flows(FlowsArgs),
+    /// Watch what the kernel does with a real packet, beside what was foretold of it
+    #[command(after_help = TRACE_EXAMPLES)]
+    Trace(TraceArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -156,6 +159,7 @@ impl Verb {
             Self::Status(args) => Some(&args.common),
             Self::Explain(args) => Some(&args.common),
             Self::Flows(args) => Some(&args.common),
+            Self::Trace(args) => Some(&args.common),
             Self::Guardian(_)
             | Self::Completions { .. }
             | Self::Man

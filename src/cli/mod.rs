@@ -32,6 +32,7 @@ mod run;
 mod saved_plan;
 mod say;
 mod status;
+mod trace;
 mod traffic_args;
 mod version;
 mod ways;
@@ -120,6 +121,7 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
         Verb::Status(args) => status::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
+        Verb::Trace(args) => trace::run(args, out),
         Verb::Completions { shell } => {
             // It takes no error of the writer.
             let mut script = Vec::new();

@@ -1,9 +1,13 @@
 //! Arguments of the verbs that look at real packets.
 
+use std::time::Duration;
+
 use clap::{Args, ValueEnum};
 
-use super::args::CommonArgs;
+use super::args::{CommonArgs, Output};
+use super::duration::duration;
 use super::input_args::InputArgs;
+use crate::config::InterfaceName;
 
 /// What `flows --help` ends with.
 pub const FLOWS_EXAMPLES: &str = "Examples:
@@ -65,6 +69,55 @@ pub struct FlowsArgs {
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: FlowFormat,
+    /// Where it looks, and how much it says.
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Where objects and settings come from.
+    #[command(flatten)]
+    pub inputs: InputArgs,
+}
+
+/// What `trace --help` ends with.
+pub const TRACE_EXAMPLES: &str = "Examples:
+  svcnat trace pod/visitor svc/web:80 -f lab/          then, in the pod: curl http://10.254.176.53
+  svcnat trace 203.0.113.9 node/n1:30080 -f lab/ --for 2m
+  svcnat trace 172.17.0.2 10.254.0.10:53/udp --all -o json
+
+A table svcnat-trace marks the packets of this source, destination, port and protocol, and no
+others; it goes when the trace ends, however that is. Lines with = were foretold, the first with !
+was not; rules of other programs are told by table, chain and handle (nft -a list chain ...).
+
+Exit codes: 0 as foretold, 1 not, 2 bad usage or input, 3 the host refused, 4 no packet came.";
+
+/// `svcnat trace`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Who sends: as of `explain`. A node's own packets have the address that its routes give
+    /// them
+    pub source: String,
+    /// Where to: as of `explain`
+    pub destination: String,
+    /// Namespace of names that do not say theirs
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    /// How long to wait for the packet
+    #[arg(
+        long = "for",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "30s"
+    )]
+    pub time: Duration,
+    /// Go on for all of that time, with every packet; without it the first one that opens a
+    /// connection (of UDP: any) is told, and then the end
+    #[arg(long)]
+    pub all: bool,
+    /// Interface the packet comes in by; for detect-local modes that look at it
+    #[arg(long, value_name = "NAME")]
+    pub iif: Option<InterfaceName>,
+    /// Output format; of JSON a document a packet
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
     /// Where it looks, and how much it says.
     #[command(flatten)]
     pub common: CommonArgs,
