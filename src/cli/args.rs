@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+#[cfg(feature = "daemon")]
 use std::time::Duration;
 
 pub use super::apply_args::{ApplyArgs, ConfirmArgs, DryRun, GuardianArgs, LossArgs, RollbackArgs};
