@@ -5,13 +5,16 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+#[cfg(feature = "daemon")]
 use std::time::Duration;
 
 pub use super::apply_args::{ApplyArgs, ConfirmArgs, DryRun, GuardianArgs, LossArgs, RollbackArgs};
+pub use super::duration::duration;
 pub use super::get::args::{GetArgs, ListFormat, Resource};
 use super::input_args::InputArgs;
 #[cfg(feature = "daemon")]
 use super::kube_proxy_flags::KubeProxyFlags;
+use super::traffic_args::{FLOWS_EXAMPLES, FlowsArgs, TRACE_EXAMPLES, TraceArgs};
 use crate::config::InterfaceName;
 #[cfg(feature = "daemon")]
 use crate::follow::NameWriters;
@@ -115,6 +118,12 @@ Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 
   svcnat explain 172.17.0.2 10.254.176.53:80/tcp -f lab/
   svcnat explain 203.0.113.9 192.168.50.11:30080/udp -f lab/ -o json")]
     Explain(ExplainArgs),
+    /// List the tracked connections of our frontends, by names, or follow them
+    #[command(after_help = FLOWS_EXAMPLES)]
+    Flows(FlowsArgs),
+    /// Watch what the kernel does with a real packet, beside what was foretold of it
+    #[command(after_help = TRACE_EXAMPLES)]
+    Trace(TraceArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -150,6 +159,8 @@ impl Verb {
             Self::Get(args) => Some(&args.common),
             Self::Status(args) => Some(&args.common),
             Self::Explain(args) => Some(&args.common),
+            Self::Flows(args) => Some(&args.common),
+            Self::Trace(args) => Some(&args.common),
             Self::Guardian(_)
             | Self::Completions { .. }
             | Self::Man
@@ -254,40 +265,6 @@ pub struct DiffArgs {
     /// Where objects and settings come from.
     #[command(flatten)]
     pub inputs: InputArgs,
-}
-
-/// A duration as Go and systemd write them: `500ms`, `5s`, `1m30s`.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration such as 500ms, 5s or 1m30s");
-    let mut rest = text;
-    let mut sum = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, tail) = rest.split_at(digits);
-        let number: u32 = number.parse().map_err(|_| wrong())?;
-        let unit = tail
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        let one = match unit {
-            "us" => Duration::from_micros(1),
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            _ => return Err(wrong()),
-        };
-        sum = one
-            .checked_mul(number)
-            .and_then(|d| sum.checked_add(d))
-            .ok_or_else(wrong)?;
-        rest = tail;
-    }
-    if text.is_empty() {
-        Err(wrong())
-    } else {
-        Ok(sum)
-    }
 }
 
 /// What `run` does when others change our tables.

@@ -12,6 +12,7 @@ use super::say::{count, say};
 use super::writer;
 use crate::apply::{Host as _, ThisHost};
 use crate::host::routes;
+use crate::netlink::Nfnetlink;
 use crate::node;
 use crate::undo::Folder;
 
@@ -33,7 +34,9 @@ pub fn all(output: Output, out: &mut impl Write) -> Result<u8, CliError> {
             "warning: the state before is still kept: {error}\n"
         ));
     }
-    let tables = outcome.delta.tables.len();
+    // What a killed trace left behind, on kernels that do not remove it themselves.
+    let traces = Nfnetlink::open()?.remove_old_traces()?;
+    let tables = outcome.delta.tables.len() + traces;
     match output {
         Output::Text if tables + report.deleted == 0 => writeln!(out, "nothing to delete")?,
         Output::Text => writeln!(

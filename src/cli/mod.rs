@@ -8,8 +8,10 @@ mod check;
 mod confirm;
 mod delete;
 mod diff;
+mod duration;
 mod error;
 mod explain;
+mod flows;
 mod from_inputs;
 mod get;
 mod guardian;
@@ -20,6 +22,7 @@ mod kept;
 #[cfg(feature = "daemon")]
 mod kube_proxy_flags;
 mod man;
+mod names;
 mod page;
 mod reference;
 mod render;
@@ -29,6 +32,8 @@ mod run;
 mod saved_plan;
 mod say;
 mod status;
+mod trace;
+mod traffic_args;
 mod version;
 mod ways;
 mod writer;
@@ -115,6 +120,8 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
         Verb::Get(args) => get::run(args, out),
         Verb::Status(args) => status::run(args, out),
         Verb::Explain(args) => explain::run(args, out),
+        Verb::Flows(args) => flows::run(args, out),
+        Verb::Trace(args) => trace::run(args, out),
         Verb::Completions { shell } => {
             // It takes no error of the writer.
             let mut script = Vec::new();

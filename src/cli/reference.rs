@@ -21,13 +21,19 @@ pub const SHARED: [(&str, &str); 3] = [
 /// What an exit code means.
 pub const EXIT_CODES: [(&str, &str); 5] = [
     ("0", "Done; `diff`: no differences; `status`: installed."),
-    ("1", "`diff` found differences."),
+    (
+        "1",
+        "`diff` found differences; `trace`: a packet did not do as foretold.",
+    ),
     ("2", "Bad usage or input; nothing was done."),
     (
         "3",
         "The host refused, or did not do all of it; `status`: not installed.",
     ),
-    ("4", "`status`: it cannot be told what is installed."),
+    (
+        "4",
+        "`status`: it cannot be told what is installed; `trace`: no such packet came.",
+    ),
 ];
 
 /// Which variables of the environment are looked at.

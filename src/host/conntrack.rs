@@ -8,19 +8,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::error::HostError;
 use crate::cluster::{Family, Protocol};
 use crate::netlink::ExchangeError;
-use crate::netlink::conntrack::{Filter, Partial, decode, delete, delete_filtered, dump};
-pub use crate::netlink::conntrack::{Flow, Tuple};
+pub use crate::netlink::conntrack::{Change, Entry, Flow, Sum, Tuple, states};
+use crate::netlink::conntrack::{
+    Filter, GROUPS, Partial, decode, decode_entry, decode_event, delete, delete_filtered, dump,
+};
 use crate::netlink::exchange::Exchange;
-use crate::netlink::socket::Bus;
+use crate::netlink::socket::{Bus, Socket};
 
 /// Deletions by filter, for errors.
 const BY_FILTER: &str = "delete connections by filter";
+
+/// Bytes of events that may wait to be read: some 20,000 of them.
+const EVENT_QUEUE: usize = 8 << 20;
 
 /// Up to so many stale flows are removed by one filtered deletion each. The kernel walks its
 /// whole table for each of them, 9 ms for 262,144 buckets; a dump takes 12 ms, 1 µs for each
@@ -200,6 +207,23 @@ impl Conntrack {
         self.dump_port(family, protocol, None)
     }
 
+    /// The same, with their states and counters.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked.
+    pub fn entries(&mut self, family: Family, protocol: Protocol) -> Result<Vec<Entry>, HostError> {
+        let filter = Filter {
+            family,
+            protocol: protocol.number(),
+            original: Partial::default(),
+            reply: Partial::default(),
+        };
+        let mut entries = (self.exchange.list(&dump(&filter), decode_entry))
+            .map_err(HostError::of("list tracked connections"))?;
+        entries.retain(|e| e.flow.family == family && e.flow.protocol == protocol);
+        Ok(entries)
+    }
+
     /// The same, towards one original destination port only.
     fn dump_port(
         &mut self,
@@ -258,6 +282,46 @@ impl Conntrack {
         .collect::<Result<Vec<()>, _>>()
         .map(|done| done.len())
         .map_err(|refusal| failed(ExchangeError::Refused(refusal)))
+    }
+}
+
+/// What happens to entries, as it happens. Reading it never blocks.
+pub struct Events(Socket);
+
+impl Events {
+    /// Listens from now on. Entries that exist already may stay unheard of: the kernel says
+    /// what happens to those that were made while somebody listened
+    /// (net.netfilter.nf_conntrack_events).
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn open() -> Result<Self, HostError> {
+        let failed = HostError::of("follow tracked connections");
+        let socket = Socket::open(Bus::Netfilter).map_err(&failed)?;
+        // A larger queue loses less; without the privilege for it, it is what it is.
+        let _ = setsockopt(&socket, sockopt::RcvBufForce, &EVENT_QUEUE);
+        for group in GROUPS {
+            socket.listen(group, true).map_err(&failed)?;
+        }
+        Ok(Self(socket))
+    }
+
+    /// Everything since the last call, and whether that is all: false if more happened than
+    /// the queue could hold.
+    pub fn drain(&self) -> (Vec<(Change, Entry)>, bool) {
+        let mut found = Vec::new();
+        let mut whole = true;
+        let kept = self.0.drain(|message| match decode_event(message) {
+            Ok(event) => found.extend(event),
+            Err(_) => whole = false,
+        });
+        (found, kept && whole)
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

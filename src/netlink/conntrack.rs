@@ -1,6 +1,8 @@
 //! Connection-tracking messages: the few attributes of
 //! linux/netfilter/nfnetlink_conntrack.h that are needed here, written and read.
 
+mod entry;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,6 +10,10 @@ use super::attr::{Attrs, Writer, request};
 use super::error::ExchangeError;
 use super::message::{Message, flag, nfgenmsg};
 use crate::net::{Family, Protocol};
+pub use entry::{Change, Entry, Sum, decode_entry, decode_event, states};
+
+/// NFNLGRP_CONNTRACK_NEW, _UPDATE and _DESTROY (linux/netfilter/nfnetlink.h).
+pub const GROUPS: [u32; 3] = [1, 2, 3];
 
 // enum cntl_msg_types, with NFNL_SUBSYS_CTNETLINK (1) in the upper byte.
 const CT_NEW: u16 = 1 << 8;
@@ -18,6 +24,10 @@ const CT_DELETE: u16 = (1 << 8) | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
+const CTA_TIMEOUT: u16 = 7;
+const CTA_COUNTERS_ORIG: u16 = 9;
+const CTA_COUNTERS_REPLY: u16 = 10;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
@@ -38,6 +48,15 @@ const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
 
+// enum ctattr_counters.
+const CTA_COUNTERS_PACKETS: u16 = 1;
+const CTA_COUNTERS_BYTES: u16 = 2;
+
+// enum ctattr_protoinfo, and the state in each of its nests (ctattr_protoinfo_tcp and _sctp).
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_SCTP: u16 = 3;
+const CTA_PROTOINFO_STATE: u16 = 1;
+
 // enum ctattr_filter, and its bits as the kernel numbers them (CTA_FILTER_F_* in
 // net/netfilter/nf_conntrack_netlink.c); each says that a field of the tuple beside it counts.
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
@@ -50,6 +69,8 @@ const BY_DST_PORT: u32 = 1 << 5;
 
 /// IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h): the destination was translated.
 pub const IPS_DST_NAT: u32 = 1 << 5;
+/// IPS_SRC_NAT: the source was, be it only its port.
+pub const IPS_SRC_NAT: u32 = 1 << 4;
 
 /// One direction of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,6 +122,13 @@ impl Flow {
     #[must_use]
     pub const fn is_dst_nat(&self) -> bool {
         self.status & IPS_DST_NAT != 0
+    }
+
+    /// True if the source was translated. A masqueraded client of this node itself may keep
+    /// its address.
+    #[must_use]
+    pub const fn is_src_nat(&self) -> bool {
+        self.status & IPS_SRC_NAT != 0
     }
 }
 

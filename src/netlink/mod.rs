@@ -19,6 +19,7 @@ pub(crate) mod socket;
 
 pub use error::{ExchangeError, Refusal};
 pub use nftables::{
-    Batch, Committed, NetlinkError, Nfnetlink, OperationRef, RefusedElement, Unfit, Writer,
-    Writers, decode, encode,
+    Batch, Committed, Decision, Ends, Judge, MARKS, NetlinkError, Nfnetlink, OperationRef,
+    RefusedElement, SEEN, TRACE_TABLE, Traced, Tracer, Unfit, Verdict, Writer, Writers, decode,
+    encode,
 };

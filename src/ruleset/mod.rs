@@ -22,7 +22,8 @@ pub use set::{Element, ElementData, Set, SetData, SetKind};
 pub use statement::{Action, Match, Rule, Selector, Statement};
 pub use value::{ClassId, DataType, Datum, FieldValue, Value};
 
-/// The name of our table in both families. Nothing outside it is ever touched.
+/// The name of our table in both families. Nothing outside it is ever touched, but for a table
+/// that marks packets while they are traced.
 pub const TABLE: &str = "svcnat";
 
 /// What `nft list` says of our table: whose it is.

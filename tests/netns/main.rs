@@ -27,4 +27,6 @@ mod spread;
 mod standalone;
 mod takeover;
 mod topology;
+mod traces;
+mod tracked;
 mod upheavals;

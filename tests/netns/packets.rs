@@ -18,6 +18,7 @@ use svcnat::cluster::{Family, Protocol};
 mod lines;
 
 use crate::support::{Answer, Outcome, PATIENCE, SILENCE, Stage, assert_spread, run_svcnat};
+use crate::traces::Tracing;
 
 /// A test for each folder, so that they run side by side and can be named.
 macro_rules! folders {
@@ -195,6 +196,29 @@ impl Packet {
         }
     }
 
+    /// What the kernel says of the first packet is what was foretold of it.
+    fn must_be_traced_as_foretold(&self, stage: &Stage, settings: &[&str]) {
+        let (from, to) = (
+            self.from.to_string(),
+            format!("{}/{}", self.to, self.protocol),
+        );
+        let args = [&[from.as_str(), &to, "-o", "json"], settings].concat();
+        let tracing = Tracing::start(stage.node(), &args, "");
+        let patience = match self.end {
+            End::Dropped => SILENCE,
+            End::Refused | End::Answers { .. } => PATIENCE,
+        };
+        stage.ask(self.from, self.protocol, self.to, patience, 1);
+        let said = tracing.end();
+        assert_eq!(
+            said.code, 0,
+            "{}\n{}\n{}",
+            self.text, said.stdout, said.stderr
+        );
+        let told: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+        assert_eq!(told["asForetold"], true, "{}: {told}", self.text);
+    }
+
     /// Two questions of a client that is not remembered: the answer to both.
     fn ask_as_a_new_client(&self, stage: &Stage) -> Outcome {
         let family = Family::of(&self.to.ip()).nft_name();
@@ -345,6 +369,9 @@ fn send_all(folder: &str) {
             run.command,
             run.stdout
         );
+    }
+    for packet in &packets {
+        packet.must_be_traced_as_foretold(&stage, &["-f", &input, "--config", &config]);
     }
     for packet in &packets {
         packet.must_end_as_it_says(&stage);

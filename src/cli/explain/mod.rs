@@ -1,7 +1,7 @@
 //! `svcnat explain`: where a packet goes, and why.
 
-mod ends;
-mod live;
+pub(super) mod ends;
+pub(super) mod live;
 mod reasons;
 mod say;
 mod way;

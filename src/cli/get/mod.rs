@@ -2,7 +2,7 @@
 
 pub mod args;
 mod live;
-mod planned;
+pub(super) mod planned;
 mod print;
 mod rows;
 mod selector;
@@ -26,8 +26,9 @@ use crate::problem::Severity;
 use crate::ruleset::Family;
 use crate::source;
 use crate::text::printable;
-use live::Installed;
-use rows::{Counted, EndpointOf, FrontendRow, HostPortRow, RouteRow, Row, ServiceRow};
+pub(super) use live::Installed;
+use rows::{Counted, EndpointOf, RouteRow, Row, ServiceRow};
+pub(super) use rows::{FrontendRow, HostPortRow};
 
 /// The policy of who is let around a local one: pods and the node itself.
 const FROM_INSIDE: &str = "Local (from inside)";

@@ -14,9 +14,11 @@ pub(super) mod expr;
 mod kernel;
 mod others;
 mod set_types;
+mod trace;
 mod writers;
 
 pub use batch::Batch;
 pub use error::{NetlinkError, OperationRef, RefusedElement, Unfit};
 pub use kernel::{Committed, Nfnetlink};
+pub use trace::{Decision, Ends, Judge, MARKS, SEEN, TRACE_TABLE, Traced, Tracer, Verdict};
 pub use writers::{Writer, Writers};

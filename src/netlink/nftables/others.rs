@@ -6,6 +6,7 @@ use super::constants::{chain, common, elem, msg, rule, set, table};
 use super::decode;
 use super::encode::{dump_all, kind_of};
 use super::kernel::Nfnetlink;
+use super::trace::TRACE_TABLE;
 use crate::foreign::{
     Base, Chain, Element, End, Expr, Family, Hook, Op, Property, Rule, Rules, Set, Value,
 };
@@ -58,7 +59,7 @@ mod attribute {
 }
 
 /// NFTA_TABLE_OWNER: the netlink port of the owner.
-const TABLE_OWNER: u16 = 7;
+pub(super) const TABLE_OWNER: u16 = 7;
 /// NFT_META_MARK and NFT_CT_MARK.
 const MARK: u32 = 3;
 /// NFT_FIB_RESULT_ADDRTYPE.
@@ -221,7 +222,7 @@ const fn message_family(family: Family) -> u8 {
 }
 
 fn is_ours(family: Family, table: &str) -> bool {
-    matches!(family, Family::Ip | Family::Ip6) && table == TABLE
+    matches!(family, Family::Ip | Family::Ip6) && [TABLE, TRACE_TABLE].contains(&table)
 }
 
 fn table_of<'r>(
