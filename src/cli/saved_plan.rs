@@ -37,7 +37,7 @@ struct Content {
     made: i64,
     /// Which start of the machine.
     boot_id: String,
-    /// Inode of the network namespace.
+    /// Which network namespace.
     network_namespace: u64,
     /// The kernel's generation that the plan was made at.
     generation: u32,

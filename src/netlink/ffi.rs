@@ -1,5 +1,5 @@
 //! The only room with `unsafe`: libnftnl objects through the nftnl crate and what that
-//! crate lacks through nftnl-sys, and two socket options.
+//! crate lacks through nftnl-sys, and three socket options.
 //!
 //! Invariants, in one place:
 //! * every object is made, filled, serialised and freed inside one function call here; no
@@ -320,6 +320,34 @@ pub fn netlink_option(socket: BorrowedFd<'_>, option: i32, value: u32) -> std::i
     };
     if result == 0 {
         Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
+    }
+}
+
+/// The number of a socket's network namespace (SO_NETNS_COOKIE, Linux 5.14), which no other gets
+/// until the machine starts anew; an inode's is given away again.
+///
+/// # Errors
+/// That of getsockopt(2).
+pub fn namespace_cookie(socket: BorrowedFd<'_>) -> std::io::Result<u64> {
+    /// asm-generic/socket.h; libc does not have it for every C library.
+    const SO_NETNS_COOKIE: i32 = 71;
+    let mut cookie = 0_u64;
+    let mut len = size_of::<u64>() as u32;
+    // SAFETY: the descriptor is open for as long as it is borrowed; `cookie` is writable for the
+    // `len` bytes that are said to be there.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast::<c_void>(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(cookie)
     } else {
         Err(std::io::Error::last_os_error())
     }

@@ -17,6 +17,8 @@ mod nftables;
 pub(crate) mod route;
 pub(crate) mod socket;
 
+pub(crate) use ffi::namespace_cookie;
+
 pub use error::{ExchangeError, Refusal};
 pub use nftables::{
     Batch, Committed, Decision, Ends, Judge, MARKS, NetlinkError, Nfnetlink, OperationRef,

@@ -3,13 +3,16 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
 use super::record::{Record, Waiting};
 use super::sealed::{self, SealedError};
+use crate::netlink::namespace_cookie;
 
 const ROOT: &str = "/run/svcnat";
 const KIND: &str = "state before an installation of svcnat";
@@ -23,11 +26,17 @@ pub struct Folder {
     namespace: u64,
 }
 
-/// Inode of this thread's network namespace.
+/// A number of this thread's network namespace that no other has had since the machine started:
+/// the kernel's cookie. Before Linux 5.14, which has none, the inode, which a later one may get.
 ///
 /// # Errors
-/// If `/proc` does not tell.
+/// If the kernel does not tell.
 pub fn network_namespace() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    namespace_cookie(socket.as_fd()).or_else(|_| inode())
+}
+
+fn inode() -> io::Result<u64> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
@@ -58,10 +67,9 @@ impl Folder {
     /// # Errors
     /// If `/proc` does not tell the namespace.
     pub fn here() -> io::Result<Self> {
-        let namespace = network_namespace()?;
         Ok(Self {
-            path: Path::new(ROOT).join(namespace.to_string()),
-            namespace,
+            path: Path::new(ROOT).join(inode()?.to_string()),
+            namespace: network_namespace()?,
         })
     }
 
@@ -84,7 +92,7 @@ impl Folder {
         Ok(folder)
     }
 
-    /// Inode of the network namespace.
+    /// What [`network_namespace`] says.
     #[must_use]
     pub const fn namespace(&self) -> u64 {
         self.namespace

@@ -155,7 +155,7 @@ pub struct Waiting {
 pub struct Record {
     /// Which start of the machine it was.
     pub boot_id: String,
-    /// Inode of the network namespace.
+    /// Which network namespace it was.
     pub namespace: u64,
     /// When, in seconds since 1970.
     pub made: i64,

@@ -366,3 +366,19 @@ fn nothing_to_change_is_nothing_to_confirm() {
         .expect(3)
         .names("no state to go back to");
 }
+
+#[test]
+fn no_network_namespace_is_taken_for_one_that_went() {
+    // An inode is given away again as soon as its namespace is gone.
+    let one = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        svcnat::undo::network_namespace().unwrap()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..64 {
+        let number = std::thread::spawn(one).join().unwrap();
+        assert!(seen.insert(number), "{number} was that of another");
+        // Namespaces are taken down in the background.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
