@@ -474,7 +474,9 @@ impl Walk<'_, '_> {
             }
         }
         if perhaps {
-            return Err(format!("a key of set {name} is not known of this packet"));
+            return Err(format!(
+                "whether set {name} holds something that is not known of this packet"
+            ));
         }
         Ok(match (&set.other, to) {
             (Some(Value::End(end)), _) => (Some(!inverted), Some(end.clone())),
@@ -496,7 +498,7 @@ fn unknown(expression: &Expr) -> String {
     match expression {
         Expr::XtMatch(name, ..) => format!("what the match {name} of iptables says"),
         Expr::Condition(what) => format!("what {what} says"),
-        _ => "a property of the packet that is not known".to_owned(),
+        _ => "something that is not known of this packet".to_owned(),
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Packet {
     pub untracked: bool,
     /// What the client asked for, if that was translated.
     pub asked: Option<(IpAddr, u16)>,
+    /// The source of the first packet was translated.
+    pub masqueraded: bool,
 }
 
 impl Packet {
@@ -67,6 +69,7 @@ impl Packet {
             ct_mark: Some(0),
             untracked: false,
             asked: None,
+            masqueraded: false,
         }
     }
 
@@ -134,7 +137,10 @@ mod ct {
 pub(super) const STATE_NEW: u32 = 8;
 const STATE_ESTABLISHED: u32 = 2;
 const STATE_UNTRACKED: u32 = 64;
-/// IPS_DST_NAT.
+/// IPS_SEEN_REPLY, IPS_CONFIRMED, IPS_SRC_NAT and IPS_DST_NAT
+/// (linux/netfilter/nf_conntrack_common.h).
+const STATUS_ANSWERED: u32 = 0x02 | 0x08;
+const STATUS_SNAT: u32 = 0x10;
 const STATUS_DNAT: u32 = 0x20;
 /// Longest name of a device, with its end (IFNAMSIZ).
 const NAME: usize = 16;
@@ -286,8 +292,14 @@ impl Packet {
             ct::STATE => Some(self.state().to_ne_bytes().to_vec()),
             ct::DIRECTION => Some(vec![u8::from(self.is_reply)]),
             ct::STATUS => {
-                let status = if self.asked.is_some() { STATUS_DNAT } else { 0 };
-                Some(status.to_ne_bytes().to_vec())
+                let flags = [
+                    (self.is_reply, STATUS_ANSWERED),
+                    (self.masqueraded, STATUS_SNAT),
+                    (self.asked.is_some(), STATUS_DNAT),
+                ];
+                let set = flags.iter().filter(|(is_set, _)| *is_set);
+                let status = set.fold(0, |status, (_, flag)| status | flag);
+                Some(u32::to_ne_bytes(status).to_vec())
             }
             ct::MARK => self.ct_mark.map(|mark| mark.to_ne_bytes().to_vec()),
             ct::DST | ct::DST_IP | ct::DST_IP6 => Some(octets(asked)),

@@ -165,6 +165,8 @@ mod tests {
             kind,
             up: true,
             master: None,
+            peer: None,
+            hairpin: false,
             addresses: vec![net.parse().unwrap()],
             default_route: BTreeSet::new(),
         }

@@ -53,6 +53,10 @@ pub struct Interface {
     pub up: bool,
     /// Index of the bridge, bond or VRF it belongs to.
     pub master: Option<u32>,
+    /// Index of the other end of a veth pair, in whichever namespace that is.
+    pub peer: Option<u32>,
+    /// As a bridge's port, it sends back to where a frame came from.
+    pub hairpin: bool,
     /// Addresses with their prefix; those that are good as a source of new connections
     /// come first (secondary, temporary, tentative and deprecated ones last).
     pub addresses: Vec<IpNet>,
@@ -147,6 +151,8 @@ fn interface(link: Link) -> Interface {
         },
         up: link.up,
         master: link.master,
+        peer: link.peer,
+        hairpin: link.hairpin,
         addresses: Vec::new(),
         default_route: BTreeSet::new(),
     }
@@ -163,6 +169,8 @@ mod tests {
             kind: Kind::Physical,
             up: true,
             master: None,
+            peer: None,
+            hairpin: false,
             addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
             default_route: BTreeSet::new(),
         }

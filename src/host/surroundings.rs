@@ -11,13 +11,13 @@ use nix::sched::{CloneFlags, setns};
 
 use super::conntrack::Conntrack;
 use super::error::HostError;
-use super::interfaces::{self, Interface, local_addresses};
+use super::interfaces::{self, Interface, Kind, local_addresses};
 use crate::foreign::Rules;
 use crate::net::{Endpoint, Family, Protocol};
 use crate::netlink::exchange::Exchange;
 use crate::netlink::socket::Bus;
 use crate::netlink::{ExchangeError, neighbour, route};
-use crate::path::{Listener, Neighbour, Node, Route, RouteQuestion};
+use crate::path::{Listener, Neighbour, Node, PodLink, Route, RouteQuestion};
 
 /// Folders in which container runtimes keep the namespaces of pods.
 const NAMESPACES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
@@ -32,8 +32,8 @@ pub struct Surroundings {
     pub looks_at_flows: bool,
     /// Routes that were asked for.
     routes: HashMap<RouteQuestion, Option<Route>>,
-    /// Where other network namespaces are, and their addresses; looked for once.
-    namespaces: Option<Vec<(PathBuf, Vec<IpAddr>)>>,
+    /// Where other network namespaces are, and their interfaces; looked for once.
+    namespaces: Option<Vec<(PathBuf, Vec<Interface>)>>,
 }
 
 impl Surroundings {
@@ -64,6 +64,7 @@ impl Surroundings {
             question.source,
             question.iif,
             question.mark,
+            question.transport,
         );
         let mut found = None;
         let answer: Result<bool, ExchangeError> = self.exchange.request(&request, |message| {
@@ -97,8 +98,22 @@ impl Surroundings {
             destination: address,
             iif: None,
             mark: 0,
+            transport: None,
         };
         matches!(self.route(&question), Some(Route::Device { .. }))
+    }
+
+    /// Where an address is among the namespaces of this machine, with the interface that has it.
+    /// Several may have it, as two nodes of one machine do with pods of their own: one that is
+    /// at the other end of a link of ours comes first.
+    fn place(&mut self, address: IpAddr) -> Option<(PathBuf, Interface)> {
+        let namespaces = self.namespaces.get_or_insert_with(namespaces);
+        let found = namespaces.iter().filter_map(|(place, all)| {
+            let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == address);
+            Some((place, all.iter().find(has)?))
+        });
+        let found = found.min_by_key(|(_, at)| our_end(&self.interfaces, at).is_none());
+        found.map(|(place, interface)| (place.clone(), interface.clone()))
     }
 
     /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
@@ -111,10 +126,17 @@ impl Surroundings {
         if self.is_local(address) {
             return Some(work());
         }
-        let namespaces = self.namespaces.get_or_insert_with(namespaces);
-        let (place, _) = namespaces.iter().find(|(_, all)| all.contains(&address))?;
-        inside(place, work)
+        let (place, _) = self.place(address)?;
+        inside(&place, work)
     }
+}
+
+/// Our end of the veth pair whose other end is `theirs`, an interface of another namespace.
+fn our_end<'a>(ours: &'a [Interface], theirs: &Interface) -> Option<&'a Interface> {
+    let veth = |i: &Interface| i.kind == Kind::Veth;
+    ours.iter().find(|i| {
+        veth(i) && veth(theirs) && i.peer == Some(theirs.index) && theirs.peer == Some(i.index)
+    })
 }
 
 impl Node for Surroundings {
@@ -156,6 +178,18 @@ impl Node for Surroundings {
             (Ok(_), Some(false)) => Neighbour::Silent,
             _ => Neighbour::Unasked,
         }
+    }
+
+    fn link(&mut self, address: IpAddr) -> Option<PodLink> {
+        let (_, theirs) = self.place(address)?;
+        let ours = our_end(&self.interfaces, &theirs)?;
+        Some(PodLink {
+            index: ours.index,
+            name: ours.name.clone(),
+            up: ours.up,
+            master: ours.master,
+            hairpin: ours.hairpin,
+        })
     }
 
     fn setting(&self, path: &str) -> Option<String> {
@@ -230,8 +264,8 @@ fn unread() -> Vec<String> {
     found.collect()
 }
 
-/// The network namespaces that container runtimes and `ip netns` keep, with their addresses.
-fn namespaces() -> Vec<(PathBuf, Vec<IpAddr>)> {
+/// The network namespaces that container runtimes and `ip netns` keep, with their interfaces.
+fn namespaces() -> Vec<(PathBuf, Vec<Interface>)> {
     let folders = NAMESPACES
         .iter()
         .filter_map(|folder| fs::read_dir(folder).ok());
@@ -241,8 +275,7 @@ fn namespaces() -> Vec<(PathBuf, Vec<IpAddr>)> {
     places
         .filter_map(|place| {
             let found = inside(&place, interfaces::list)?.ok()?;
-            let addresses = local_addresses(&found).into_iter();
-            Some((place, addresses.filter(|a| !a.is_loopback()).collect()))
+            Some((place, found))
         })
         .collect()
 }

@@ -269,6 +269,8 @@ mod tests {
             kind: Kind::Bridge,
             up: true,
             master: None,
+            peer: None,
+            hairpin: false,
             addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
             default_route: BTreeSet::new(),
         }

@@ -19,9 +19,12 @@ const UP: u32 = 0x1;
 const LOOPBACK: u32 = 0x8;
 
 const IFLA_IFNAME: u16 = 3;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -41,6 +44,10 @@ pub struct Link {
     pub up: bool,
     /// Index of the bridge, bond or VRF it belongs to.
     pub master: Option<u32>,
+    /// Index of the other end of a veth pair, in whichever namespace that is.
+    pub peer: Option<u32>,
+    /// A bridge's port that sends back to where a frame came from (hairpin).
+    pub hairpin: bool,
 }
 
 /// An address of an interface.
@@ -83,13 +90,17 @@ pub fn decode_link(message: &Message<'_>) -> Result<Option<Link>, ExchangeError>
     }
     let (head, a) = message.split::<16>().ok_or(ExchangeError::Garbled)?;
     let flags = u32_at(head, 8).unwrap_or_default();
+    let info = a.nested(IFLA_LINKINFO);
+    let port = info.nested(IFLA_INFO_SLAVE_DATA);
     Ok(Some(Link {
         index: u32_at(head, 4).unwrap_or_default(),
         name: a.lossy_string(IFLA_IFNAME).unwrap_or_default(),
-        kind: a.nested(IFLA_LINKINFO).lossy_string(IFLA_INFO_KIND),
+        kind: info.lossy_string(IFLA_INFO_KIND),
         loopback: flags & LOOPBACK != 0,
         up: flags & UP != 0,
         master: a.host_u32(IFLA_MASTER),
+        peer: a.host_u32(IFLA_LINK),
+        hairpin: port.u8(IFLA_BRPORT_MODE) == Some(1),
     }))
 }
 
@@ -135,7 +146,11 @@ mod tests {
             w.attr(IFLA_MASTER, &3_u32.to_ne_bytes());
             let info = w.nest(IFLA_LINKINFO);
             w.string(IFLA_INFO_KIND, "veth");
+            let port = w.nest(IFLA_INFO_SLAVE_DATA);
+            w.attr(IFLA_BRPORT_MODE, &[1]);
+            w.end_nest(port);
             w.end_nest(info);
+            w.attr(IFLA_LINK, &2_u32.to_ne_bytes());
         });
         let expected = Link {
             index: 7,
@@ -144,6 +159,8 @@ mod tests {
             loopback: false,
             up: true,
             master: Some(3),
+            peer: Some(2),
+            hairpin: true,
         };
         assert_eq!(decode_link(&first(&bytes)).unwrap(), Some(expected));
         assert!(is_change(&first(&bytes)));

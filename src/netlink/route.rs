@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::attr::{request, u32_at};
 use super::error::ExchangeError;
 use super::message::{Message, flag};
-use crate::net::Family;
+use crate::net::{Family, Protocol};
 
 /// RTM_NEWROUTE, RTM_DELROUTE and RTM_GETROUTE.
 const NEW: u16 = 24;
@@ -40,6 +40,9 @@ const RTA_PRIORITY: u16 = 6;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_MARK: u16 = 16;
+const RTA_IP_PROTO: u16 = 27;
+const RTA_SPORT: u16 = 28;
+const RTA_DPORT: u16 = 29;
 
 /// `struct rtmsg` of a route in the main table: family, prefix length, that of sources, type
 /// of service, table, protocol, scope, type, and flags.
@@ -101,14 +104,20 @@ pub fn dump(family: Family, protocol: u8) -> Vec<u8> {
 /// Asks what the kernel would do with a packet of its own to `addr`.
 #[must_use]
 pub fn look_up(addr: IpAddr) -> Vec<u8> {
-    look_up_as(addr, None, None, 0)
+    look_up_as(addr, None, None, 0, None)
 }
 
 /// Asks what the kernel would do with a packet to `addr`: from `source`, in by the interface
-/// `iif`, with this mark. One that comes in is refused as a real one would be, also for where
+/// `iif`, with this mark, protocol and ports (0: not known). One that comes in is refused as a real one would be, also for where
 /// it comes from (`rp_filter`) or because this host does not forward.
 #[must_use]
-pub fn look_up_as(addr: IpAddr, source: Option<IpAddr>, iif: Option<u32>, mark: u32) -> Vec<u8> {
+pub fn look_up_as(
+    addr: IpAddr,
+    source: Option<IpAddr>,
+    iif: Option<u32>,
+    mark: u32,
+    transport: Option<(Protocol, u16, u16)>,
+) -> Vec<u8> {
     let mut head = rtmsg_to(&addr.into(), 0, 0, 0);
     // Whichever table decides.
     head[4] = 0;
@@ -125,6 +134,15 @@ pub fn look_up_as(addr: IpAddr, source: Option<IpAddr>, iif: Option<u32>, mark: 
         }
         if mark != 0 {
             w.attr(RTA_MARK, &mark.to_ne_bytes());
+        }
+        // Of others the kernel takes no question (rtm_getroute_parse_ip_proto).
+        if let Some((protocol @ (Protocol::Tcp | Protocol::Udp), source, destination)) = transport {
+            w.attr(RTA_IP_PROTO, &[protocol.number()]);
+            for (kind, port) in [(RTA_SPORT, source), (RTA_DPORT, destination)] {
+                if port != 0 {
+                    w.attr(kind, &port.to_be_bytes());
+                }
+            }
         }
     })
 }

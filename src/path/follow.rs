@@ -81,7 +81,8 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
     let after = ours_at.unwrap_or(i32::MAX)..=i32::MAX;
     if ours.trace.candidates.is_empty() {
         let at = (packet.destination, packet.port);
-        let hops = leg(&mut way, seen, asking, after, at, ours.trace.masqueraded);
+        let ours = (ours, ours.trace.masqueraded);
+        let hops = leg(&mut way, seen, asking, after, at, ours);
         path.legs.push(Leg {
             to: None,
             share: 1.0,
@@ -99,7 +100,7 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
             asking,
             after.clone(),
             (addr, port.get()),
-            candidate.masqueraded,
+            (ours, candidate.masqueraded),
         );
         path.legs.push(Leg {
             to: Some(candidate.endpoint),
@@ -110,18 +111,19 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
     path
 }
 
-/// From our translation to the destination and back. `masqueraded`: the endpoint answers to this
-/// node.
+/// From our translation to the destination and back; with whether we masquerade the packet, so
+/// that the endpoint answers to this node.
 fn leg<N: Node>(
     way: &mut Way<'_, N>,
     mut seen: foreign::Packet,
     asking: Hook,
     after: std::ops::RangeInclusive<i32>,
     (destination, port): (IpAddr, u16),
-    masqueraded: bool,
+    (ours, masqueraded): (&Ours<'_>, bool),
 ) -> Vec<Hop> {
     seen.destination = destination;
     seen.port = Some(port);
+    seen.mark = seen.mark.map(|mark| mark | ours.trace.mark);
     if asking == Hook::Prerouting {
         way.hook(asking, after.clone(), &mut seen);
     }
@@ -129,10 +131,8 @@ fn leg<N: Node>(
         return std::mem::take(&mut way.hops);
     };
     if asking == Hook::Output {
-        // What this node sends is routed anew as soon as it is translated.
-        if let Route::Device { index, .. } = route {
-            seen.oif = device(way.node, index);
-        }
+        // What this node sends is routed anew once it is translated, but the chains of the hook
+        // all see the device of the first routing decision (struct nf_hook_state).
         way.hook(asking, after, &mut seen);
     }
     let every = i32::MIN..=i32::MAX;
@@ -150,9 +150,19 @@ fn leg<N: Node>(
                 way.forwarding(&seen);
                 way.hook(Hook::Forward, every.clone(), &mut seen);
             }
-            way.hook(Hook::Postrouting, every.clone(), &mut seen);
+            let masquerade = ours.priority(ruleset::Hook::Postrouting);
+            let before = masquerade.map_or(i32::MAX, |at| at.saturating_sub(1));
+            way.hook(Hook::Postrouting, i32::MIN..=before, &mut seen);
+            seen.mark = seen.mark.map(|mark| mark & !ours.trace.mark);
+            seen.masqueraded = masqueraded;
+            if let Some(at) = masquerade {
+                way.hook(Hook::Postrouting, at..=i32::MAX, &mut seen);
+            }
             way.hook(Hook::Egress, every, &mut seen);
             way.neighbour(index, via.unwrap_or(destination));
+            if via.is_none() {
+                way.link(index, destination, destination == seen.source);
+            }
             way.listener(&seen);
             Some(index)
         }

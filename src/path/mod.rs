@@ -44,6 +44,8 @@ pub enum At {
     Route(bool),
     /// The next hop, or the endpoint on its link.
     Neighbour,
+    /// This node's end of the link to a pod.
+    Link,
     /// Who listens there.
     Endpoint,
 }
@@ -59,6 +61,7 @@ impl fmt::Display for At {
             Self::Forwarding => (false, "forwarding"),
             Self::Route(is_answer) => (*is_answer, "route"),
             Self::Neighbour => (false, "neighbour"),
+            Self::Link => (false, "link"),
             Self::Endpoint => (false, "endpoint"),
         };
         let of = if is_answer { "answer: " } else { "" };
@@ -124,6 +127,8 @@ pub struct RouteQuestion {
     pub iif: Option<u32>,
     /// The packet mark.
     pub mark: u32,
+    /// Its protocol and ports, 0 for one that is not known; `None` if they do not matter.
+    pub transport: Option<(Protocol, u16, u16)>,
 }
 
 /// What becomes of a packet, as the routing tables have it.
@@ -167,6 +172,9 @@ pub trait Node {
     fn index(&self, name: &str) -> Option<u32>;
     /// Whether a neighbour answers on a device.
     fn neighbour(&mut self, device: u32, address: IpAddr) -> Neighbour;
+    /// This node's end of the link to a pod, by the pod's address; `None` if that cannot be known
+    /// here.
+    fn link(&mut self, address: IpAddr) -> Option<PodLink>;
     /// A setting under /proc/sys.
     fn setting(&self, path: &str) -> Option<String>;
     /// Tracked connections, and how many there may be.
@@ -180,6 +188,21 @@ pub trait Node {
     fn others(&self) -> &Rules;
     /// Rules that the kernel runs and that were not read: legacy iptables tables, for example.
     fn unread(&self) -> &[String];
+}
+
+/// This node's end of a veth pair whose other end is in a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Administratively up.
+    pub up: bool,
+    /// Index of the bridge it is a port of.
+    pub master: Option<u32>,
+    /// As a bridge's port, it sends back to where a frame came from.
+    pub hairpin: bool,
 }
 
 /// Who is at an endpoint.

@@ -84,7 +84,7 @@ pub(super) fn outcome(at: At, outcome: &Outcome, packet: &Packet) -> Hop {
     let (found, state) = match why {
         None => (format!("{whose} {does}"), state),
         Some(why) => (
-            format!("{whose} perhaps {does}: it cannot be told {why}"),
+            format!("{whose} perhaps {does}, which depends on {why}"),
             State::Unknown,
         ),
     };
@@ -129,8 +129,10 @@ pub(super) fn refused(errno: i32) -> String {
     match errno {
         libc::ENETUNREACH => "there is no route".to_owned(),
         libc::EHOSTUNREACH => "the route is `unreachable`, or there is none".to_owned(),
-        libc::EACCES => "the route is `prohibit`".to_owned(),
-        libc::EINVAL => "the route is `blackhole`, or the address cannot be routed".to_owned(),
+        libc::EACCES => "the route or a rule is `prohibit`".to_owned(),
+        libc::EINVAL => {
+            "the route or a rule is `blackhole`, or the address cannot be routed".to_owned()
+        }
         libc::EXDEV => "its source is expected by another device".to_owned(),
         errno => std::io::Error::from_raw_os_error(errno).to_string(),
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::config::Config;
-use crate::foreign::{Base, Chain, End, Expr, Family, Hook, Rule, Table};
+use crate::foreign::{Base, Chain, End, Expr, Family, Hook, Op, Property, Rule, Table};
 use crate::node::Node as Inputs;
 use crate::walk::{Packet, walk};
 
@@ -24,6 +24,12 @@ struct Host {
     listener: Option<Listener>,
     down: bool,
     unread: Vec<String>,
+    /// The link of the client, which is the only pod here.
+    link: Option<PodLink>,
+    /// What comes in is refused with this error, which this node itself is not.
+    refused_from: Option<i32>,
+    /// What the routing tables were asked.
+    asked: Vec<RouteQuestion>,
 }
 
 impl Node for Host {
@@ -32,6 +38,10 @@ impl Node for Host {
     }
     fn route(&mut self, question: &RouteQuestion) -> Option<Route> {
         let to = question.destination.to_string();
+        self.asked.push(question.clone());
+        if let (Some(errno), Some(3)) = (self.refused_from, question.iif) {
+            return Some(Route::Refused(errno));
+        }
         let usual = Route::Device {
             index: if to.starts_with("172.17.0.") { 3 } else { 2 },
             via: None,
@@ -53,6 +63,10 @@ impl Node for Host {
             false => Neighbour::Known,
         }
     }
+    fn link(&mut self, address: IpAddr) -> Option<PodLink> {
+        let is_client = address.to_string() == POD;
+        self.link.clone().filter(|_| is_client)
+    }
     fn setting(&self, path: &str) -> Option<String> {
         self.settings.get(path).cloned()
     }
@@ -73,8 +87,30 @@ impl Node for Host {
     }
 }
 
+/// The client's link as it should be.
+const LINK: PodLink = PodLink {
+    index: 5,
+    name: String::new(),
+    up: true,
+    master: Some(3),
+    hairpin: true,
+};
+
+impl PodLink {
+    fn named(self) -> Self {
+        Self {
+            name: "veth9".to_owned(),
+            ..self
+        }
+    }
+}
+
 /// The way of a pod's packet to a Service with an endpoint on another node.
 fn way(host: &mut Host, protocol: Protocol) -> Path {
+    from(host, POD, protocol)
+}
+
+fn from(host: &mut Host, client: &str, protocol: Protocol) -> Path {
     let objects = format!(
         r#"{{"apiVersion":"v1","kind":"Service","metadata":{{"name":"web"}},
   "spec":{{"clusterIP":"{SERVICE}","ports":[{{"name":"t","port":80}},{{"name":"u","port":80,"protocol":"UDP"}}]}}}}
@@ -95,7 +131,7 @@ fn way(host: &mut Host, protocol: Protocol) -> Path {
     let ruleset = inputs.ruleset();
     let table = &ruleset.tables[&crate::net::Family::Ip];
     let packet = Packet {
-        source: POD.parse().unwrap(),
+        source: client.parse().unwrap(),
         destination: SERVICE.parse().unwrap(),
         protocol,
         port: 80,
@@ -198,7 +234,7 @@ fn each_breakage_is_named_with_its_owner_and_a_repair() {
         ),
         (
             refused(POD, libc::EACCES),
-            "arrives: no answer finds its way to 172.17.0.9: the route is `prohibit`",
+            "arrives: no answer finds its way to 172.17.0.9: the route or a rule is `prohibit`",
         ),
         (
             setting("net/ipv4/conf/docker0/forwarding"),
@@ -217,6 +253,30 @@ fn each_breakage_is_named_with_its_owner_and_a_repair() {
                 ..Host::default()
             },
             "route: 172.17.1.2 on link by eth0, which is down [ip link set eth0 up]",
+        ),
+        (
+            Host {
+                link: Some(PodLink { up: false, ..LINK }.named()),
+                ..Host::default()
+            },
+            "link: veth9, by which 172.17.0.9 is reached, is down [ip link set veth9 up]",
+        ),
+        (
+            Host {
+                link: Some(
+                    PodLink {
+                        master: None,
+                        ..LINK
+                    }
+                    .named(),
+                ),
+                ..Host::default()
+            },
+            "link: veth9, by which 172.17.0.9 is reached, is no port of docker0 [ip link set veth9 master docker0]",
+        ),
+        (
+            refused("172.17.1.2", libc::EINVAL),
+            "route: no way to 172.17.1.2: the route or a rule is `blackhole`",
         ),
         (
             Host {
@@ -273,4 +333,70 @@ fn what_cannot_be_told_is_neither_fine_nor_broken() {
         said.iter().any(|said| said.contains("legacy iptables")),
         "{said:?}"
     );
+}
+
+/// A client from outside, so that our masquerade marks the packet: what is asked of the routing
+/// tables, and what others' chains see of it.
+#[test]
+fn what_our_rules_set_is_seen_by_routes_and_chains_until_it_leaves() {
+    let mark: &[Expr] = &[
+        Expr::Load(Property::Meta(3), 4, 4),
+        Expr::Bitwise {
+            source: 4,
+            destination: 4,
+            mask: 0x4000_u32.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+        },
+        Expr::Cmp(4, Op::Eq, 0x4000_u32.to_ne_bytes().to_vec()),
+        Expr::End(End::Drop),
+    ];
+    let snat: &[Expr] = &[
+        Expr::Load(Property::Ct(2), 4, 4),
+        Expr::Bitwise {
+            source: 4,
+            destination: 4,
+            mask: 0x10_u32.to_ne_bytes().to_vec(),
+            xor: vec![0; 4],
+        },
+        Expr::Cmp(4, Op::Neq, vec![0; 4]),
+        Expr::End(End::Drop),
+    ];
+    let at = |hook, priority, rule| {
+        let mut host = with_chain(hook, priority, false, &[rule]);
+        let path = from(&mut host, "203.0.113.9", Protocol::Tcp);
+        let with_mark =
+            |q: &RouteQuestion| (q.mark, q.transport) == (0x4000, Some((Protocol::Tcp, 0, 8080)));
+        assert!(host.asked.iter().any(with_mark), "{:?}", host.asked);
+        path.broken().map(|hop| hop.at.to_string())
+    };
+    assert_eq!(at(Hook::Forward, 0, mark).as_deref(), Some("forward"));
+    assert_eq!(
+        at(Hook::Postrouting, 0, mark).as_deref(),
+        Some("postrouting")
+    );
+    assert_eq!(at(Hook::Postrouting, 150, mark), None);
+    assert_eq!(
+        at(Hook::Forward, 0, snat).as_deref(),
+        Some("answer: forward")
+    );
+    assert_eq!(at(Hook::Prerouting, 0, mark).as_deref(), Some("prerouting"));
+}
+
+#[test]
+fn who_is_refused_for_its_source_is_not_told_of_rp_filter_unless_it_is_that() {
+    for (errno, says) in [
+        (libc::EXDEV, "rp_filter"),
+        (
+            libc::EINVAL,
+            "what comes from 172.17.0.9 by docker0 has no way to 172.17.1.2",
+        ),
+    ] {
+        let mut host = Host {
+            refused_from: Some(errno),
+            ..Host::default()
+        };
+        let said = found(&mut host);
+        assert!(said.starts_with("route: ") && said.contains(says), "{said}");
+        assert_eq!(said.contains("rp_filter"), errno == libc::EXDEV, "{said}");
+    }
 }

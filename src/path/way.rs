@@ -35,6 +35,7 @@ impl<N: Node> Way<'_, N> {
             destination: packet.source,
             iif: None,
             mark: 0,
+            transport: None,
         };
         let route = self.node.route(&back);
         if let Some(name) = &packet.iif {
@@ -54,6 +55,9 @@ impl<N: Node> Way<'_, N> {
                 };
                 let repair = (state == State::Broken).then(|| format!("ip link set {name} up"));
                 self.note(At::Arrives, state, format!("by {name}{wrong}{by}"), repair);
+                if via.is_none() {
+                    self.link(index, packet.source, false);
+                }
                 Device::Known(name, index)
             }
             Some(Route::Local) => {
@@ -79,6 +83,7 @@ impl<N: Node> Way<'_, N> {
             destination: to,
             iif: None,
             mark: 0,
+            transport: None,
         };
         match self.node.route(&question) {
             Some(Route::Refused(errno)) => {
@@ -245,6 +250,7 @@ impl<N: Node> Way<'_, N> {
             destination: seen.destination,
             iif,
             mark: seen.mark.unwrap_or(0),
+            transport: transport(seen),
         };
         let route = self.node.route(&question)?;
         let to = seen.destination;
@@ -295,10 +301,11 @@ impl<N: Node> Way<'_, N> {
                 destination: to,
                 iif: None,
                 mark: seen.mark.unwrap_or(0),
+                transport: transport(seen),
             })
         };
-        let Device::Known(name, _) = &seen.iif else {
-            let repair = format!("ip route add {to} via GATEWAY");
+        let Device::Known(name, iif) = &seen.iif else {
+            let repair = a_way(to, errno);
             return (
                 at,
                 format!("no way to {to}: {}", refused(errno)),
@@ -308,7 +315,7 @@ impl<N: Node> Way<'_, N> {
         // What it would send itself has a way: the packet is refused for where it comes from.
         match again(self.node) {
             Some(Route::Refused(own)) => {
-                let repair = format!("ip route add {to} via GATEWAY");
+                let repair = a_way(to, own);
                 (
                     at,
                     format!("no way to {to}: {}", refused(own)),
@@ -324,19 +331,49 @@ impl<N: Node> Way<'_, N> {
                     Some(format!("sysctl -w {}=1", dotted(&setting))),
                 )
             }
+            _ if errno == libc::EXDEV || !self.believed(seen.source, name, *iif) => {
+                let source = seen.source;
+                let found = format!(
+                    "the kernel does not believe that {source} comes in by {name} (rp_filter): {}",
+                    refused(errno)
+                );
+                let repair = format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2");
+                (at, found, Some(repair))
+            }
             _ => {
                 let source = seen.source;
                 let found = format!(
-                    "the kernel does not believe that {source} comes in by {name} (rp_filter, or a \
-                     source address that cannot be): {}",
+                    "what comes from {source} by {name} has no way to {to}, which this node itself \
+                     has: {}, or a source address that cannot be",
                     refused(errno)
                 );
-                (
-                    at,
-                    found,
-                    Some(format!("sysctl -w net.ipv4.conf.{name}.rp_filter=2")),
-                )
+                let repair = format!("ip rule; ip route get {to} from {source} iif {name}");
+                (at, found, Some(repair))
             }
+        }
+    }
+
+    /// Whether `rp_filter` lets a source come in by a device. Some kernels say EINVAL of that,
+    /// too.
+    fn believed(&mut self, source: IpAddr, device: &str, iif: u32) -> bool {
+        let strictness = |of: &str| {
+            let value = self.node.setting(&format!("net/ipv4/conf/{of}/rp_filter"));
+            value.and_then(|value| value.trim().parse::<u8>().ok())
+        };
+        let strictness = strictness("all").max(strictness(device)).unwrap_or(0);
+        if strictness == 0 || source.is_ipv6() {
+            return true;
+        }
+        let back = self.node.route(&RouteQuestion {
+            source: None,
+            destination: source,
+            iif: None,
+            mark: 0,
+            transport: None,
+        });
+        match back {
+            Some(Route::Device { index, .. }) => strictness > 1 || index == iif,
+            _ => false,
         }
     }
 
@@ -375,6 +412,40 @@ impl<N: Node> Way<'_, N> {
                 self.note(At::Neighbour, State::Broken, found, Some(repair));
             }
         }
+    }
+
+    /// What is wrong with the link to a pod that is on link by `device`. `back`: the packet came
+    /// from the same pod.
+    pub(super) fn link(&mut self, device: u32, address: IpAddr, back: bool) {
+        let Some(link) = self.node.link(address) else {
+            return;
+        };
+        let (name, of) = (&link.name, self.node.device(device).0);
+        let bridged = match address {
+            IpAddr::V4(_) => "net/bridge/bridge-nf-call-iptables",
+            IpAddr::V6(_) => "net/bridge/bridge-nf-call-ip6tables",
+        };
+        let (found, repair) = if !link.up {
+            let found = format!("{name}, by which {address} is reached, is down");
+            (found, format!("ip link set {name} up"))
+        } else if link.index != device && link.master != Some(device) {
+            let found = format!("{name}, by which {address} is reached, is no port of {of}");
+            (found, format!("ip link set {name} master {of}"))
+        } else if back
+            && link.master == Some(device)
+            && !link.hairpin
+            // What is translated on the bridge does not come to it from above.
+            && (self.node.setting(bridged)).is_some_and(|value| value.trim() == "1")
+        {
+            let found = format!(
+                "{name} sends nothing back to {address}, where it came from: hairpin is off"
+            );
+            let repair = format!("ip link set {name} type bridge_slave hairpin on");
+            (found, repair)
+        } else {
+            return;
+        };
+        self.note(At::Link, State::Broken, found, Some(repair));
     }
 
     pub(super) fn listener(&mut self, seen: &foreign::Packet) {
@@ -436,6 +507,7 @@ impl<N: Node> Way<'_, N> {
             destination: reply.destination,
             iif: from,
             mark: reply.mark.unwrap_or(0),
+            transport: transport(&reply),
         };
         match self.node.route(&question) {
             Some(Route::Device { index, .. }) => {
@@ -444,6 +516,11 @@ impl<N: Node> Way<'_, N> {
                     self.hook(Hook::Forward, every.clone(), &mut reply);
                 }
                 self.hook(Hook::Postrouting, every.clone(), &mut reply);
+                // It leaves as the client knows the Service.
+                if let Some((address, port)) = reply.asked {
+                    reply.source = address;
+                    reply.source_port = Some(port);
+                }
                 self.hook(Hook::Egress, every, &mut reply);
             }
             Some(Route::Refused(errno)) => {
@@ -455,12 +532,26 @@ impl<N: Node> Way<'_, N> {
                         refused(errno)
                     ),
                 };
-                let repair = format!("ip route add {client} via GATEWAY");
+                let repair = a_way(client, errno);
                 self.note(At::Route(true), State::Broken, found, Some(repair));
             }
             Some(Route::Local) | None => {}
         }
     }
+}
+
+/// What gives packets a way, or says which route or rule denies it to them.
+fn a_way(to: IpAddr, errno: i32) -> String {
+    match errno {
+        libc::EINVAL | libc::EACCES => format!("ip rule; ip route show table all to match {to}"),
+        _ => format!("ip route add {to} via GATEWAY"),
+    }
+}
+
+/// What routing rules may ask for besides addresses.
+fn transport(seen: &foreign::Packet) -> Option<(Protocol, u16, u16)> {
+    let port = |port: Option<u16>| port.unwrap_or_default();
+    Some((seen.protocol, port(seen.source_port), port(seen.port)))
 }
 
 /// True if nothing of the packet is left for later chains.

@@ -77,6 +77,8 @@ pub struct Trace {
     pub candidates: Vec<Candidate>,
     /// True if an untranslated packet is masqueraded on its way out.
     pub masqueraded: bool,
+    /// Bits of the packet mark that our rules set before it is routed.
+    pub mark: u32,
 }
 
 /// Walks `packet` through `table`; `is_local` says which addresses are this node's.
@@ -89,6 +91,7 @@ pub fn walk(table: &Table, packet: &Packet, is_local: &dyn Fn(IpAddr) -> bool) -
         "nat-prerouting"
     };
     let fate = fate_of(state.chain(nat));
+    let mark = state.mark;
     let translated = std::mem::take(&mut state.candidates);
     let mut candidates = Vec::new();
     let mut masqueraded = false;
@@ -118,6 +121,7 @@ pub fn walk(table: &Table, packet: &Packet, is_local: &dyn Fn(IpAddr) -> bool) -
         fate,
         candidates,
         masqueraded,
+        mark,
     }
 }
 

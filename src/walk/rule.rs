@@ -32,7 +32,7 @@ pub struct State<'a> {
     packet: &'a Packet,
     is_local: &'a dyn Fn(IpAddr) -> bool,
     priority: u32,
-    mark: u32,
+    pub mark: u32,
     /// Destination as the current hook sees it.
     pub destination: IpAddr,
     /// True once DNAT has happened.

@@ -159,6 +159,8 @@ impl Host for Fake {
             kind: Kind::Physical,
             up: true,
             master: None,
+            peer: None,
+            hairpin: false,
             addresses: vec!["192.168.50.11/24".parse().unwrap()],
             default_route: BTreeSet::new(),
         }])

@@ -84,6 +84,7 @@ fn foretold(steps: Vec<Step>, fate: Fate, masqueraded: Option<bool>) -> Foretold
             fate,
             candidates: candidates.into_iter().collect(),
             masqueraded: false,
+            mark: 0,
         },
         broken: None,
     }
