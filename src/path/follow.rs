@@ -159,10 +159,10 @@ fn leg<N: Node>(
                 way.hook(Hook::Postrouting, at..=i32::MAX, &mut seen);
             }
             way.hook(Hook::Egress, every, &mut seen);
-            way.neighbour(index, via.unwrap_or(destination));
             if via.is_none() {
                 way.link(index, destination, destination == seen.source);
             }
+            way.neighbour(index, via.unwrap_or(destination));
             way.listener(&seen);
             Some(index)
         }
