@@ -40,7 +40,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   kubectl get services,endpointslices,pods,nodes -A -o json | svcnat apply -f - --node-name n1
   svcnat delete
 
-Exit codes: 0 done, 1 `diff` found differences, 2 bad usage or input, 3 the host refused."
+Exit codes: 0 done, 1 `diff` found differences or `explain --live` something in the way, 2 bad usage or input, 3 the host refused."
 )]
 pub struct Cli {
     /// What to do.
