@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::cluster::Family;
 use crate::config::Sysctls;
 use crate::foreign::Rules;
@@ -39,8 +41,9 @@ pub fn broken(inputs: &Node, desired: &Ruleset, others: Rules) -> Result<Vec<Pro
         let Some(table) = desired.tables.get(&plan.family) else {
             continue;
         };
+        let pods = &inputs.context.pod_cidrs;
         for (packet, whom) in packets(inputs, plan, &mut host) {
-            walked(&mut host, table, &packet, |at, what, repair| {
+            walked(&mut host, (table, pods), &packet, |at, what, repair| {
                 if at == At::Forwarding && !forwarding {
                     return;
                 }
@@ -61,7 +64,7 @@ pub fn broken(inputs: &Node, desired: &Ruleset, others: Rules) -> Result<Vec<Pro
 /// Hands what ends a packet besides our rules to `broken`: nothing later is looked at.
 fn walked(
     host: &mut Surroundings,
-    table: &Table,
+    (table, pods): (&Table, &[IpNet]),
     packet: &Packet,
     mut broken: impl FnMut(At, String, Option<String>),
 ) {
@@ -76,6 +79,7 @@ fn walked(
         trace: &trace,
         reason: "",
         expected: true,
+        pods,
         altered: false,
     };
     let path = follow(host, packet, &ours);

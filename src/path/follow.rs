@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::way::Way;
 use super::{Hop, Leg, Node, Path, Route, device};
 use crate::foreign::{self, Device, Hook};
@@ -20,6 +22,8 @@ pub struct Ours<'a> {
     pub reason: &'a str,
     /// True if something of ours was to answer.
     pub expected: bool,
+    /// Where this node's own pods are.
+    pub pods: &'a [IpNet],
     /// Somebody changed our rules, or they are of another configuration.
     pub altered: bool,
 }
@@ -127,7 +131,8 @@ fn leg<N: Node>(
     if asking == Hook::Prerouting {
         way.hook(asking, after.clone(), &mut seen);
     }
-    let Some(route) = way.route(&seen) else {
+    let is_here = ours.pods.iter().any(|pods| pods.contains(&destination));
+    let Some(route) = way.route(&seen, is_here) else {
         return std::mem::take(&mut way.hops);
     };
     if asking == Hook::Output {

@@ -144,6 +144,7 @@ fn from(host: &mut Host, client: &str, protocol: Protocol) -> Path {
         trace: &trace,
         reason: "",
         expected: true,
+        pods: &["172.17.1.0/24".parse().unwrap()],
         altered: false,
     };
     follow(host, &packet, &ours)
@@ -235,6 +236,20 @@ fn each_breakage_is_named_with_its_owner_and_a_repair() {
         (
             refused(POD, libc::EACCES),
             "arrives: no answer finds its way to 172.17.0.9: the route or a rule is `prohibit`",
+        ),
+        (
+            Host {
+                routes: BTreeMap::from([(
+                    "172.17.1.2".to_owned(),
+                    Route::Device {
+                        index: 2,
+                        via: Some([192, 168, 50, 1].into()),
+                        dead: false,
+                    },
+                )]),
+                ..Host::default()
+            },
+            "route: 172.17.1.2 is a pod of this node by its address, and packets to it leave via 192.168.50.1 by eth0",
         ),
         (
             setting("net/ipv4/conf/docker0/forwarding"),

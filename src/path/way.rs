@@ -240,7 +240,8 @@ impl<N: Node> Way<'_, N> {
         }
     }
 
-    pub(super) fn route(&mut self, seen: &foreign::Packet) -> Option<Route> {
+    /// `is_here`: the destination is a pod of this node by its address, and no router leads to it.
+    pub(super) fn route(&mut self, seen: &foreign::Packet, is_here: bool) -> Option<Route> {
         let iif = match &seen.iif {
             Device::Known(_, index) if *index != 0 => Some(*index),
             _ => None,
@@ -268,6 +269,14 @@ impl<N: Node> Way<'_, N> {
                 let by = via.map_or_else(|| "on link".to_owned(), |via| format!("via {via}"));
                 let wrong = wrong.or_else(|| dead.then(|| "has no carrier".to_owned()));
                 match wrong {
+                    None if is_here && via.is_some() => {
+                        let found = format!(
+                            "{to} is a pod of this node by its address, and packets to it leave \
+                             {by} by {name}"
+                        );
+                        let repair = format!("ip route get {to}; ip addr: who has its prefix?");
+                        self.note(At::Route(false), State::Broken, found, Some(repair));
+                    }
                     None => {
                         self.note(
                             At::Route(false),

@@ -197,6 +197,7 @@ const BREAKAGES: &[(&str, Question, &str, &str)] = &[
     ("ip rule add from 172.17.0.9 to 172.17.1.2 prohibit", FAR, "route: ", "ip rule del from 172.17.0.9 to 172.17.1.2 prohibit"),
     ("nft 'table inet fw { chain c { type filter hook prerouting priority -150; ip saddr 172.17.0.9 meta mark set 0x5; }; }'; ip rule add fwmark 5 prohibit", FAR,
      "route: no way to 172.17.1.2: the route or a rule is `prohibit`", "ip rule del fwmark 5 prohibit; nft delete table inet fw"),
+    ("ip route add 172.17.0.2 via 192.168.50.12", HERE, "route: 172.17.0.2 is a pod of this node by its address, and packets to it leave via 192.168.50.12", "ip route del 172.17.0.2"),
     ("ip route del 203.0.113.9", OUTSIDE, "arrives: no answer finds its way to 203.0.113.9", "ip route add 203.0.113.9 dev eth0"),
     ("sysctl -qw net.ipv4.ip_forward=0", FAR, "this node does not forward what comes in by docker0 [sysctl -w net.ipv4.conf.docker0.forwarding=1]", "sysctl -qw net.ipv4.ip_forward=1"),
     ("sysctl -qw net.ipv4.conf.docker0.forwarding=0", over_udp(HERE), "this node does not forward what comes in by docker0", "sysctl -qw net.ipv4.conf.docker0.forwarding=1"),

@@ -86,6 +86,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
             trace: &trace,
             reason: &reasons.fate,
             expected: reasons.frontend.is_some() || reasons.host_port.is_some(),
+            pods: &inputs.context.pod_cidrs,
             altered: installed.other_rules,
         };
         let host = Surroundings::new(installed.others);

@@ -190,6 +190,7 @@ fn foretell(
         trace: &trace,
         reason: "",
         expected: !trace.candidates.is_empty(),
+        pods: &inputs.context.pod_cidrs,
         altered: installed.other_rules,
     };
     let mut surroundings = Surroundings::new(installed.others).map_err(host)?;
