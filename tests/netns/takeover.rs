@@ -163,7 +163,7 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
             }
         }
         let stop = AtomicBool::new(false);
-        let outcomes: Vec<Outcome> = thread::scope(|scope| {
+        let outcomes: Vec<(&str, SocketAddr, Outcome)> = thread::scope(|scope| {
             let clients: Vec<_> = (frontends.iter())
                 .map(|(from, to, port)| {
                     let (stop, caller) = (&stop, caller(from));
@@ -174,7 +174,7 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
                                 let to = SocketAddr::new(to.of(family), *port);
                                 let enough = |_: &[Outcome]| stop.load(Ordering::Relaxed);
                                 let asked = caller.ask_until(Protocol::Tcp, to, 20, enough);
-                                outcomes.extend(asked);
+                                outcomes.extend(asked.into_iter().map(|o| (*from, to, o)));
                             }
                         }
                         outcomes
@@ -192,10 +192,14 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
                 .flat_map(|c| c.join().expect("a client that ends"))
                 .collect()
         });
-        for outcome in &outcomes {
+        for (nth, (from, to, outcome)) in outcomes.iter().enumerate() {
             let answered =
                 matches!(outcome, Outcome::Answer(a) if ["a0", "b0"].contains(&a.pod.as_str()));
-            assert!(answered, "{outcome:?} among {}", outcomes.len());
+            assert!(
+                answered,
+                "round {round}: {from} asks {to}: {outcome:?}, {nth} of {}",
+                outcomes.len()
+            );
         }
         for session in &mut sessions {
             let (before, now) = (session.opened.clone(), session.ask().answer());
