@@ -114,25 +114,25 @@ fn packets(inputs: &Node, plan: &FamilyPlan, host: &mut Surroundings) -> Vec<(Pa
         };
         let Some(to) = to else { continue };
         let service = &frontend.owner.service;
-        let mut add = |source: IpAddr, whom: &str, from_node: bool| {
+        let mut add = |source: IpAddr, whom: &str| {
             let packet = Packet {
                 source,
                 destination: to,
                 protocol: key.protocol(),
                 port: key.port().get(),
                 iif: None,
-                from_node,
+                from_node: false,
             };
             out.push((packet, format!("{whom} to {key} of Service {service}")));
         };
         if let Some((address, name)) = &pod {
-            add(*address, name, false);
+            add(*address, name);
         }
         if frontend.kind != FrontendKind::ClusterIp
             && frontend.source_ranges.is_none()
             && let Some(address) = outside
         {
-            add(address, "from outside", false);
+            add(address, "from outside");
         }
     }
     out

@@ -11,34 +11,44 @@ use crate::problem::Problem;
 /// Tables of the legacy iptables, and virtual servers of ipvs.
 #[must_use]
 pub fn hidden(ours: &Ours<'_>) -> Vec<Problem> {
-    let read = |name: &str| {
-        std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
-    };
-    let mut problems = Vec::new();
-    for (file, program) in [
-        ("ip_tables_names", "iptables-legacy"),
-        ("ip6_tables_names", "ip6tables-legacy"),
-    ] {
-        problems.extend(legacy(program, &read(file)));
-    }
-    problems.extend(ipvs(&read("ip_vs"), ours));
+    let legacy = legacy_tables().into_iter();
+    let mut problems: Vec<Problem> = legacy
+        .map(|(program, tables)| legacy_problem(program, &tables))
+        .collect();
+    problems.extend(ipvs(&of_this_namespace("ip_vs"), ours));
     problems
 }
 
-fn legacy(program: &str, names: &str) -> Option<Problem> {
-    let names: Vec<&str> = names.split_whitespace().collect();
-    (!names.is_empty()).then(|| {
-        let tables = names.join(", ");
-        Problem::warning(
-            None,
-            program,
-            "",
-            format!(
-                "has tables here ({tables}) whose rules nf_tables does not show: `{program}-save` \
-                 tells whether they drop forwarded packets or are kube-proxy's ({KUBE_SERVICES})"
-            ),
-        )
-    })
+/// A file of /proc/net, empty if there is none.
+fn of_this_namespace(name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
+}
+
+/// Programs of the legacy iptables that have tables here, and which.
+pub(super) fn legacy_tables() -> Vec<(&'static str, String)> {
+    let programs = [
+        ("ip_tables_names", "iptables-legacy"),
+        ("ip6_tables_names", "ip6tables-legacy"),
+    ];
+    let found = programs.into_iter().map(|(file, program)| {
+        let names = of_this_namespace(file);
+        (program, table_names(&names))
+    });
+    found.filter(|(_, tables)| !tables.is_empty()).collect()
+}
+
+/// The lines of such a file, in one.
+fn table_names(text: &str) -> String {
+    let names: Vec<&str> = text.split_whitespace().collect();
+    names.join(", ")
+}
+
+fn legacy_problem(program: &str, tables: &str) -> Problem {
+    let message = format!(
+        "has tables here ({tables}) whose rules nf_tables does not show: `{program}-save` tells \
+         whether they drop forwarded packets or are kube-proxy's ({KUBE_SERVICES})"
+    );
+    Problem::warning(None, program, "", message)
 }
 
 /// The lines `TCP  0A60000A:0050 rr` of /proc/net/ip_vs.
@@ -104,8 +114,8 @@ mod tests {
 
     #[test]
     fn legacy_tables_are_named() {
-        let problem = legacy("iptables-legacy", "nat\nfilter\n").unwrap();
+        let problem = legacy_problem("iptables-legacy", &table_names("nat\nfilter\n"));
         assert!(problem.to_string().contains("nat, filter"), "{problem}");
-        assert!(legacy("iptables-legacy", "").is_none());
+        assert_eq!(table_names(""), "");
     }
 }

@@ -1,7 +1,7 @@
 //! What a packet meets on this host besides our rules: routes, links, neighbours, settings,
 //! tracked connections, listeners, and other programs' rules.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::conntrack::Conntrack;
 use super::error::HostError;
+use super::hidden::legacy_tables;
 use super::interfaces::{self, Interface, Kind, local_addresses};
 use crate::foreign::Rules;
 use crate::net::{Endpoint, Family, Protocol};
@@ -26,6 +27,8 @@ const NAMESPACES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 pub struct Surroundings {
     exchange: Exchange,
     interfaces: Vec<Interface>,
+    /// Their addresses.
+    local: BTreeSet<IpAddr>,
     others: Rules,
     unread: Vec<String>,
     /// Tracked connections are looked at: the whole table for each question.
@@ -43,9 +46,11 @@ impl Surroundings {
     /// If the kernel cannot be asked for interfaces.
     pub fn new(others: Rules) -> Result<Self, HostError> {
         let exchange = Exchange::open(Bus::Route).map_err(HostError::of("look up a route"))?;
+        let interfaces = interfaces::list()?;
         Ok(Self {
             exchange,
-            interfaces: interfaces::list()?,
+            local: local_addresses(&interfaces),
+            interfaces,
             others,
             unread: unread(),
             looks_at_flows: true,
@@ -141,7 +146,7 @@ fn our_end<'a>(ours: &'a [Interface], theirs: &Interface) -> Option<&'a Interfac
 
 impl Node for Surroundings {
     fn is_local(&self, address: IpAddr) -> bool {
-        address.is_loopback() || local_addresses(&self.interfaces).contains(&address)
+        address.is_loopback() || self.local.contains(&address)
     }
 
     fn route(&mut self, question: &RouteQuestion) -> Option<Route> {
@@ -249,19 +254,12 @@ impl Node for Surroundings {
 
 /// Rules that the kernel runs and nf_tables does not show.
 fn unread() -> Vec<String> {
-    let files = [
-        ("ip_tables_names", "iptables-legacy"),
-        ("ip6_tables_names", "ip6tables-legacy"),
-    ];
-    let found = files.iter().filter_map(|(file, program)| {
-        let names = fs::read_to_string(format!("/proc/thread-self/net/{file}")).ok()?;
-        let names: Vec<&str> = names.split_whitespace().collect();
-        (!names.is_empty()).then(|| {
-            let tables = names.join(", ");
+    let legacy = legacy_tables().into_iter();
+    legacy
+        .map(|(program, tables)| {
             format!("{program} has tables ({tables}) whose rules are not followed: {program}-save")
         })
-    });
-    found.collect()
+        .collect()
 }
 
 /// The network namespaces that container runtimes and `ip netns` keep, with their interfaces.
