@@ -278,7 +278,7 @@ impl<H: Host> Installer<H> {
         engine: &Engine,
         mut step: Step,
     ) -> Result<(Installed, Step), NetlinkError> {
-        let other_routes = self.routes != *engine.routes();
+        let other_routes = step.node_level && self.routes != *engine.routes();
         let routes = other_routes.then(|| self.routes_coming(engine.config(), engine.routes()));
         let rules = self.commit(&mut step.delta)?;
         let clients = self.forget(&rules.delta, engine.ruleset());

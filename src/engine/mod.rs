@@ -59,6 +59,8 @@ pub struct Step {
     pub served: Serving,
     /// What was found wrong, and was not before.
     pub problems: Vec<Problem>,
+    /// Nodes, ranges or pods of this node changed: routes may be others.
+    pub node_level: bool,
 }
 
 /// What is to be done next.
@@ -402,6 +404,7 @@ impl Engine {
             touched,
             served,
             problems: Vec::new(),
+            node_level,
         };
         for (i, family) in Family::ALL.into_iter().enumerate() {
             let frame = frames
