@@ -46,6 +46,7 @@
 //! - `cli`: the program, but for `run`.
 //! - `cluster`: objects from the Kubernetes API, `source::api`.
 //! - `daemon`: the agent, `svcnat run`; needs both others.
+//! - `lab`: a network of namespaces on one machine, `lab`; with `cli` the verb as well.
 
 pub mod apply;
 #[cfg(feature = "cli")]
@@ -70,6 +71,8 @@ pub mod foreign;
 pub mod fuzzing;
 #[doc(hidden)]
 pub mod host;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod net;
 pub mod netlink;
 pub mod node;

@@ -124,6 +124,10 @@ Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 
     /// Watch what the kernel does with a real packet, beside what was foretold of it
     #[command(after_help = TRACE_EXAMPLES)]
     Trace(TraceArgs),
+    /// Build a whole service network on this machine, of network namespaces, and ask around in it
+    #[cfg(feature = "lab")]
+    #[command(after_help = super::lab::args::EXAMPLES)]
+    Lab(super::lab::args::LabArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -161,6 +165,8 @@ impl Verb {
             Self::Explain(args) => Some(&args.common),
             Self::Flows(args) => Some(&args.common),
             Self::Trace(args) => Some(&args.common),
+            #[cfg(feature = "lab")]
+            Self::Lab(args) => Some(args.verb.common()),
             Self::Guardian(_)
             | Self::Completions { .. }
             | Self::Man

@@ -8,7 +8,7 @@ use clap_mangen::Man;
 use super::args::Cli;
 use super::error::CliError;
 use super::input_args::INPUTS;
-use super::reference::{ENVIRONMENT, EXIT_CODES, SHARED, heading_of, is_own, type_of};
+use super::reference::{ENVIRONMENT, EXIT_CODES, SHARED, heading_of, is_own, type_of, verbs};
 use crate::config::settings;
 
 pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
@@ -23,8 +23,8 @@ pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
     )?;
     page.render_description_section(out)?;
     writeln!(out, ".SH VERBS")?;
-    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
-        write_verb(verb, out)?;
+    for (name, verb) in verbs(&command) {
+        write_verb(&name, verb, out)?;
     }
     if let Some(verb) = command.find_subcommand("diff") {
         for (heading, title) in SHARED {
@@ -52,7 +52,7 @@ pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
     Ok(0)
 }
 
-fn write_verb(verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
+fn write_verb(name: &str, verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
     let inputs = verb.get_arguments().any(|arg| heading_of(arg) == INPUTS);
     let positional: String = verb
         .get_positionals()
@@ -60,8 +60,7 @@ fn write_verb(verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
         .collect();
     writeln!(
         out,
-        ".SS \"svcnat {}{positional}{}\"",
-        verb.get_name(),
+        ".SS \"svcnat {name}{positional}{}\"",
         if inputs { " [\\fIINPUTS\\fR]" } else { "" }
     )?;
     let mut description = Vec::new();

@@ -21,6 +21,8 @@ mod intent;
 mod kept;
 #[cfg(feature = "daemon")]
 mod kube_proxy_flags;
+#[cfg(feature = "lab")]
+mod lab;
 mod man;
 mod names;
 mod page;
@@ -122,6 +124,8 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
         Verb::Explain(args) => explain::run(args, out),
         Verb::Flows(args) => flows::run(args, out),
         Verb::Trace(args) => trace::run(args, out),
+        #[cfg(feature = "lab")]
+        Verb::Lab(args) => lab::run(&args.verb, out),
         Verb::Completions { shell } => {
             // It takes no error of the writer.
             let mut script = Vec::new();

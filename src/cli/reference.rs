@@ -74,18 +74,19 @@ pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
         "# Reference\n\nEvery verb, option and key of svcnat, as the program says it: \
          `scripts/update-goldens` writes this file, and a test holds it.\n\n## Verbs\n"
     )?;
-    let verbs: Vec<&Command> = command
-        .get_subcommands()
-        .filter(|verb| !verb.is_hide_set())
-        .collect();
-    for verb in &verbs {
-        let name = verb.get_name();
-        writeln!(out, "- [`svcnat {name}`](#svcnat-{name}): {}.", about(verb))?;
+    let verbs = verbs(&command);
+    for (name, verb) in &verbs {
+        let anchor = name.replace(' ', "-");
+        writeln!(
+            out,
+            "- [`svcnat {name}`](#svcnat-{anchor}): {}.",
+            about(verb)
+        )?;
     }
-    for verb in &verbs {
-        write_verb(verb, out)?;
+    for (name, verb) in &verbs {
+        write_verb(name, verb, out)?;
     }
-    if let Some(verb) = verbs.iter().find(|verb| verb.get_name() == "diff") {
+    if let Some((_, verb)) = verbs.iter().find(|(name, _)| name == "diff") {
         for (heading, title) in SHARED.iter().filter(|(heading, _)| *heading != SETTINGS) {
             writeln!(out, "\n## {title}\n")?;
             for arg in verb
@@ -109,6 +110,18 @@ pub fn run(out: &mut impl Write) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// The verbs, and those that they have, by what one types.
+pub fn verbs(command: &Command) -> Vec<(String, &Command)> {
+    let mut all = Vec::new();
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        let name = verb.get_name();
+        all.push((name.to_owned(), verb));
+        let below = verbs(verb).into_iter();
+        all.extend(below.map(|(inner, verb)| (format!("{name} {inner}"), verb)));
+    }
+    all
+}
+
 fn about(verb: &Command) -> String {
     verb.get_about()
         .map(ToString::to_string)
@@ -128,8 +141,8 @@ pub fn is_own(arg: &Arg) -> bool {
     !shared && !matches!(arg.get_id().as_str(), "help" | "version")
 }
 
-fn write_verb(verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
-    writeln!(out, "\n### svcnat {}\n\n{}.", verb.get_name(), about(verb))?;
+fn write_verb(name: &str, verb: &Command, out: &mut impl Write) -> Result<(), CliError> {
+    writeln!(out, "\n### svcnat {name}\n\n{}.", about(verb))?;
     let (hidden, own): (Vec<&Arg>, Vec<&Arg>) = verb
         .get_arguments()
         .filter(|arg| is_own(arg))

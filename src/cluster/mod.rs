@@ -341,7 +341,8 @@ pub struct Node {
     pub autoscaler_taint: bool,
 }
 
-/// A workload whose pod template we check (ReplicationController, ReplicaSet, Deployment).
+/// A workload whose pod template we check (ReplicationController, ReplicaSet, Deployment,
+/// StatefulSet, DaemonSet).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
     /// Kind.
@@ -350,14 +351,34 @@ pub struct Workload {
     pub name: ObjectName,
     /// Where it was read.
     pub origin: Origin,
-    /// `spec.replicas`, 1 if left out.
-    pub replicas: u32,
+    /// `spec.replicas`, 1 if left out; `None` of a DaemonSet, which has one on each node.
+    pub replicas: Option<u32>,
     /// Selector (match labels).
     pub selector: BTreeMap<String, String>,
     /// The template's labels.
     pub labels: BTreeMap<String, String>,
     /// The template's container ports.
     pub ports: Vec<ContainerPort>,
+    /// The template's `hostNetwork`.
+    pub host_network: bool,
+}
+
+impl Workload {
+    /// How many pods it has where there are so many nodes.
+    #[must_use]
+    pub fn replicas_on(&self, nodes: usize) -> usize {
+        self.replicas.map_or(nodes, |replicas| replicas as usize)
+    }
+
+    /// Is it one of its pods?
+    #[must_use]
+    pub fn has(&self, pod: &Pod) -> bool {
+        pod.name.namespace == self.name.namespace
+            && self
+                .selector
+                .iter()
+                .all(|(k, v)| pod.labels.get(k) == Some(v))
+    }
 }
 
 /// A ServiceCIDR object.

@@ -17,8 +17,11 @@ const GET: u16 = 26;
 
 /// RT_TABLE_MAIN.
 pub const MAIN_TABLE: u8 = 254;
-/// RT_SCOPE_UNIVERSE, and RT_SCOPE_NOWHERE: in a deletion, any.
+/// RTPROT_STATIC.
+pub const STATIC: u8 = 4;
+/// RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, and RT_SCOPE_NOWHERE: in a deletion, any.
 const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
 const SCOPE_NOWHERE: u8 = 255;
 /// RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE and RTN_PROHIBIT.
 pub const UNICAST: u8 = 1;
@@ -76,6 +79,27 @@ pub fn add(destination: &IpNet, via: IpAddr, protocol: u8, existing: Existing) -
     request(NEW, flag::CREATE | treat, &head, |w| {
         w.addr(RTA_DST, destination.network());
         w.addr(RTA_GATEWAY, via);
+    })
+}
+
+/// Adds a route to the main table that leads by an interface, to a next hop or straight to its
+/// destination. RTPROT_STATIC, as an administrator's.
+#[must_use]
+pub fn add_by(destination: &IpNet, via: Option<IpAddr>, interface: Option<u32>) -> Vec<u8> {
+    let scope = if via.is_some() {
+        SCOPE_UNIVERSE
+    } else {
+        SCOPE_LINK
+    };
+    let head = rtmsg_to(destination, STATIC, scope, UNICAST);
+    request(NEW, flag::CREATE | flag::EXCL, &head, |w| {
+        w.addr(RTA_DST, destination.network());
+        if let Some(via) = via {
+            w.addr(RTA_GATEWAY, via);
+        }
+        if let Some(interface) = interface {
+            w.attr(RTA_OIF, &interface.to_ne_bytes());
+        }
     })
 }
 

@@ -392,36 +392,21 @@ fn templates(cluster: &Cluster) -> Vec<Problem> {
             }
         }
         let nodes = cluster.nodes.len();
-        if !seen.is_empty() && nodes > 0 && workload.replicas as usize > nodes {
+        let replicas = workload.replicas_on(nodes);
+        if !seen.is_empty() && !workload.host_network && nodes > 0 && replicas > nodes {
             problems.push(Problem::warning(
                 Some(&workload.origin),
                 &object,
                 "spec.replicas",
-                format!(
-                    "{} pods want the same hostPort, which {nodes} nodes cannot give",
-                    workload.replicas
-                ),
+                format!("{replicas} pods want the same hostPort, which {nodes} nodes cannot give"),
             ));
         }
-        let matching = cluster
-            .pods
-            .values()
-            .filter(|p| p.name.namespace == workload.name.namespace)
-            .filter(|p| {
-                workload
-                    .selector
-                    .iter()
-                    .all(|(k, v)| p.labels.get(k) == Some(v))
-            })
-            .count();
-        if matching < workload.replicas as usize && !workload.selector.is_empty() {
+        let matching = cluster.pods.values().filter(|p| workload.has(p)).count();
+        if matching < replicas && !workload.selector.is_empty() {
             problems.push(Problem::notice(
                 Some(&workload.origin),
                 &object,
-                format!(
-                    "{matching} of {} pods are among the inputs; svcnat makes no pods",
-                    workload.replicas
-                ),
+                format!("{matching} of {replicas} pods are among the inputs; svcnat makes no pods"),
             ));
         }
     }

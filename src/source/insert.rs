@@ -146,7 +146,7 @@ fn insert(
                 }
             }
         }
-        "ReplicationController" | "ReplicaSet" | "Deployment" => {
+        "ReplicationController" | "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet" => {
             let made = typed(object, c).and_then(|raw| pod::workload(kind, name, raw, c));
             cluster.workloads.extend(made);
         }

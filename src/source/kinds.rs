@@ -17,7 +17,7 @@ const fn kind(name: &'static str, group: &'static str, versions: &'static [&'sta
     }
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 11] = [
     kind("Service", "", &["v1"]),
     kind("Endpoints", "", &["v1"]),
     kind("Pod", "", &["v1"]),
@@ -26,6 +26,8 @@ const KINDS: [Kind; 9] = [
     kind("EndpointSlice", "discovery.k8s.io", &["v1", "v1beta1"]),
     kind("ReplicaSet", "apps", &["v1", "v1beta2"]),
     kind("Deployment", "apps", &["v1", "v1beta1", "v1beta2"]),
+    kind("StatefulSet", "apps", &["v1", "v1beta1", "v1beta2"]),
+    kind("DaemonSet", "apps", &["v1", "v1beta2"]),
     kind(
         "ServiceCIDR",
         "networking.k8s.io",
@@ -146,8 +148,7 @@ mod tests {
             ("PodTemplate", "v1"),
             ("Secret", "v1"),
             ("Event", "v1"),
-            ("DaemonSet", "apps/v1"),
-            ("StatefulSet", "apps/v1"),
+            ("CronJob", "batch/v1"),
             ("Ingress", "networking.k8s.io/v1"),
             ("NodeMetrics", "metrics.k8s.io/v1beta1"),
             ("Role", "rbac.authorization.k8s.io/v1"),

@@ -142,6 +142,15 @@ static DEPLOYMENT: Shape =
 static DEPLOYMENT_SPEC: Shape =
     part::<apps::DeploymentSpec>(&[("selector", &SELECTOR), ("template", &TEMPLATE)])
         .with_past(&["rollbackTo"]);
+static STATEFUL_SET: Shape =
+    part::<apps::StatefulSet>(&[("metadata", &META), ("spec", &STATEFUL_SET_SPEC)]);
+static STATEFUL_SET_SPEC: Shape =
+    part::<apps::StatefulSetSpec>(&[("selector", &SELECTOR), ("template", &TEMPLATE)]);
+static DAEMON_SET: Shape =
+    part::<apps::DaemonSet>(&[("metadata", &META), ("spec", &DAEMON_SET_SPEC)]);
+static DAEMON_SET_SPEC: Shape =
+    part::<apps::DaemonSetSpec>(&[("selector", &SELECTOR), ("template", &TEMPLATE)])
+        .with_past(&["templateGeneration"]);
 static SERVICE_CIDR: Shape =
     part::<networking::ServiceCIDR>(&[("metadata", &META), ("spec", &SERVICE_CIDR_SPEC)]);
 static SERVICE_CIDR_SPEC: Shape = leaf::<networking::ServiceCIDRSpec>();
@@ -156,6 +165,8 @@ fn shape(kind: &str) -> Option<&'static Shape> {
         "ReplicationController" => &CONTROLLER,
         "ReplicaSet" => &REPLICA_SET,
         "Deployment" => &DEPLOYMENT,
+        "StatefulSet" => &STATEFUL_SET,
+        "DaemonSet" => &DAEMON_SET,
         "ServiceCIDR" => &SERVICE_CIDR,
         _ => return None,
     })
@@ -252,6 +263,8 @@ mod tests {
             "ReplicationController",
             "ReplicaSet",
             "Deployment",
+            "StatefulSet",
+            "DaemonSet",
             "ServiceCIDR",
         ];
         let mut open: Vec<(String, &'static Shape)> = kinds

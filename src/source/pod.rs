@@ -172,20 +172,26 @@ pub fn workload(
         template.spec.init_containers,
         c,
     );
-    let replicas = u32::try_from(spec.replicas.unwrap_or(1)).ok();
-    if replicas.is_none() {
-        c.error("spec.replicas", "is not a count");
-    }
+    let replicas = match (kind, u32::try_from(spec.replicas.unwrap_or(1))) {
+        // One on each node.
+        ("DaemonSet", _) => None,
+        (_, Ok(replicas)) => Some(replicas),
+        (_, Err(_)) => {
+            c.error("spec.replicas", "is not a count");
+            None
+        }
+    };
     // Without a selector a ReplicationController takes its template's labels.
     let selector = selector(spec.selector.as_ref()).unwrap_or_else(|| labels.clone());
     (!c.failed).then(|| Workload {
         kind: kind.to_owned(),
         name,
         origin: c.origin.clone(),
-        replicas: replicas.unwrap_or(1),
+        replicas,
         selector,
         labels,
         ports,
+        host_network: template.spec.host_network.unwrap_or(false),
     })
 }
 

@@ -36,7 +36,7 @@ fn served(
     let outcomes = caller.ask_many(protocol, to, tries);
     outcomes
         .into_iter()
-        .map(|outcome| outcome.answer().pod)
+        .map(|outcome| outcome.answer().name)
         .collect()
 }
 
@@ -90,7 +90,7 @@ fn pods_are_clients_like_others() {
         let to = SocketAddr::new(cluster_ip(10).of(family), 80);
         for from in ["a0", "b0", "a"] {
             let outcomes = lab.from(from).ask_many(protocol, to, 12);
-            let pods: BTreeSet<_> = outcomes.into_iter().map(|o| o.answer().pod).collect();
+            let pods: BTreeSet<_> = outcomes.into_iter().map(|o| o.answer().name).collect();
             assert_eq!(
                 pods.len(),
                 1,

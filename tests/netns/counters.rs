@@ -62,7 +62,7 @@ fn of_frontend(lab: &Lab, cluster: &Cluster, frontend: &str) -> (u64, u64, Vec<(
 /// How many of the answers came from this pod.
 fn from(outcomes: &[Outcome], pod: &str) -> u64 {
     let answers = outcomes.iter().filter(|outcome| match outcome {
-        Outcome::Answer(answer) => answer.pod == pod,
+        Outcome::Answer(answer) => answer.name == pod,
         _ => false,
     });
     answers.count() as u64

@@ -138,7 +138,7 @@ fn proxy_mode_addresses_are_the_balancers_own_affair() {
             .from("a1")
             .ask(Protocol::Tcp, (addr, 80).into())
             .answer();
-        assert_eq!(answer.pod, SocketAddr::from((addr, 80)).to_string());
+        assert_eq!(answer.name, SocketAddr::from((addr, 80)).to_string());
     }
 }
 

@@ -33,7 +33,7 @@ fn established_tcp_connections_outlive_changes_of_their_service() {
         for endpoints in [&["a0"][..], &["a0", "b1"], &[]] {
             lab.apply(&Cluster::with([web(endpoints)]));
             assert_eq!(
-                session.ask().answer().pod,
+                session.ask().answer().name,
                 "b0",
                 "{family} with {endpoints:?}"
             );
@@ -52,7 +52,7 @@ fn a_udp_flow_moves_when_its_endpoint_is_gone_and_only_then() {
         lab.apply(&Cluster::with([web(&["b0", "a0"])]));
         for session in &mut sessions {
             assert_eq!(
-                session.ask().answer().pod,
+                session.ask().answer().name,
                 "b0",
                 "{family}: its endpoint is still there"
             );
@@ -60,7 +60,7 @@ fn a_udp_flow_moves_when_its_endpoint_is_gone_and_only_then() {
         lab.apply(&Cluster::with([web(&["a0"])]));
         for session in &mut sessions {
             assert_eq!(
-                session.ask().answer().pod,
+                session.ask().answer().name,
                 "a0",
                 "{family}: its endpoint is gone"
             );
@@ -77,7 +77,7 @@ fn a_udp_flow_stays_with_a_terminating_endpoint() {
         .expect("a flow");
     let leaving = web(&["a0"]).endpoint(Endpoint::of("b0").terminating());
     lab.apply(&Cluster::with([leaving]));
-    assert_eq!(session.ask().answer().pod, "b0");
+    assert_eq!(session.ask().answer().name, "b0");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_udp_flow_that_was_refused_works_once_there_is_an_endpoint() {
         let caller = lab.from("a1").source_port(port);
         assert_eq!(caller.ask(Protocol::Udp, vip(family)), Outcome::Refused);
         lab.apply(&Cluster::with([web(&["b0"])]));
-        assert_eq!(caller.ask(Protocol::Udp, vip(family)).answer().pod, "b0");
+        assert_eq!(caller.ask(Protocol::Udp, vip(family)).answer().name, "b0");
     }
 }
 
@@ -104,7 +104,7 @@ fn a_udp_flow_that_began_before_its_service_finds_it() {
         assert!(!matches!(caller.ask(Protocol::Udp, to), Outcome::Answer(_)));
         let external = json!({"spec": {"externalIPs": crate::support::routed_ip(8).both()}});
         lab.apply(&Cluster::with([web(&["b0"]).set(external)]));
-        assert_eq!(caller.ask(Protocol::Udp, to).answer().pod, "b0");
+        assert_eq!(caller.ask(Protocol::Udp, to).answer().name, "b0");
     }
 }
 
@@ -132,7 +132,7 @@ fn udp_flows_of_a_deleted_service_end() {
             .open(Protocol::Udp, vip(family))
             .expect("a flow");
         lab.apply(&Cluster::with([]));
-        session.set_patience(SILENCE);
+        session.set_patience(SILENCE).unwrap();
         assert_eq!(session.ask(), Outcome::Silence, "{family}");
     }
 }
@@ -147,9 +147,9 @@ fn udp_flows_of_a_host_port_follow_it_to_another_pod() {
         lab.apply(&with("a0"));
         let to = SocketAddr::new(ip_of("a").of(family), 81);
         let mut session = lab.from("out").open(Protocol::Udp, to).expect("a flow");
-        assert_eq!(session.opened.pod, "a0");
+        assert_eq!(session.opened.name, "a0");
         lab.apply(&with("a1"));
-        assert_eq!(session.ask().answer().pod, "a1", "{family}");
+        assert_eq!(session.ask().answer().name, "a1", "{family}");
     }
 }
 
@@ -172,10 +172,10 @@ fn other_udp_flows_are_left_alone() {
         .expect("a flow");
     lab.apply(&Cluster::with([web(&["a0"]), other]));
     for session in &mut sessions {
-        let pod = session.opened.pod.clone();
-        assert_eq!(session.ask().answer().pod, pod);
+        let pod = session.opened.name.clone();
+        assert_eq!(session.ask().answer().name, pod);
     }
-    assert_eq!(direct.ask().answer().pod, "b0");
+    assert_eq!(direct.ask().answer().name, "b0");
 }
 
 #[test]

@@ -367,7 +367,7 @@ fn translations_lead_where_the_evaluation_says() {
         };
         match outcome {
             Outcome::Answer(answer) => {
-                assert_eq!(answer.pod, to.ip().to_string(), "{hook} {rules}");
+                assert_eq!(answer.name, to.ip().to_string(), "{hook} {rules}");
             }
             // Nobody is there.
             _ => assert_eq!(to.ip(), IpAddr::from([172, 17, 0, 9]), "{hook} {rules}"),

@@ -55,8 +55,10 @@ fn flows_stay_while_it_serves_and_move_when_it_is_gone(policy: &str, old: &str, 
         for door in doors(family) {
             let caller = lab.from("out").unwalked(FOLLOWED);
             let session = caller.open(Protocol::Udp, door).expect("a flow");
-            assert_eq!(session.opened.pod, old, "{door}");
-            session.set_patience(Duration::from_millis(500));
+            assert_eq!(session.opened.name, old, "{door}");
+            session
+                .set_patience(Duration::from_millis(500))
+                .expect("a time");
             sessions.push((door, session));
         }
     }
@@ -67,14 +69,14 @@ fn flows_stay_while_it_serves_and_move_when_it_is_gone(policy: &str, old: &str, 
     daemon.write(&Cluster::with([leaving]).json());
     within(SOON, "the change", || commits(&daemon) > seen);
     for (door, session) in &mut sessions {
-        assert_eq!(session.ask().answer().pod, old, "{door}: it still serves");
+        assert_eq!(session.ask().answer().name, old, "{door}: it still serves");
     }
     daemon.write(&Cluster::with([web(policy).endpoints(&[new])]).json());
     for (door, session) in &mut sessions {
         // The client never pauses: nothing expires.
         let what = format!("the other endpoint at {door}");
         within(SOON, &what, || match session.ask() {
-            crate::support::Outcome::Answer(answer) => answer.pod == new,
+            crate::support::Outcome::Answer(answer) => answer.name == new,
             _ => false,
         });
     }
@@ -100,18 +102,20 @@ fn an_endpoint_that_a_policy_left_behind_loses_its_flows_when_it_goes() {
     let door = doors(Family::Ip)[3];
     let caller = lab.from("out").unwalked(FOLLOWED);
     let mut session = caller.open(Protocol::Udp, door).expect("a flow");
-    session.set_patience(Duration::from_millis(500));
+    session
+        .set_patience(Duration::from_millis(500))
+        .expect("a time");
     let seen = commits(&daemon);
     daemon.write(&Cluster::with([both("Local")]).json());
     within(SOON, "the policy", || commits(&daemon) > seen);
     assert_eq!(
-        session.ask().answer().pod,
+        session.ask().answer().name,
         "b0",
         "a policy is for new flows"
     );
     daemon.write(&Cluster::with([web("Local").endpoints(&["a0"])]).json());
     within(SOON, "the local endpoint", || match session.ask() {
-        crate::support::Outcome::Answer(answer) => answer.pod == "a0",
+        crate::support::Outcome::Answer(answer) => answer.name == "a0",
         _ => false,
     });
 }

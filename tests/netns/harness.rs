@@ -29,7 +29,7 @@ fn places_reach_each_other_and_see_true_addresses() {
             ] {
                 let answer = lab.from(from).ask(protocol, at(to, family, port)).answer();
                 assert_eq!(
-                    (answer.pod.as_str(), answer.port),
+                    (answer.name.as_str(), answer.port),
                     (to, port),
                     "{from} {family} {protocol:?}"
                 );
@@ -101,7 +101,7 @@ fn a_dnat_rule_by_hand_leads_to_pods_on_bridges_and_back() {
         for protocol in Protocol::ALL {
             for from in ["a0", "a1", "a", "out"] {
                 let answer = lab.from(from).ask(protocol, (vip, 80).into()).answer();
-                assert_eq!(answer.pod, "a0", "{from} {family} {protocol:?}");
+                assert_eq!(answer.name, "a0", "{from} {family} {protocol:?}");
             }
         }
     }

@@ -226,7 +226,7 @@ impl Packet {
         stage.node().must("nft", &forget, "");
         let mut outcomes = stage.ask(self.from, self.protocol, self.to, PATIENCE, 2);
         let who = |outcome: &Outcome| match outcome {
-            Outcome::Answer(answer) => Some((answer.pod.clone(), answer.port)),
+            Outcome::Answer(answer) => Some((answer.name.clone(), answer.port)),
             _ => None,
         };
         assert_eq!(who(&outcomes[0]), who(&outcomes[1]), "{}", self.text);
@@ -260,13 +260,13 @@ impl Packet {
         } else {
             seen == self.from
         };
-        assert!(right, "{}: {} saw {seen}", self.text, answer.pod);
+        assert!(right, "{}: {} saw {seen}", self.text, answer.name);
     }
 }
 
 impl Candidate {
     fn gave(&self, answer: &Answer) -> bool {
-        answer.pod == self.at.ip().to_string() && answer.port == self.at.port()
+        answer.name == self.at.ip().to_string() && answer.port == self.at.port()
     }
 }
 
@@ -297,7 +297,7 @@ mod judging {
     fn judge(first: usize, second: usize, seen: &str) {
         let answer = |pod: &str, client: &str| {
             Outcome::Answer(Answer {
-                pod: pod.to_owned(),
+                name: pod.to_owned(),
                 client: format!("{client}:40000").parse().unwrap(),
                 port: 8080,
             })

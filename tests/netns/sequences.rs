@@ -120,7 +120,7 @@ fn no_change_of_a_service_costs_a_connection() {
                 loop {
                     let session = lab.from("a1").open(Protocol::Tcp, vip(family));
                     let session = session.expect("a connection");
-                    if session.opened.pod == "b0" {
+                    if session.opened.name == "b0" {
                         break session;
                     }
                 }
@@ -130,7 +130,7 @@ fn no_change_of_a_service_costs_a_connection() {
             lab.svcnat("a", &["apply"], &Cluster::with([service]))
                 .expect(0);
             for session in &mut open {
-                assert_eq!(session.ask().answer().pod, "b0", "after: {what}");
+                assert_eq!(session.ask().answer().name, "b0", "after: {what}");
             }
         }
         // All endpoints gone: open connections stay, and new ones work when one is back.
@@ -142,7 +142,7 @@ fn no_change_of_a_service_costs_a_connection() {
             .expect(0);
         for (family, session) in Family::ALL.into_iter().zip(&mut open) {
             assert_eq!(
-                session.ask().answer().pod,
+                session.ask().answer().name,
                 "b0",
                 "{family} without endpoints"
             );

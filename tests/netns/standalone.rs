@@ -64,8 +64,8 @@ fn named_target_ports_are_looked_up_in_each_pod() {
     let to = (cluster_ip(30).v4, 80).into();
     for outcome in lab.from("a1").ask_many(Protocol::Tcp, to, 30) {
         let answer = outcome.answer();
-        let port = if answer.pod == "a0" { 8080 } else { 9090 };
-        assert_eq!(answer.port, port, "{}", answer.pod);
+        let port = if answer.name == "a0" { 8080 } else { 9090 };
+        assert_eq!(answer.port, port, "{}", answer.name);
     }
 }
 

@@ -194,7 +194,7 @@ fn replaced_under_connections(before: impl Fn(usize) -> String, how: &[&str]) ->
         });
         for (nth, (from, to, outcome)) in outcomes.iter().enumerate() {
             let answered =
-                matches!(outcome, Outcome::Answer(a) if ["a0", "b0"].contains(&a.pod.as_str()));
+                matches!(outcome, Outcome::Answer(a) if ["a0", "b0"].contains(&a.name.as_str()));
             assert!(
                 answered,
                 "round {round}: {from} asks {to}: {outcome:?}, {nth} of {}",

@@ -39,7 +39,7 @@ fn packets_flow(lab: &Lab) {
         within(
             AT_ONCE,
             "an answer",
-            || matches!(answer(lab, "a1", to), Outcome::Answer(a) if a.pod == "b0"),
+            || matches!(answer(lab, "a1", to), Outcome::Answer(a) if a.name == "b0"),
         );
     }
 }
@@ -134,7 +134,7 @@ fn moves_with_the_address(args: &[&str]) {
         // Until an endpoint on the other node was the one that answered.
         within(AT_ONCE, "an answer of b0", || {
             match answer(&lab, "out", to) {
-                Outcome::Answer(answer) if answer.pod == "b0" => {
+                Outcome::Answer(answer) if answer.name == "b0" => {
                     let seen = answer.client.ip();
                     assert!(expected.has(seen), "{to} was masqueraded as {seen}");
                     true

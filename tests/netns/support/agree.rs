@@ -52,14 +52,14 @@ impl Opinion {
             (Self::Endpoints(endpoints), Outcome::Answer(answer)) => {
                 let found = endpoints
                     .iter()
-                    .find(|(to, _)| lab.is_called(**to, &answer.pod) && to.port() == answer.port);
+                    .find(|(to, _)| lab.is_called(**to, &answer.name) && to.port() == answer.port);
                 match found {
                     Some((_, masqueraded)) => seen(question, answer, *masqueraded).err(),
                     None => Some(String::new()),
                 }
             }
             (Self::Untouched(masqueraded), Outcome::Answer(answer)) => {
-                if lab.is_called(question.to, &answer.pod) {
+                if lab.is_called(question.to, &answer.name) {
                     seen(question, answer, *masqueraded).err()
                 } else {
                     Some(String::new())

@@ -1,67 +1,19 @@
-//! The clients of a lab: one question over TCP, UDP or SCTP from a namespace, and what came
-//! of it.
+//! The clients of a lab, and what comes of their questions held against the walker.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
 use svcnat::cluster::{Family, Protocol};
+pub use svcnat::lab::{Answer, Outcome, PATIENCE, Session, Source};
+use svcnat::lab::{ask, open};
 
 use super::addr::ip_of;
 use super::agree::{Opinion, Question};
 use super::lab::Lab;
-use super::sctp;
 
-/// How long an answer may take before it counts as silence. Generous: the machine is shared.
-pub const PATIENCE: Duration = Duration::from_secs(4);
 /// How long silence is listened to where silence is expected.
 pub const SILENCE: Duration = Duration::from_millis(400);
-
-/// Who answered, and whom they saw.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The server's name.
-    pub pod: String,
-    /// The client as the server saw it.
-    pub client: SocketAddr,
-    /// The port the server was reached at.
-    pub port: u16,
-}
-
-/// What came of a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// An answer.
-    Answer(Answer),
-    /// TCP reset, or port unreachable.
-    Refused,
-    /// Nothing at all.
-    Silence,
-    /// Another error: no route, prohibited, cut off.
-    Failed(String),
-}
-
-impl Outcome {
-    /// The answer, or a panic that says what came instead.
-    pub fn answer(self) -> Answer {
-        match self {
-            Self::Answer(answer) => answer,
-            other => panic!("expected an answer, got {other:?}"),
-        }
-    }
-
-    fn of(result: io::Result<Answer>) -> Self {
-        match result {
-            Ok(answer) => Self::Answer(answer),
-            Err(error) => match error.kind() {
-                ErrorKind::ConnectionRefused => Self::Refused,
-                ErrorKind::TimedOut | ErrorKind::WouldBlock => Self::Silence,
-                _ => Self::Failed(error.to_string()),
-            },
-        }
-    }
-}
 
 /// Someone about to ask. What comes of it is held against what the walker says.
 #[derive(Clone, Debug)]
@@ -184,138 +136,17 @@ impl<'a> Caller<'a> {
     }
 
     fn ask_here(&self, protocol: Protocol, to: SocketAddr) -> Outcome {
-        ask_here(self.origin(), protocol, to, self.patience)
+        ask(self.origin(), protocol, to, self.patience)
     }
 
     fn session(&self, protocol: Protocol, to: SocketAddr) -> io::Result<Session> {
-        session(self.origin(), protocol, to, self.patience)
+        open(self.origin(), protocol, to, self.patience)
     }
 
-    fn origin(&self) -> Origin {
-        Origin {
+    fn origin(&self) -> Source {
+        Source {
             addr: self.source,
             port: self.source_port,
         }
     }
-}
-
-/// The address and port to ask from; `None` and 0 leave it to the kernel.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    pub addr: Option<IpAddr>,
-    pub port: u16,
-}
-
-/// Asks once from the namespace of the calling thread.
-pub fn ask_here(from: Origin, protocol: Protocol, to: SocketAddr, patience: Duration) -> Outcome {
-    if protocol == Protocol::Sctp {
-        let port = (from.port != 0).then_some(from.port);
-        let line = sctp::ask(from.addr, port, to, patience);
-        return Outcome::of(line.and_then(|line| parse(&line)));
-    }
-    Outcome::of(session(from, protocol, to, patience).map(|session| session.opened))
-}
-
-fn session(
-    from: Origin,
-    protocol: Protocol,
-    to: SocketAddr,
-    patience: Duration,
-) -> io::Result<Session> {
-    let kind = match protocol {
-        Protocol::Tcp => Type::STREAM,
-        Protocol::Udp => Type::DGRAM,
-        Protocol::Sctp => return Err(io::Error::from(ErrorKind::Unsupported)),
-    };
-    let socket = Socket::new(Domain::for_address(to), kind, None)?;
-    if from.addr.is_some() || from.port != 0 {
-        let any = if to.is_ipv4() {
-            IpAddr::from([0; 4])
-        } else {
-            IpAddr::from([0; 16])
-        };
-        let source = SocketAddr::new(from.addr.unwrap_or(any), from.port);
-        socket.set_reuse_address(true)?;
-        socket.bind(&source.into())?;
-    }
-    if protocol == Protocol::Tcp {
-        // Close with a reset: no port stays behind in TIME_WAIT, in either namespace.
-        socket.set_linger(Some(Duration::ZERO))?;
-        socket.connect_timeout(&to.into(), patience)?;
-    } else {
-        socket.connect(&to.into())?;
-    }
-    socket.set_read_timeout(Some(patience))?;
-    Session::open(socket, protocol)
-}
-
-/// An open connection, or a UDP socket with a fixed peer.
-#[derive(Debug)]
-pub struct Session {
-    socket: Socket,
-    /// The answer it was opened with.
-    pub opened: Answer,
-}
-
-impl Session {
-    /// TCP servers speak first; a UDP flow begins with a question.
-    fn open(mut socket: Socket, protocol: Protocol) -> io::Result<Self> {
-        if protocol == Protocol::Udp {
-            ask_a_datagram(&mut socket)?;
-        }
-        let opened = read_line(&mut socket)?;
-        Ok(Self { socket, opened })
-    }
-
-    /// Asks over the open connection.
-    pub fn ask(&mut self) -> Outcome {
-        Outcome::of(
-            self.socket
-                .send(b"?\n")
-                .and_then(|_| read_line(&mut self.socket)),
-        )
-    }
-
-    /// Stops waiting after this long.
-    pub fn set_patience(&self, patience: Duration) {
-        self.socket
-            .set_read_timeout(Some(patience))
-            .expect("set the time limit");
-    }
-}
-
-/// Sends a question. What the sender's own output hook drops or rejects fails at once with
-/// EPERM; which of the two it was shows in what can be read then.
-fn ask_a_datagram(socket: &mut Socket) -> io::Result<()> {
-    match socket.write_all(b"?\n") {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
-        result => result,
-    }
-}
-
-fn read_line(socket: &mut Socket) -> io::Result<Answer> {
-    let mut text = Vec::new();
-    while !text.ends_with(b"\n") {
-        let mut part = [0; 512];
-        match socket.read(&mut part)? {
-            0 => return Err(ErrorKind::UnexpectedEof.into()),
-            n => text.extend_from_slice(&part[..n]),
-        }
-    }
-    parse(&String::from_utf8_lossy(&text))
-}
-
-fn parse(line: &str) -> io::Result<Answer> {
-    let fields: Vec<&str> = line.split_whitespace().collect();
-    if let [pod, addr, client_port, port] = fields[..]
-        && let (Ok(addr), Ok(client_port), Ok(port)) =
-            (addr.parse::<IpAddr>(), client_port.parse(), port.parse())
-    {
-        return Ok(Answer {
-            pod: pod.to_owned(),
-            client: (addr, client_port).into(),
-            port,
-        });
-    }
-    Err(io::Error::other(format!("not an answer of ours: {line:?}")))
 }

@@ -188,10 +188,10 @@ impl Row {
             let Outcome::Answer(answer) = outcome else {
                 return Err(format!("expected an answer of {names:?}, got {outcome:?}"));
             };
-            if !names.contains(&answer.pod) {
+            if !names.contains(&answer.name) {
                 return Err(format!(
                     "{} answered, which is not one of {names:?}",
-                    answer.pod
+                    answer.name
                 ));
             }
             self.judge_source(answer, family)?;
@@ -212,14 +212,14 @@ impl Row {
         match &self.seen {
             Seen::Client if seen != own => Err(format!(
                 "{} saw {seen} instead of the client, {own}",
-                answer.pod
+                answer.name
             )),
             Seen::Node(node) if !Lab::masquerade_addresses(node).contains(&seen) => Err(format!(
                 "{} saw {seen}, no address of node {node}",
-                answer.pod
+                answer.name
             )),
             Seen::Node(_) if seen == own && node_of(&self.from).is_none_or(|n| n != self.from) => {
-                Err(format!("{} saw the client, {own}", answer.pod))
+                Err(format!("{} saw the client, {own}", answer.name))
             }
             _ => Ok(()),
         }
@@ -231,7 +231,7 @@ pub fn count(outcomes: &[Outcome]) -> BTreeMap<&str, u64> {
     let mut counts = BTreeMap::new();
     for outcome in outcomes {
         if let Outcome::Answer(answer) = outcome {
-            *counts.entry(answer.pod.as_str()).or_default() += 1;
+            *counts.entry(answer.name.as_str()).or_default() += 1;
         }
     }
     counts

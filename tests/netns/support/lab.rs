@@ -9,18 +9,18 @@
 //!     +--- 192.168.50.1 ---- 192.168.50.2 -- .254 ---+
 //! ```
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 
-use svcnat::cluster::Protocol;
+use ipnet::IpNet;
+use svcnat::cluster::{Family, Protocol};
+use svcnat::lab::{Cable, Kind, Namespaces, Network, Place, Route, Servers, Serves, make};
 
 use super::addr::{self, Dual, ip_of, node_ip, node_name, outside_ip, pod_net, router_ip};
 use super::agree::{Opinion, Question};
 use super::client::Caller;
 use super::netns::Netns;
-use super::responder::Responder;
 
 /// Every pod answers on these, over TCP, UDP and SCTP.
 pub const POD_PORTS: [u16; 2] = [8080, 9090];
@@ -77,7 +77,7 @@ pub struct Lab {
     /// What the walker said since then.
     pub opinions: Mutex<BTreeMap<Question, Option<Opinion>>>,
     places: BTreeMap<String, Netns>,
-    responder: Responder,
+    servers: Servers,
 }
 
 impl Lab {
@@ -94,33 +94,28 @@ impl Lab {
             applied: Mutex::default(),
             opinions: Mutex::default(),
             places: BTreeMap::new(),
-            responder: Responder::start(),
+            servers: Servers::start().expect("start the servers"),
         };
-        for name in ["router", "out"] {
-            lab.places.insert(name.to_owned(), Netns::new(name));
+        let network = lab.network();
+        let mut made = Namespaces::new();
+        make(&network, &mut made).expect("make the lab (run as root)");
+        for (name, namespace) in &made {
+            let netns = Netns::of(name, namespace);
+            if lab.plan.forward && name.len() == 1 {
+                netns.sysctl("bridge/bridge-nf-call-iptables", "1");
+                netns.sysctl("bridge/bridge-nf-call-ip6tables", "1");
+            }
+            let answers: Vec<Serves> = network.places[name].answers.iter().cloned().collect();
+            let served = lab.servers.serve(name, name, namespace, &answers);
+            served.expect("answer");
+            lab.places.insert(name.clone(), netns);
         }
-        for place in lab.nodes().into_iter().chain(lab.pods()) {
-            lab.places.insert(place.clone(), Netns::new(&place));
-        }
-        lab.wire_router();
-        for (node, pods) in lab.plan.pods.clone().into_iter().enumerate() {
-            lab.wire_node(node, pods);
-        }
-        lab.serve_all();
         lab
     }
 
     /// Names of the nodes.
     pub fn nodes(&self) -> Vec<String> {
         (0..self.plan.pods.len()).map(node_name).collect()
-    }
-
-    /// Names of the pods.
-    pub fn pods(&self) -> Vec<String> {
-        let nodes = self.plan.pods.iter().enumerate();
-        nodes
-            .flat_map(|(node, pods)| (0..*pods).map(move |pod| format!("{}{pod}", node_name(node))))
-            .collect()
     }
 
     /// The namespace of a place: `a` a node, `a0` a pod on it, `out`, `router`.
@@ -155,194 +150,189 @@ impl Lab {
     pub fn serve(&mut self, place: &str, protocol: Protocol, to: SocketAddr) {
         let netns = self.at(place).clone();
         let name = to.to_string();
-        self.responder.serve(&netns, &name, protocol, to);
+        let answer = Serves {
+            addr: Some(to.ip()),
+            name: Some(name),
+            ..Serves::at(protocol, to.port())
+        };
+        self.servers
+            .serve(place, place, netns.namespace(), &[answer])
+            .expect("answer");
     }
 
     /// Closes all servers of a place, and the connections they hold.
     pub fn stop(&mut self, name: &str) {
-        self.responder.stop(name);
+        self.servers.stop(name, None);
     }
 
-    fn serve_all(&mut self) {
-        for (name, netns) in &self.places {
-            let (ports, addrs): (&[u16], Vec<IpAddr>) = match name.as_str() {
-                "router" => continue,
-                "out" => (&[OUTSIDE_PORT], ip_of(name).both().to_vec()),
-                node if node.len() == 1 => (&[NODE_PORT], ip_of(node).both().to_vec()),
-                _ => (&POD_PORTS, vec![Ipv6Addr::UNSPECIFIED.into()]),
-            };
-            for port in ports {
-                for addr in &addrs {
-                    for protocol in [Protocol::Tcp, Protocol::Udp] {
-                        let at = SocketAddr::new(*addr, *port);
-                        self.responder.serve(netns, name, protocol, at);
-                    }
-                }
-                for addr in ip_of(name).both() {
-                    let at = SocketAddr::new(addr, *port);
-                    self.responder.serve(netns, name, Protocol::Sctp, at);
-                }
+    /// All of it, before it is made.
+    fn network(&self) -> Network {
+        let mut network = Network::default();
+        network.places.insert("router".to_owned(), self.router());
+        let mut out = Place::new(Kind::Client, "out", ip_of("out").both().to_vec());
+        // The first is preferred: `out` itself.
+        let addrs = (10..14).flat_map(|host| within(outside_ip(host), (24, 64)));
+        out.interfaces.insert("eth0".to_owned(), addrs.collect());
+        out.routes = defaults(outside_ip(1));
+        out.answers = answers(&[OUTSIDE_PORT], &out.addresses);
+        network.places.insert("out".to_owned(), out);
+        network
+            .cables
+            .push(cable("out", "router", Some("outside"), "to-out".to_owned()));
+        for (number, pods) in self.plan.pods.iter().enumerate() {
+            let name = node_name(number);
+            let port = format!("to-{name}");
+            network.places.insert(name.clone(), self.node(number));
+            network
+                .cables
+                .push(cable(&name, "router", Some("phys0"), port));
+            for pod in 0..*pods {
+                let name = format!("{name}{pod}");
+                network
+                    .places
+                    .insert(name.clone(), self.pod(&name, number, pod));
+                let bridge = (self.plan.link == PodLink::Bridge).then_some("docker0");
+                let cable = cable(&name, &node_name(number), bridge, format!("veth{pod}"));
+                network.cables.push(cable);
             }
         }
+        network
     }
 
     /// The router: a switch for the nodes, a link to the outside, and the way to service
     /// addresses, which the routers of a real network would be told to send to a node.
-    fn wire_router(&self) {
-        let (router, out) = (self.at("router"), self.at("out"));
-        let mut batch = String::from("link set lo up\nlink add phys0 type bridge\n");
-        for node in self.nodes() {
-            let path = self.at(&node).path();
-            line(
-                &mut batch,
-                format_args!("link add name to-{node} type veth peer name eth0 netns {path}"),
-            );
-            line(
-                &mut batch,
-                format_args!("link set dev to-{node} master phys0 up"),
-            );
+    fn router(&self) -> Place {
+        let mut router = Place::new(Kind::Router, "router", router_ip().both().to_vec());
+        let bridges = [("phys0", router_ip()), ("outside", outside_ip(1))];
+        router.bridges = bridges
+            .map(|(name, ip)| (name.to_owned(), within(ip, (24, 64)).to_vec()))
+            .into();
+        router.forwards = true;
+        if !self.plan.pods.is_empty() {
+            let routed = [
+                "10.254.0.0/16",
+                "198.51.100.0/24",
+                "fd00:254::/112",
+                "2001:db8:100::/64",
+            ];
+            router.routes = routed.iter().map(|to| to_net(to, node_ip(0))).collect();
         }
-        line(
-            &mut batch,
-            format_args!(
-                "link add name to-out type veth peer name eth0 netns {}",
-                out.path()
-            ),
-        );
-        address(&mut batch, "phys0", router_ip(), (24, 64));
-        address(&mut batch, "to-out", outside_ip(1), (24, 64));
-        batch.push_str("link set phys0 up\nlink set to-out up\n");
-        router.ip(&batch);
-        router.sysctl("bridge/bridge-nf-call-iptables", "0");
-        router.sysctl("bridge/bridge-nf-call-ip6tables", "0");
-        forward(router);
-        let mut batch = String::from("link set lo up\n");
-        // The kernel prefers the first IPv4 and the last IPv6 address: `out` itself.
-        address(&mut batch, "eth0", outside_ip(10), (24, 64));
-        for host in 11..14 {
-            let addr = outside_ip(host);
-            line(&mut batch, format_args!("addr add {}/24 dev eth0", addr.v4));
-            line(
-                &mut batch,
-                format_args!("addr add {}/64 dev eth0 nodad preferred_lft 0", addr.v6),
-            );
-        }
-        batch.push_str("link set eth0 up\n");
-        route(&mut batch, "default", "default", outside_ip(1));
-        out.ip(&batch);
+        router
     }
 
-    fn wire_node(&self, number: usize, pods: u8) {
-        let netns = self.at(&node_name(number));
+    fn node(&self, number: usize) -> Place {
+        let mut node = Place::new(
+            Kind::Node,
+            &node_name(number),
+            node_ip(number).both().to_vec(),
+        );
+        node.interfaces.insert(
+            "eth0".to_owned(),
+            within(node_ip(number), (24, 64)).to_vec(),
+        );
+        node.routes = defaults(router_ip());
+        node.answers = answers(&[NODE_PORT], &node.addresses);
+        node.forwards = self.plan.forward;
         let gateway = pod_net(number, 1);
-        let mut batch = String::from("link set lo up\nlink set eth0 up\n");
-        address(&mut batch, "eth0", node_ip(number), (24, 64));
-        route(&mut batch, "default", "default", router_ip());
-        if self.plan.link == PodLink::Bridge {
-            batch.push_str("link add docker0 type bridge\nlink set docker0 up\n");
-            address(&mut batch, "docker0", gateway, (24, 64));
+        match self.plan.link {
+            PodLink::Bridge => {
+                let addrs = within(gateway, (24, 64)).to_vec();
+                node.bridges.insert("docker0".to_owned(), addrs);
+            }
+            PodLink::Routed => {
+                for pod in 0..self.plan.pods[number] {
+                    let device = format!("veth{pod}");
+                    let pod = pod_net(number, pod + 2).both();
+                    node.routes
+                        .extend(pod.map(|addr| Route::at(addr.into(), &device)));
+                    node.interfaces
+                        .insert(device, within(gateway, (32, 128)).to_vec());
+                }
+            }
         }
         if self.plan.routes {
             for other in (0..self.plan.pods.len()).filter(|other| *other != number) {
-                let [v4, v6] = addr::pod_cidrs(other);
-                route(&mut batch, &v4, &v6, node_ip(other));
+                let cidrs = addr::pod_cidrs(other);
+                node.routes
+                    .extend(cidrs.iter().map(|to| to_net(to, node_ip(other))));
             }
         }
-        for pod in 0..pods {
-            self.wire_pod(&mut batch, number, pod);
-        }
-        netns.ip(&batch);
-        if self.plan.forward {
-            forward(netns);
-        } else {
-            netns.sysctl("bridge/bridge-nf-call-iptables", "0");
-            netns.sysctl("bridge/bridge-nf-call-ip6tables", "0");
-        }
-        for pod in 0..pods {
-            self.wire_inside_pod(number, pod);
-        }
-        if number == 0 {
-            self.route_services_to(node_ip(number));
-        }
+        node
     }
 
-    /// The node's side of a pod's link.
-    fn wire_pod(&self, batch: &mut String, node: usize, pod: u8) {
-        let path = self.at(&format!("{}{pod}", node_name(node))).path();
-        let link = format!("veth{pod}");
-        line(
-            batch,
-            format_args!("link add {link} type veth peer name eth0 netns {path}"),
-        );
-        match self.plan.link {
-            PodLink::Bridge => {
-                line(batch, format_args!("link set {link} master docker0 up"));
-                line(
-                    batch,
-                    format_args!("link set {link} type bridge_slave hairpin on"),
-                );
-            }
-            PodLink::Routed => {
-                line(batch, format_args!("link set {link} up"));
-                address(batch, &link, pod_net(node, 1), (32, 128));
-                let pod = pod_net(node, pod + 2);
-                line(batch, format_args!("route add {}/32 dev {link}", pod.v4));
-                line(batch, format_args!("route add {}/128 dev {link}", pod.v6));
-            }
-        }
-    }
-
-    fn wire_inside_pod(&self, node: usize, pod: u8) {
+    fn pod(&self, name: &str, node: usize, pod: u8) -> Place {
+        let own = pod_net(node, pod + 2);
         let gateway = pod_net(node, 1);
-        let mut batch = String::from("link set lo up\nlink set eth0 up\n");
+        let mut place = Place::new(Kind::Pod, name, own.both().to_vec());
+        place.routes = defaults(gateway);
         let prefix = match self.plan.link {
             PodLink::Bridge => (24, 64),
-            PodLink::Routed => (32, 128),
+            PodLink::Routed => {
+                let neighbours = gateway.both().map(|addr| Route::at(addr.into(), "eth0"));
+                place.routes.extend(neighbours);
+                (32, 128)
+            }
         };
-        address(&mut batch, "eth0", pod_net(node, pod + 2), prefix);
-        if self.plan.link == PodLink::Routed {
-            line(
-                &mut batch,
-                format_args!("route add {}/32 dev eth0", gateway.v4),
-            );
-            line(
-                &mut batch,
-                format_args!("route add {}/128 dev eth0", gateway.v6),
-            );
+        place
+            .interfaces
+            .insert("eth0".to_owned(), within(own, prefix).to_vec());
+        // Any address: some tests give pods more of them.
+        for port in POD_PORTS {
+            let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+            place
+                .answers
+                .extend(all.map(|protocol| Serves::at(protocol, port)));
         }
-        route(&mut batch, "default", "default", gateway);
-        self.at(&format!("{}{pod}", node_name(node))).ip(&batch);
-    }
-
-    fn route_services_to(&self, node: Dual) {
-        let mut batch = String::new();
-        route(&mut batch, "10.254.0.0/16", "fd00:254::/112", node);
-        route(&mut batch, "198.51.100.0/24", "2001:db8:100::/64", node);
-        self.at("router").ip(&batch);
+        place
     }
 }
 
-fn forward(netns: &Netns) {
-    netns.sysctl("ipv4/ip_forward", "1");
-    netns.sysctl("ipv6/conf/all/forwarding", "1");
+/// A server on each of these ports, at these addresses only.
+fn answers(ports: &[u16], addrs: &[IpAddr]) -> BTreeSet<Serves> {
+    let mut all = BTreeSet::new();
+    for (port, addr) in ports
+        .iter()
+        .flat_map(|port| addrs.iter().map(move |addr| (*port, *addr)))
+    {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            all.insert(Serves {
+                addr: Some(addr),
+                ..Serves::at(protocol, port)
+            });
+        }
+    }
+    all
 }
 
-fn line(batch: &mut String, text: std::fmt::Arguments<'_>) {
-    writeln!(batch, "{text}").expect("a string takes it");
+/// The link of a place's `eth0`.
+fn cable(place: &str, to: &str, bridge: Option<&str>, port: String) -> Cable {
+    Cable {
+        place: place.to_owned(),
+        device: "eth0".to_owned(),
+        to: to.to_owned(),
+        bridge: bridge.map(str::to_owned),
+        port,
+        hairpin: bridge == Some("docker0"),
+        mtu: None,
+        up: true,
+    }
 }
 
-fn address(batch: &mut String, link: &str, addr: Dual, (len4, len6): (u8, u8)) {
-    line(
-        batch,
-        format_args!("addr add {}/{len4} dev {link}", addr.v4),
-    );
-    line(
-        batch,
-        format_args!("addr add {}/{len6} dev {link} nodad", addr.v6),
-    );
+/// Both addresses, with the lengths of their prefixes.
+fn within(addr: Dual, (len4, len6): (u8, u8)) -> [IpNet; 2] {
+    let net = |addr, length| IpNet::new(addr, length).expect("a prefix");
+    [net(addr.v4.into(), len4), net(addr.v6.into(), len6)]
 }
 
-fn route(batch: &mut String, to4: &str, to6: &str, via: Dual) {
-    line(batch, format_args!("route add {to4} via {}", via.v4));
-    line(batch, format_args!("route add {to6} via {}", via.v6));
+/// A route by the next hop of its family.
+fn to_net(to: &str, via: Dual) -> Route {
+    let to: IpNet = to.parse().expect("a prefix");
+    Route::via(to, via.of(Family::of(&to.addr())))
+}
+
+fn defaults(via: Dual) -> BTreeSet<Route> {
+    ["0.0.0.0/0", "::/0"]
+        .iter()
+        .map(|to| to_net(to, via))
+        .collect()
 }

@@ -14,8 +14,6 @@ mod lab;
 mod manifest;
 mod netns;
 mod program;
-mod responder;
-mod sctp;
 mod stage;
 mod stats;
 

@@ -1,50 +1,33 @@
-//! One network namespace without a name: made by a thread, entered by threads, held by an
-//! open file. When the last descriptor closes the kernel takes it away with all that is in
-//! it, so that a killed test run leaves nothing behind.
+//! A network namespace of a test: the lab's, with a name for messages, and panics where
+//! something cannot be done.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::{panic, thread};
+use std::thread;
 
-use nix::sched::{CloneFlags, setns, unshare};
-
-/// Settings every namespace of a lab starts with, before it has a device: no waiting for
-/// duplicate address detection, no source address checks inherited from the host, and as
-/// many refusals a second as there are clients to refuse.
-const SYSCTLS: [(&str, &str); 7] = [
-    ("ipv4/icmp_ratelimit", "0"),
-    ("ipv6/icmp/ratelimit", "0"),
-    ("ipv6/conf/default/accept_dad", "0"),
-    ("ipv6/conf/default/router_solicitations", "0"),
-    ("ipv4/conf/all/rp_filter", "0"),
-    ("ipv4/conf/default/rp_filter", "0"),
-    ("ipv6/conf/all/disable_ipv6", "0"),
-];
+use svcnat::lab::Namespace;
 
 /// A network namespace of this process.
 #[derive(Clone, Debug)]
 pub struct Netns {
     label: Arc<str>,
-    file: Arc<File>,
+    namespace: Namespace,
 }
 
 impl Netns {
-    /// A new namespace with its loopback interface up. Needs root.
+    /// A new namespace. Needs root.
     pub fn new(label: &str) -> Self {
-        let file = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).expect("make a network namespace (run as root)");
-            for (name, value) in SYSCTLS {
-                write_sysctl(name, value);
-            }
-            File::open("/proc/thread-self/ns/net").expect("open the new namespace")
-        })
-        .join()
-        .unwrap_or_else(|panic| panic::resume_unwind(panic));
+        let namespace = Namespace::new().expect("make a network namespace (run as root)");
+        Self::of(label, &namespace)
+    }
+
+    /// One that a lab made.
+    pub fn of(label: &str, namespace: &Namespace) -> Self {
         Self {
             label: label.into(),
-            file: Arc::new(file),
+            namespace: namespace.clone(),
         }
     }
 
@@ -53,24 +36,20 @@ impl Netns {
         &self.label
     }
 
+    /// As the lab has it.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// A path that other programs can open as long as this process lives, for `ip ... netns`.
     pub fn path(&self) -> String {
-        use std::os::fd::AsRawFd;
-        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
+        self.namespace.path().display().to_string()
     }
 
     /// Runs `work` on a thread of its own inside the namespace. Sockets opened and programs
     /// started there belong to it.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    setns(&*self.file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
-                    work()
-                })
-                .join()
-                .unwrap_or_else(|panic| panic::resume_unwind(panic))
-        })
+        self.namespace.enter(work).expect("enter the namespace")
     }
 
     /// Runs a program inside, with `input` on its standard input.

@@ -19,9 +19,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use svcnat::cluster::Protocol;
 
-use super::client::{Origin, Outcome, ask_here};
 use super::netns::Netns;
-use super::responder::Responder;
+use svcnat::lab::{Outcome, Servers, Serves, Source, ask};
 
 /// The name of the node in every configuration.
 pub const NODE: &str = "node1";
@@ -80,7 +79,7 @@ pub struct Stage {
     places: BTreeMap<Place, Netns>,
     // Dropped with it.
     _switch: Netns,
-    _responder: Responder,
+    _servers: Servers,
 }
 
 impl Stage {
@@ -109,7 +108,7 @@ impl Stage {
             }
             places.insert(place.clone(), netns);
         }
-        let mut responder = Responder::start();
+        let mut answering = Servers::start().expect("start the servers");
         wire_switch(&switch, &places);
         wire_node(&places, &here);
         for (place, netns) in &places {
@@ -119,12 +118,19 @@ impl Stage {
         }
         for (at, protocol) in servers {
             let netns = &places[&Place::of(at.ip())];
-            responder.serve(netns, &at.ip().to_string(), *protocol, *at);
+            let name = at.ip().to_string();
+            let answer = Serves {
+                addr: Some(at.ip()),
+                ..Serves::at(*protocol, at.port())
+            };
+            answering
+                .serve(&name, &name, netns.namespace(), &[answer])
+                .expect("answer");
         }
         Self {
             places,
             _switch: switch,
-            _responder: responder,
+            _servers: answering,
         }
     }
 
@@ -153,7 +159,7 @@ impl Stage {
         patience: Duration,
         count: usize,
     ) -> Vec<Outcome> {
-        let origin = Origin {
+        let origin = Source {
             addr: Some(from),
             port: 0,
         };
@@ -164,7 +170,7 @@ impl Stage {
                     .last()
                     .is_none_or(|o| matches!(o, Outcome::Answer(_)))
             {
-                outcomes.push(ask_here(origin, protocol, to, patience));
+                outcomes.push(ask(origin, protocol, to, patience));
             }
             outcomes
         })

@@ -35,13 +35,16 @@ pub struct SctpListener {
 
 impl SctpListener {
     /// Listens in the namespace of the calling thread.
-    pub fn open(addr: SocketAddr) -> Self {
-        let socket = raw(addr.ip()).expect("listen on a raw socket");
-        socket.set_nonblocking(true).expect("never wait");
-        Self {
+    ///
+    /// # Errors
+    /// If there is no raw socket to be had.
+    pub fn open(addr: SocketAddr) -> io::Result<Self> {
+        let socket = raw(addr.ip())?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
             socket,
             port: addr.port(),
-        }
+        })
     }
 
     /// For poll.
@@ -166,7 +169,8 @@ impl Packet {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        let length = |n: usize| u16::try_from(n).expect("a short cookie").to_be_bytes();
+        // A cookie is a line: names are shorter than this.
+        let length = |n: usize| u16::try_from(n).unwrap_or(u16::MAX).to_be_bytes();
         let parameter = match self.cookie.len() {
             0 => 0,
             n => PARAMETER_HEADER + n,

@@ -1,0 +1,431 @@
+//! What a cluster's controllers would assign: nodes where none are given, the pods of
+//! workloads, a node and addresses for each pod, and load balancers' addresses. The same
+//! objects get the same, whatever order they come in; what was there before keeps what it has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::cluster::{
+    Cluster, ContainerPort, Family, FamilyPolicy, Node, ObjectName, Origin, Pod, Protocol,
+    ServiceType, Workload,
+};
+use crate::config::Config;
+use crate::plan::{NodeContext, complete};
+use crate::problem::Problem;
+
+/// Where what is made up comes from, in messages.
+const ORIGIN: &str = "<lab>";
+/// Nodes of a lab whose objects have none.
+pub const NODES: usize = 2;
+/// The first addresses of made-up nodes, of their pods, and of load balancers; that of nodes
+/// and load balancers is followed by those that come after it.
+const NODE_ADDRESSES: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(192, 168, 50, 11)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x50, 0, 0, 0, 0, 0, 0x11)),
+];
+const LOAD_BALANCERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 1)),
+];
+/// The service range where settings and objects name none.
+const SERVICE_RANGES: [&str; 2] = ["10.254.0.0/16", "fd00:254::/112"];
+const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+
+/// What is wished for where objects say nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// How many nodes, if no Node is given.
+    pub nodes: Option<usize>,
+    /// Families of what is made up; empty for those that the objects use.
+    pub families: Vec<Family>,
+}
+
+/// Completes objects and settings; what was there `before` keeps its places and addresses.
+/// What is wrong with them is returned.
+pub fn assign(
+    cluster: &mut Cluster,
+    config: &mut Config,
+    wishes: &Wishes,
+    before: &Cluster,
+) -> Vec<Problem> {
+    let families = families(cluster, config, wishes);
+    if cluster.nodes.is_empty() {
+        let count = wishes.nodes.unwrap_or(NODES);
+        cluster.nodes = (0..count).map(|n| made_node(n, &families)).collect();
+    }
+    let mut problems = Vec::new();
+    for (n, node) in cluster.nodes.values_mut().enumerate() {
+        fill_node(n, node, &families);
+    }
+    if config.service_cidrs.is_empty() && cluster.service_cidrs.is_empty() {
+        config.service_cidrs = families
+            .iter()
+            .filter_map(|family| SERVICE_RANGES[at(*family)].parse().ok())
+            .collect();
+    }
+    if config.cluster_cidrs.is_empty() {
+        let all = cluster.nodes.values().flat_map(|node| &node.pod_cidrs);
+        config.cluster_cidrs = IpNet::aggregate(&all.copied().collect());
+    }
+    for workload in cluster.workloads.clone() {
+        make_pods(cluster, &workload);
+    }
+    problems.extend(schedule(cluster, before));
+    load_balancers(cluster, before);
+    keep(cluster, before);
+    // Any node: service ranges and node ports are the same for all.
+    let some = cluster.nodes.keys().next().cloned().unwrap_or_default();
+    let named = Config {
+        node_name: some,
+        ..config.clone()
+    };
+    let (context, found) = NodeContext::resolve(cluster, &named, &[]);
+    problems.extend(found);
+    problems.extend(complete(cluster, &named, &context));
+    problems
+}
+
+const fn at(family: Family) -> usize {
+    match family {
+        Family::Ip => 0,
+        Family::Ip6 => 1,
+    }
+}
+
+/// Families of what is made up: IPv4, and IPv6 if anything speaks of it; IPv6 alone if all
+/// that has an address or range has one of IPv6.
+fn families(cluster: &Cluster, config: &Config, wishes: &Wishes) -> Vec<Family> {
+    if !wishes.families.is_empty() {
+        return wishes.families.clone();
+    }
+    let mut found: BTreeSet<Family> = BTreeSet::new();
+    let nets = config.service_cidrs.iter().chain(&config.cluster_cidrs);
+    let ranges = cluster
+        .service_cidrs
+        .values()
+        .flat_map(|range| &range.cidrs);
+    found.extend(nets.chain(ranges).map(|net| Family::of(&net.addr())));
+    for node in cluster.nodes.values() {
+        found.extend(node.addresses.iter().map(Family::of));
+        found.extend(node.pod_cidrs.iter().map(|net| Family::of(&net.addr())));
+    }
+    found.extend(
+        cluster
+            .pods
+            .values()
+            .flat_map(|pod| pod.addresses.iter().map(Family::of)),
+    );
+    found.extend(
+        cluster
+            .slices
+            .values()
+            .flat_map(|all| all.iter().map(|slice| slice.family)),
+    );
+    for service in cluster.services.values() {
+        found.extend(
+            service
+                .cluster_ips
+                .iter()
+                .chain(&service.external_ips)
+                .map(Family::of),
+        );
+        found.extend(&service.ip_families);
+        if service.family_policy != FamilyPolicy::SingleStack {
+            found.extend(FAMILIES);
+        }
+    }
+    if found.is_empty() {
+        found.insert(Family::Ip);
+    }
+    found.into_iter().collect()
+}
+
+fn made_node(n: usize, families: &[Family]) -> (String, Node) {
+    let name = format!("node{}", n + 1);
+    let node = Node {
+        name: name.clone(),
+        origin: origin(),
+        addresses: families
+            .iter()
+            .map(|family| nth(NODE_ADDRESSES[at(*family)], n as u128))
+            .collect(),
+        pod_cidrs: Vec::new(),
+        zone: None,
+        deleting: false,
+        autoscaler_taint: false,
+    };
+    (name, node)
+}
+
+/// Addresses and prefixes for pods that a Node does not say.
+fn fill_node(n: usize, node: &mut Node, families: &[Family]) {
+    for family in families {
+        let of = |addr: &IpAddr| Family::of(addr) == *family;
+        if !node.addresses.iter().any(of) {
+            node.addresses
+                .push(nth(NODE_ADDRESSES[at(*family)], n as u128));
+        }
+        if !node.pod_cidrs.iter().any(|net| of(&net.addr())) {
+            node.pod_cidrs.extend(pod_cidr(*family, n));
+        }
+    }
+}
+
+/// 172.17.N.0/24 and fd00:17:0:N::/64.
+fn pod_cidr(family: Family, n: usize) -> Option<IpNet> {
+    let number = u8::try_from(n).ok()?;
+    let (addr, length): (IpAddr, u8) = match family {
+        Family::Ip => ([172, 17, number, 0].into(), 24),
+        Family::Ip6 => ([0xfd00, 0x17, 0, number.into(), 0, 0, 0, 0].into(), 64),
+    };
+    IpNet::new(addr, length).ok()
+}
+
+fn origin() -> Origin {
+    Origin {
+        source: ORIGIN.into(),
+        ..Origin::default()
+    }
+}
+
+/// The address so far behind another.
+pub fn nth(addr: IpAddr, n: u128) -> IpAddr {
+    match addr {
+        IpAddr::V4(addr) => {
+            let n = u32::try_from(n).unwrap_or(u32::MAX);
+            Ipv4Addr::from_bits(addr.to_bits().saturating_add(n)).into()
+        }
+        IpAddr::V6(addr) => Ipv6Addr::from_bits(addr.to_bits().saturating_add(n)).into(),
+    }
+}
+
+/// The pods that a workload lacks. Those of a DaemonSet are called after their nodes, those of
+/// a StatefulSet are counted from 0.
+fn make_pods(cluster: &mut Cluster, workload: &Workload) {
+    let pod = |name: String, node: Option<String>| Pod {
+        name: ObjectName::new(workload.name.namespace.clone(), name),
+        origin: workload.origin.clone(),
+        labels: workload.labels.clone(),
+        node_name: node,
+        addresses: Vec::new(),
+        ports: workload.ports.clone(),
+        ready: true,
+        finished: false,
+        terminating: false,
+        created: None,
+        host_network: workload.host_network,
+    };
+    let counts = |pod: &&Pod| workload.has(pod) && !pod.finished && !pod.terminating;
+    let name = &workload.name.name;
+    let mut new = Vec::new();
+    match workload.replicas {
+        None => {
+            let with: BTreeSet<_> = cluster
+                .pods
+                .values()
+                .filter(counts)
+                .collect::<Vec<_>>()
+                .into_iter()
+                .filter_map(|pod| pod.node_name.clone())
+                .collect();
+            let without = cluster.nodes.keys().filter(|node| !with.contains(*node));
+            new.extend(without.map(|node| pod(format!("{name}-{node}"), Some(node.clone()))));
+        }
+        Some(replicas) => {
+            let there = cluster.pods.values().filter(counts).count();
+            let first = usize::from(workload.kind != "StatefulSet");
+            let names = (first..).map(|n| format!("{name}-{n}"));
+            let free = names.filter(|name| {
+                let name = ObjectName::new(workload.name.namespace.clone(), name.as_str());
+                !cluster.pods.contains_key(&name)
+            });
+            let missing = (replicas as usize).saturating_sub(there);
+            new.extend(free.take(missing).map(|name| pod(name, None)));
+        }
+    }
+    cluster
+        .pods
+        .extend(new.into_iter().map(|pod| (pod.name.clone(), pod)));
+}
+
+/// What a node has to give, and gave.
+struct Room {
+    pods: usize,
+    addresses: Vec<IpAddr>,
+    cidrs: Vec<IpNet>,
+    host_ports: BTreeSet<(Protocol, u16)>,
+}
+
+/// The ports of its node that a pod takes.
+fn host_ports(pod: &Pod) -> impl Iterator<Item = (Protocol, u16)> {
+    let port = |port: &ContainerPort| {
+        let number = if pod.host_network {
+            Some(port.port)
+        } else {
+            port.host_port
+        };
+        Some((port.protocol, number?.get()))
+    };
+    pod.ports.iter().filter_map(port)
+}
+
+/// A node and addresses for each pod that has none. One that finds no room stays where it is
+/// not, as a pending pod does, and is told.
+fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut rooms: BTreeMap<String, Room> = BTreeMap::new();
+    for (name, node) in &cluster.nodes {
+        let room = Room {
+            pods: 0,
+            addresses: node.addresses.clone(),
+            cidrs: node.pod_cidrs.clone(),
+            host_ports: BTreeSet::new(),
+        };
+        rooms.insert(name.clone(), room);
+    }
+    let mut taken: BTreeSet<IpAddr> = BTreeSet::new();
+    for pod in cluster.pods.values_mut() {
+        if let Some(old) = before.pods.get(&pod.name) {
+            let known = |node: &String| rooms.contains_key(node);
+            if pod.node_name.is_none() && old.node_name.as_ref().is_some_and(known) {
+                pod.node_name.clone_from(&old.node_name);
+            }
+            let room = pod.node_name.as_ref().and_then(|node| rooms.get(node));
+            let has = |room: &Room, addr| {
+                room.addresses.contains(addr) || room.cidrs.iter().any(|net| net.contains(addr))
+            };
+            let holds = room.is_some_and(|room| old.addresses.iter().all(|addr| has(room, addr)));
+            if pod.addresses.is_empty() && holds {
+                pod.addresses.clone_from(&old.addresses);
+            }
+        }
+        taken.extend(&pod.addresses);
+        if let Some(room) = pod.node_name.as_ref().and_then(|node| rooms.get_mut(node)) {
+            room.pods += 1;
+            room.host_ports.extend(host_ports(pod));
+        }
+    }
+    let slices = cluster.slices.values().flat_map(|slices| slices.iter());
+    taken.extend(slices.flat_map(|slice| slice.endpoints.iter().map(|e| e.address)));
+    for pod in cluster.pods.values_mut().filter(|pod| !pod.finished) {
+        if pod.node_name.is_none() {
+            let fits = |room: &Room| host_ports(pod).all(|port| !room.host_ports.contains(&port));
+            let fitting = rooms.iter_mut().filter(|(_, room)| fits(room));
+            let Some((node, room)) = fitting.min_by_key(|(_, room)| room.pods) else {
+                problems.push(pending(pod, "no node has its hostPorts free"));
+                continue;
+            };
+            room.pods += 1;
+            room.host_ports.extend(host_ports(pod));
+            pod.node_name = Some(node.clone());
+        }
+        let Some(room) = pod.node_name.as_ref().and_then(|node| rooms.get(node)) else {
+            continue;
+        };
+        if !pod.addresses.is_empty() {
+            continue;
+        }
+        if pod.host_network {
+            pod.addresses.clone_from(&room.addresses);
+            continue;
+        }
+        for cidr in &room.cidrs {
+            // The network's own address, and the bridge's.
+            let mut candidates = (2..).map(|n| nth(cidr.network(), n));
+            match candidates.find(|addr| !cidr.contains(addr) || !taken.contains(addr)) {
+                Some(addr) if cidr.contains(&addr) && addr != cidr.broadcast() => {
+                    taken.insert(addr);
+                    pod.addresses.push(addr);
+                }
+                _ => problems.push(pending(pod, &format!("{cidr} has no address left"))),
+            }
+        }
+    }
+    problems
+}
+
+fn pending(pod: &Pod, why: &str) -> Problem {
+    let object = format!("Pod {}", pod.name);
+    Problem::warning(
+        Some(&pod.origin),
+        object,
+        "spec.nodeName",
+        format!("stays pending: {why}"),
+    )
+}
+
+/// An address of each of its families for a load balancer that has none: the one it asks for,
+/// or the next.
+fn load_balancers(cluster: &mut Cluster, before: &Cluster) {
+    let all = |cluster: &Cluster| -> BTreeSet<IpAddr> {
+        let services = cluster.services.values();
+        services
+            .flat_map(|service| service.load_balancer_ips.clone())
+            .collect()
+    };
+    let mut taken = all(cluster);
+    taken.extend(all(before));
+    let families: BTreeSet<Family> = cluster
+        .nodes
+        .values()
+        .flat_map(|node| node.pod_cidrs.iter().map(|net| Family::of(&net.addr())))
+        .collect();
+    for service in cluster.services.values_mut() {
+        let lacks = service.load_balancer_ips.is_empty();
+        if service.service_type != ServiceType::LoadBalancer || !lacks {
+            continue;
+        }
+        if let Some(old) = before
+            .service(&service.name)
+            .filter(|s| !s.load_balancer_ips.is_empty())
+        {
+            service.load_balancer_ips.clone_from(&old.load_balancer_ips);
+            continue;
+        }
+        if let Some(asked) = service.load_balancer_ip {
+            service.load_balancer_ips.push(asked);
+            continue;
+        }
+        let own: BTreeSet<Family> = match &service.ip_families[..] {
+            [] if service.cluster_ips.is_empty() => families.clone(),
+            [] => service.cluster_ips.iter().map(Family::of).collect(),
+            named => named.iter().copied().collect(),
+        };
+        for family in own {
+            let mut addresses = (0..).map(|n| nth(LOAD_BALANCERS[at(family)], n));
+            let next = addresses.find(|addr| !taken.contains(addr));
+            taken.extend(next);
+            service.load_balancer_ips.extend(next);
+        }
+    }
+}
+
+/// clusterIPs and node ports that were assigned before.
+fn keep(cluster: &mut Cluster, before: &Cluster) {
+    for service in cluster.services.values_mut() {
+        let Some(old) = before.service(&service.name) else {
+            continue;
+        };
+        if service.cluster_ips.is_empty() && !service.headless {
+            service.cluster_ips.clone_from(&old.cluster_ips);
+        }
+        if !matches!(
+            service.service_type,
+            ServiceType::NodePort | ServiceType::LoadBalancer
+        ) {
+            continue;
+        }
+        for port in service
+            .ports
+            .iter_mut()
+            .filter(|port| port.node_port.is_none())
+        {
+            let same = |other: &&crate::cluster::ServicePort| {
+                (other.port, other.protocol) == (port.port, port.protocol)
+            };
+            port.node_port = old.ports.iter().find(same).and_then(|port| port.node_port);
+        }
+    }
+}
