@@ -11,9 +11,8 @@ use super::LabError;
 use super::namespace::Namespace;
 use super::network::{Cable, Kind, Network, Place, Route};
 use crate::netlink::exchange::Exchange;
-use crate::netlink::link::{self, Orders};
-use crate::netlink::route;
 use crate::netlink::socket::Bus;
+use crate::netlink::wiring::{self, Orders};
 
 /// Namespaces by the name of their place.
 pub type Namespaces = BTreeMap<String, Namespace>;
@@ -73,7 +72,7 @@ pub fn adjust(network: &Network, namespaces: &Namespaces) -> Result<(), LabError
     for cable in &network.cables {
         let (up, mtu) = (Some(cable.up), cable.mtu);
         let set = |device: &str, orders| {
-            Talk::open()?.tell_of(device, "set", |index| link::set(index, orders))
+            Talk::open()?.tell_of(device, "set", |index| wiring::set(index, orders))
         };
         let order = |up| Orders {
             up,
@@ -149,13 +148,13 @@ const UP: Orders = Orders {
 /// Loopback and bridges.
 fn begin(place: &Place) -> Step {
     let mut talk = Talk::open()?;
-    talk.tell_of("lo", "start", |index| link::set(index, UP))?;
+    talk.tell_of("lo", "start", |index| wiring::set(index, UP))?;
     for bridge in place.bridges.keys() {
         talk.tell(
             || format!("make the bridge {bridge}"),
-            &link::new_bridge(bridge),
+            &wiring::new_bridge(bridge),
         )?;
-        talk.tell_of(bridge, "start", |index| link::set(index, UP))?;
+        talk.tell_of(bridge, "start", |index| wiring::set(index, UP))?;
     }
     Ok(())
 }
@@ -164,7 +163,7 @@ fn begin(place: &Place) -> Step {
 fn plug(cable: &Cable, end: &Namespace) -> Step {
     let mut talk = Talk::open()?;
     let port = &cable.port;
-    let request = link::new_veth(port, &cable.device, end.as_fd());
+    let request = wiring::new_veth(port, &cable.device, end.as_fd());
     talk.tell(
         || format!("make the link {port} to {}", cable.place),
         &request,
@@ -174,10 +173,10 @@ fn plug(cable: &Cable, end: &Namespace) -> Step {
         master: bridge.map(index).transpose()?,
         ..UP
     };
-    talk.tell_of(port, "plug in", |index| link::set(index, orders))?;
+    talk.tell_of(port, "plug in", |index| wiring::set(index, orders))?;
     if cable.hairpin {
         talk.tell_of(port, "set hairpin of", |index| {
-            link::set_hairpin(index, true)
+            wiring::set_hairpin(index, true)
         })?;
     }
     Ok(())
@@ -187,12 +186,12 @@ fn plug(cable: &Cable, end: &Namespace) -> Step {
 fn finish(place: &Place) -> Step {
     let mut talk = Talk::open()?;
     for (device, nets) in place.interfaces.iter().chain(&place.bridges) {
-        talk.tell_of(device, "start", |index| link::set(index, UP))?;
+        talk.tell_of(device, "start", |index| wiring::set(index, UP))?;
         // The kernel prefers the first IPv4 address and the last IPv6 address.
         let (four, six): (Vec<_>, Vec<_>) = nets.iter().partition(|net| net.addr().is_ipv4());
         for net in four.into_iter().chain(six.into_iter().rev()) {
             let what = format!("give {net} to");
-            talk.tell_of(device, &what, |index| link::add_address(index, net))?;
+            talk.tell_of(device, &what, |index| wiring::add_address(index, net))?;
         }
     }
     let on = if place.forwards { "1" } else { "0" };
@@ -224,7 +223,7 @@ fn lead<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Step {
         let by = via
             .map(|via: IpAddr| format!(" via {via}"))
             .unwrap_or_default();
-        let request = route::add_by(to, *via, interface);
+        let request = wiring::add_route(to, *via, interface);
         match talk
             .0
             .request(&request, |_| Ok::<(), crate::netlink::ExchangeError>(()))

@@ -1,46 +1,34 @@
-//! Interfaces and their addresses as rtnetlink messages; linux/if_link.h, linux/if_addr.h,
-//! linux/veth.h.
-
-use std::os::fd::{AsRawFd, BorrowedFd};
+//! Interfaces and their addresses as rtnetlink messages; linux/if_link.h, linux/if_addr.h.
 
 use ipnet::IpNet;
 
 use super::attr::{request, u32_at};
 use super::error::ExchangeError;
 use super::message::{Message, flag};
-use crate::net::Family;
 
 /// RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR and RTM_GETADDR.
-const NEW_LINK: u16 = 16;
+pub(super) const NEW_LINK: u16 = 16;
 const GET_LINK: u16 = 18;
-const NEW_ADDRESS: u16 = 20;
+pub(super) const NEW_ADDRESS: u16 = 20;
 const GET_ADDRESS: u16 = 22;
 /// RTM_NEWLINK to RTM_DELADDR.
 const CHANGES: std::ops::RangeInclusive<u16> = 16..=21;
 
 /// IFF_UP and IFF_LOOPBACK (linux/if.h).
-const UP: u32 = 0x1;
+pub(super) const UP: u32 = 0x1;
 const LOOPBACK: u32 = 0x8;
 
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_IFNAME: u16 = 3;
 const IFLA_LINK: u16 = 5;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
-const IFLA_INFO_SLAVE_DATA: u16 = 5;
-const IFLA_BRPORT_MODE: u16 = 4;
+pub(super) const IFLA_MASTER: u16 = 10;
+pub(super) const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
+pub(super) const IFLA_INFO_SLAVE_DATA: u16 = 5;
+pub(super) const IFLA_BRPORT_MODE: u16 = 4;
 
-const VETH_INFO_PEER: u16 = 1;
-
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_FLAGS: u16 = 8;
-/// IFA_F_NODAD: an IPv6 address is used at once, whoever else may have it.
-const NO_DAD: u32 = 0x02;
+pub(super) const IFA_ADDRESS: u16 = 1;
+pub(super) const IFA_LOCAL: u16 = 2;
+pub(super) const IFA_FLAGS: u16 = 8;
 /// IFA_F_SECONDARY (of IPv6: temporary), IFA_F_DEPRECATED and IFA_F_TENTATIVE.
 const LAST_RESORT: u32 = 0x01 | 0x20 | 0x40;
 
@@ -84,95 +72,6 @@ pub fn dump_links() -> Vec<u8> {
 pub fn dump_addresses() -> Vec<u8> {
     // struct ifaddrmsg.
     request(GET_ADDRESS, flag::DUMP, &[0; 8], |_| {})
-}
-
-/// Makes a bridge.
-#[must_use]
-pub fn new_bridge(name: &str) -> Vec<u8> {
-    request(NEW_LINK, flag::CREATE | flag::EXCL, &[0; 16], |w| {
-        w.string(IFLA_IFNAME, name);
-        let info = w.nest(IFLA_LINKINFO);
-        w.string(IFLA_INFO_KIND, "bridge");
-        w.end_nest(info);
-    })
-}
-
-/// Makes a pair of virtual Ethernet interfaces, `peer` in the network namespace that the
-/// descriptor is of. Neither is up.
-#[must_use]
-pub fn new_veth(name: &str, peer: &str, namespace: BorrowedFd<'_>) -> Vec<u8> {
-    request(NEW_LINK, flag::CREATE | flag::EXCL, &[0; 16], |w| {
-        w.string(IFLA_IFNAME, name);
-        let info = w.nest(IFLA_LINKINFO);
-        w.string(IFLA_INFO_KIND, "veth");
-        let data = w.nest(IFLA_INFO_DATA);
-        let other = w.nest(VETH_INFO_PEER);
-        // struct ifinfomsg of the other end.
-        w.bytes.extend_from_slice(&[0; 16]);
-        w.string(IFLA_IFNAME, peer);
-        w.attr(IFLA_NET_NS_FD, &namespace.as_raw_fd().to_ne_bytes());
-        w.end_nest(other);
-        w.end_nest(data);
-        w.end_nest(info);
-    })
-}
-
-/// What an interface is told; what is `None` stays as it is.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Orders {
-    pub up: Option<bool>,
-    /// Largest IP packet, in bytes.
-    pub mtu: Option<u32>,
-    /// Index of the bridge that it becomes a port of.
-    pub master: Option<u32>,
-}
-
-/// Changes an interface.
-#[must_use]
-pub fn set(index: u32, orders: Orders) -> Vec<u8> {
-    let mut head = [0; 16];
-    head[4..8].copy_from_slice(&index.to_ne_bytes());
-    if let Some(up) = orders.up {
-        head[8..12].copy_from_slice(&if up { UP } else { 0 }.to_ne_bytes());
-        head[12..16].copy_from_slice(&UP.to_ne_bytes());
-    }
-    request(NEW_LINK, 0, &head, |w| {
-        if let Some(mtu) = orders.mtu {
-            w.attr(IFLA_MTU, &mtu.to_ne_bytes());
-        }
-        if let Some(master) = orders.master {
-            w.attr(IFLA_MASTER, &master.to_ne_bytes());
-        }
-    })
-}
-
-/// Whether a port of a bridge sends frames back to where they came from.
-#[must_use]
-pub fn set_hairpin(index: u32, on: bool) -> Vec<u8> {
-    let mut head = [0; 16];
-    head[4..8].copy_from_slice(&index.to_ne_bytes());
-    request(NEW_LINK, 0, &head, |w| {
-        let info = w.nest(IFLA_LINKINFO);
-        w.string(IFLA_INFO_SLAVE_KIND, "bridge");
-        let port = w.nest(IFLA_INFO_SLAVE_DATA);
-        w.attr(IFLA_BRPORT_MODE, &[on.into()]);
-        w.end_nest(port);
-        w.end_nest(info);
-    })
-}
-
-/// Gives an interface an address.
-#[must_use]
-pub fn add_address(index: u32, net: &IpNet) -> Vec<u8> {
-    let mut head = [0; 8];
-    head[0] = Family::of(&net.addr()).number();
-    head[1] = net.prefix_len();
-    head[4..8].copy_from_slice(&index.to_ne_bytes());
-    request(NEW_ADDRESS, flag::CREATE | flag::EXCL, &head, |w| {
-        w.addr(IFA_LOCAL, net.addr());
-        w.addr(IFA_ADDRESS, net.addr());
-        w.attr(IFA_FLAGS, &NO_DAD.to_ne_bytes());
-    })
 }
 
 /// True if a message says that an interface or address came, went or changed.

@@ -16,6 +16,8 @@ pub(crate) mod neighbour;
 mod nftables;
 pub(crate) mod route;
 pub(crate) mod socket;
+#[cfg(feature = "lab")]
+pub(crate) mod wiring;
 
 pub(crate) use ffi::namespace_cookie;
 

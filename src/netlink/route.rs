@@ -11,17 +11,14 @@ use super::message::{Message, flag};
 use crate::net::{Family, Protocol};
 
 /// RTM_NEWROUTE, RTM_DELROUTE and RTM_GETROUTE.
-const NEW: u16 = 24;
+pub(super) const NEW: u16 = 24;
 const DEL: u16 = 25;
 const GET: u16 = 26;
 
 /// RT_TABLE_MAIN.
 pub const MAIN_TABLE: u8 = 254;
-/// RTPROT_STATIC.
-pub const STATIC: u8 = 4;
-/// RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, and RT_SCOPE_NOWHERE: in a deletion, any.
-const SCOPE_UNIVERSE: u8 = 0;
-const SCOPE_LINK: u8 = 253;
+/// RT_SCOPE_UNIVERSE, and RT_SCOPE_NOWHERE: in a deletion, any.
+pub(super) const SCOPE_UNIVERSE: u8 = 0;
 const SCOPE_NOWHERE: u8 = 255;
 /// RTN_UNICAST, RTN_LOCAL, RTN_BLACKHOLE and RTN_PROHIBIT.
 pub const UNICAST: u8 = 1;
@@ -34,11 +31,11 @@ const DEAD: u32 = 0x1 | 0x10;
 const CLONED: u32 = 0x200;
 
 // enum rtattr_type_t.
-const RTA_DST: u16 = 1;
+pub(super) const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_IIF: u16 = 3;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
+pub(super) const RTA_OIF: u16 = 4;
+pub(super) const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
@@ -54,7 +51,7 @@ fn rtmsg(family: Family, prefix_len: u8, protocol: u8, scope: u8, kind: u8) -> [
     [family.number(), prefix_len, 0, 0, MAIN_TABLE, protocol, scope, kind, 0, 0, 0, 0]
 }
 
-fn rtmsg_to(destination: &IpNet, protocol: u8, scope: u8, kind: u8) -> [u8; 12] {
+pub(super) fn rtmsg_to(destination: &IpNet, protocol: u8, scope: u8, kind: u8) -> [u8; 12] {
     let family = Family::of(&destination.addr());
     rtmsg(family, destination.prefix_len(), protocol, scope, kind)
 }
@@ -79,27 +76,6 @@ pub fn add(destination: &IpNet, via: IpAddr, protocol: u8, existing: Existing) -
     request(NEW, flag::CREATE | treat, &head, |w| {
         w.addr(RTA_DST, destination.network());
         w.addr(RTA_GATEWAY, via);
-    })
-}
-
-/// Adds a route to the main table that leads by an interface, to a next hop or straight to its
-/// destination. RTPROT_STATIC, as an administrator's.
-#[must_use]
-pub fn add_by(destination: &IpNet, via: Option<IpAddr>, interface: Option<u32>) -> Vec<u8> {
-    let scope = if via.is_some() {
-        SCOPE_UNIVERSE
-    } else {
-        SCOPE_LINK
-    };
-    let head = rtmsg_to(destination, STATIC, scope, UNICAST);
-    request(NEW, flag::CREATE | flag::EXCL, &head, |w| {
-        w.addr(RTA_DST, destination.network());
-        if let Some(via) = via {
-            w.addr(RTA_GATEWAY, via);
-        }
-        if let Some(interface) = interface {
-            w.attr(RTA_OIF, &interface.to_ne_bytes());
-        }
     })
 }
 
