@@ -150,6 +150,19 @@ pub fn config(args: &InputArgs) -> Result<(Config, Vec<Problem>), CliError> {
     }
 }
 
+/// The node that flags or the file name, if they do.
+///
+/// # Errors
+/// If a flag or the file cannot be used.
+#[cfg(feature = "lab")]
+pub fn named_node(args: &InputArgs) -> Result<Option<String>, CliError> {
+    let given = flags(args)?.node_name;
+    match (&args.config, given) {
+        (Some(path), None) => Ok(file::read(path).map_err(usage)?.settings.node_name),
+        (_, given) => Ok(given),
+    }
+}
+
 /// What the flags say.
 fn flags(args: &InputArgs) -> Result<PartialConfig, CliError> {
     let draft = args.settings.0.clone();

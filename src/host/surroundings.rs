@@ -22,6 +22,8 @@ use crate::path::{Listener, Neighbour, Node, PodLink, Route, RouteQuestion};
 
 /// Folders in which container runtimes keep the namespaces of pods.
 const NAMESPACES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
+/// A folder of labs, each with such a folder.
+const LABS: &str = "/run/svcnat/labs";
 
 /// This network namespace, asked when something has to be known.
 pub struct Surroundings {
@@ -264,9 +266,10 @@ fn unread() -> Vec<String> {
 
 /// The network namespaces that container runtimes and `ip netns` keep, with their interfaces.
 fn namespaces() -> Vec<(PathBuf, Vec<Interface>)> {
-    let folders = NAMESPACES
-        .iter()
-        .filter_map(|folder| fs::read_dir(folder).ok());
+    let labs = fs::read_dir(LABS).into_iter().flatten();
+    let labs = labs.filter_map(|lab| Some(lab.ok()?.path().join("netns")));
+    let folders = NAMESPACES.iter().map(PathBuf::from).chain(labs);
+    let folders = folders.filter_map(|folder| fs::read_dir(folder).ok());
     let places = folders
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()));

@@ -110,12 +110,34 @@ pub struct Lab {
     topology: Topology,
     namespaces: Namespaces,
     servers: Servers,
-    /// svcnat is on this node only.
-    only: Option<String>,
+    on: On,
+}
+
+/// Which nodes svcnat is installed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum On {
+    /// Each of them.
+    #[default]
+    Each,
+    /// One. The lab sets routes and forwarding of the others.
+    One(String),
+    /// None yet: they are as an installer leaves them.
+    None,
+}
+
+impl On {
+    fn is_on(&self, node: &str) -> bool {
+        match self {
+            Self::Each => true,
+            Self::One(only) => only == node,
+            Self::None => false,
+        }
+    }
 }
 
 impl Lab {
-    /// A lab of the documents of a text; what is odd in them is returned.
+    /// A lab of the documents of a text, with svcnat on each node, or on the one that
+    /// `config` names; what is odd in them is returned.
     ///
     /// # Errors
     /// If an object is wrong, or the lab cannot be made: then there is none.
@@ -125,20 +147,23 @@ impl Lab {
         topology: Topology,
     ) -> Result<(Self, Vec<Problem>), LabError> {
         let loaded = source::load_text(text, config.legacy_source_ranges);
-        Self::up(loaded, config, topology)
+        let on = match &*config.node_name {
+            "" => On::Each,
+            name => On::One(name.to_owned()),
+        };
+        Self::up(loaded, config, topology, on)
     }
 
-    /// A lab of objects. If `config` names a node, svcnat is installed on that one alone, and
-    /// the lab does the others' routes; else on each.
+    /// A lab of objects; which node the settings name is nothing to it.
     ///
     /// # Errors
     /// As [`Lab::parse`].
     pub fn up(
         loaded: Loaded,
-        mut config: Config,
+        config: Config,
         topology: Topology,
+        on: On,
     ) -> Result<(Self, Vec<Problem>), LabError> {
-        let only = Some(std::mem::take(&mut config.node_name)).filter(|name| !name.is_empty());
         let mut lab = Self {
             cluster: Cluster::default(),
             config,
@@ -146,7 +171,7 @@ impl Lab {
             topology,
             namespaces: Namespaces::new(),
             servers: Servers::start().map_err(LabError::making("lab", "start its servers"))?,
-            only,
+            on,
         };
         let problems = lab.become_of(loaded)?;
         lab.load_others_rules()?;
@@ -180,13 +205,11 @@ impl Lab {
                 .collect(),
         };
         problems.extend(assign(&mut cluster, &mut config, &wishes, &self.cluster));
-        let managed = |node: &str| self.only.as_deref().is_none_or(|only| only == node);
+        let managed = |node: &str| self.on == On::None || self.on.is_on(node);
         let (new, found) = network(&cluster, &self.topology, managed);
         problems.extend(found);
-        if let Some(only) = self
-            .only
-            .as_ref()
-            .filter(|only| !cluster.nodes.contains_key(*only))
+        if let On::One(only) = &self.on
+            && !cluster.nodes.contains_key(only)
         {
             let message = format!("{only:?} is no Node of the lab");
             problems.push(Problem::error(None, "configuration", "nodeName", message));
@@ -281,7 +304,7 @@ impl Lab {
     /// The nodes that svcnat is on.
     pub fn nodes(&self) -> impl Iterator<Item = &str> {
         let names = self.cluster.nodes.keys().map(String::as_str);
-        names.filter(|name| self.only.as_deref().is_none_or(|only| only == *name))
+        names.filter(|name| self.on.is_on(name))
     }
 
     /// The settings of a node.

@@ -1,8 +1,8 @@
 //! Who answers: one thread with every socket of every place, each bound to its namespace.
 //!
-//! A TCP connection whose first line is of HTTP gets a response with one line as its body and
-//! is closed; another one gets the line for each line that it sends. So does each UDP datagram.
-//! The line is `NAME CLIENT-ADDRESS CLIENT-PORT SERVER-PORT`.
+//! A TCP connection whose first line is of HTTP gets a response with `NAME CLIENT-ADDRESS` as
+//! its body and is closed. Another one gets `NAME CLIENT-ADDRESS CLIENT-PORT SERVER-PORT` for
+//! each line that it sends, and so does a UDP datagram.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
@@ -378,7 +378,7 @@ fn respond(connection: &mut Named<TcpStream>) -> bool {
     let Ok(client) = connection.socket.peer_addr() else {
         return false;
     };
-    let body = line(&connection.name, client, connection.port);
+    let body = format!("{} {}\n", connection.name, client.ip().to_canonical());
     let text = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()

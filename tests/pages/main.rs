@@ -74,6 +74,7 @@ pages! {
     host_ports: "docs/host-ports.md",
     egress: "docs/egress.md",
     instead_of_kube_proxy: "docs/instead-of-kube-proxy.md",
+    a_lab: "docs/lab.md",
     in_tests: "docs/in-tests.md",
     when_a_service_does_not_work: "docs/when-a-service-does-not-work.md",
 }

@@ -15,7 +15,7 @@ use super::root;
 /// A machine that does much else gets there in time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// `lab` makes the machines of scripts/lab: the nodes, pods and the client that pages are about.
+/// `lab` makes the machines of lab.yaml: the nodes, pods and the client that pages are about.
 const PREAMBLE: &str = "
 mount -t tmpfs tmpfs /run
 hostname node1
@@ -23,16 +23,25 @@ ip link set lo up
 echo 0 >/proc/sys/net/ipv4/ip_forward
 set -a
 lab() {
-    . scripts/lab/lab.sh
-    LAB=lab LAB_DIR=scripts/lab PYTHON=(python3) CURL=(curl -s -S -m 5)
-    lab_up
+    svcnat lab up -q --bare -f tests/pages/lab.yaml || return
     # Not every kernel has it: pages say nothing of it.
     for node in node1 node2; do
-        [ -z \"$(lab_sysctl $node bridge/bridge-nf-call-iptables)\" ] ||
-            lab_sysctl $node bridge/bridge-nf-call-iptables 1
+        svcnat lab exec node/$node -- sh -c '
+            hooks=/proc/sys/net/bridge/bridge-nf-call-iptables
+            [ ! -e $hooks ] || echo 1 >$hooks'
     done
 }
 ";
+
+/// What the lab calls a machine of a page.
+fn place(name: &str) -> String {
+    let kind = match name {
+        "client" | "router" => return name.to_owned(),
+        node if node.starts_with("node") => "node",
+        _ => "pod",
+    };
+    format!("{kind}/{name}")
+}
 
 pub struct Session {
     child: Child,
@@ -95,8 +104,9 @@ impl Session {
         let command = match &step.place {
             None => format!(". {body}"),
             // A machine knows its name.
-            Some(place) => format!(
-                "ip netns exec lab-{place} unshare --uts bash -c 'hostname {place}; . {body}'"
+            Some(name) => format!(
+                "svcnat lab exec {} -- unshare --uts bash -c 'hostname {name}; . {body}'",
+                place(name)
             ),
         };
         let done = state("done");

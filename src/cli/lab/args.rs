@@ -68,10 +68,13 @@ pub struct UpArgs {
     /// (docs/lab.md)
     #[arg(long, value_name = "FILE")]
     pub topology: Option<PathBuf>,
+    /// Leave the nodes as an installer does: svcnat, or another, is yours to start
+    #[arg(long)]
+    pub bare: bool,
     /// How much it says.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Where objects and settings come from. With --node-name svcnat is on that node alone.
+    /// Where objects and settings come from. A node that they name is the only one with svcnat.
     #[command(flatten)]
     pub inputs: InputArgs,
 }

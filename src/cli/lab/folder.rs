@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -229,6 +229,23 @@ impl Folder {
         let mut file = File::create(self.namespaces())?;
         for namespace in all {
             writeln!(file, "{}", namespace.enter(network_namespace)??)?;
+        }
+        Ok(())
+    }
+
+    /// Links to the places' namespaces, for this program and others: who is told of a pod may
+    /// look into it.
+    pub fn link<'a>(
+        &self,
+        all: impl Iterator<Item = (&'a String, &'a Namespace)>,
+    ) -> io::Result<()> {
+        let folder = self.path.join("netns");
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => fs::create_dir(&folder)?,
+        }
+        for (name, namespace) in all {
+            symlink(namespace.path(), folder.join(name.replace('/', "_")))?;
         }
         Ok(())
     }

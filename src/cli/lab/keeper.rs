@@ -17,7 +17,7 @@ use super::folder::{Folder, PlaceView, Reply, Request, ServiceView, View};
 use crate::cli::error::CliError;
 use crate::cli::inputs;
 use crate::cli::say::report;
-use crate::lab::{Kind, Lab, LabError, Topology, manifests, ports};
+use crate::lab::{Kind, Lab, LabError, On, Topology, manifests, ports};
 use crate::problem::Severity;
 use crate::source::{self, Input};
 
@@ -96,12 +96,12 @@ pub fn keep(args: &UpArgs) -> Result<u8, CliError> {
 fn build(args: &UpArgs, folder: &Folder) -> Result<(Lab, UnixListener), CliError> {
     let topology = args.topology.as_deref().map(Topology::read);
     let topology = topology.transpose().map_err(cli)?.unwrap_or_default();
-    let named = args.inputs.settings.0.settings.node_name.is_some();
-    let (mut config, mut problems) = inputs::config(&args.inputs)?;
-    if !named && args.inputs.config.is_none() {
-        // What this machine is called is nothing to the lab.
-        config.node_name.clear();
-    }
+    let (config, mut problems) = inputs::config(&args.inputs)?;
+    let on = match inputs::named_node(&args.inputs)? {
+        _ if args.bare => On::None,
+        Some(name) => On::One(name),
+        None => On::Each,
+    };
     let input = |path: &std::path::PathBuf| match path.to_str() {
         Some("-") => Input::Stdin,
         _ => Input::Path(path.clone()),
@@ -109,7 +109,7 @@ fn build(args: &UpArgs, folder: &Folder) -> Result<(Lab, UnixListener), CliError
     let sources: Vec<Input> = args.inputs.filename.iter().map(input).collect();
     let loaded = source::load(&sources, config.legacy_source_ranges);
     let loaded = loaded.map_err(|error| CliError::Usage(error.to_string()))?;
-    let (lab, found) = Lab::up(loaded, config, topology).map_err(cli)?;
+    let (lab, found) = Lab::up(loaded, config, topology, on).map_err(cli)?;
     problems.extend(found);
     problems.retain(|problem| problem.severity >= Severity::Warning);
     report(&problems);
@@ -122,6 +122,7 @@ fn build(args: &UpArgs, folder: &Folder) -> Result<(Lab, UnixListener), CliError
 /// What others read of it.
 fn remember(lab: &Lab, folder: &Folder) -> std::io::Result<()> {
     folder.note(lab.namespaces().values())?;
+    folder.link(lab.namespaces().iter())?;
     let text = serde_json::to_string_pretty(&manifests(&lab.cluster))?;
     let new = folder.objects().with_extension("new");
     fs::write(&new, text)?;

@@ -27,43 +27,26 @@ pub fn draw(view: &View, out: &mut impl Write) -> std::io::Result<()> {
             .iter()
             .filter(move |(_, place)| place.kind == kind)
     };
-    let widest = view
-        .places
-        .keys()
-        .map(|name| name.chars().count())
-        .max()
-        .unwrap_or(0);
-    for (name, place) in of("client") {
-        line(out, "", name, widest + 6, place)?;
-    }
-    for (name, place) in of("router") {
-        line(out, "└─ ", name, widest + 3, place)?;
-    }
-    let nodes: Vec<_> = of("node").collect();
-    for (n, (name, place)) in nodes.iter().enumerate() {
-        let last = n + 1 == nodes.len();
+    let mut lines: Vec<(String, &PlaceView)> = Vec::new();
+    lines.extend(of("client").map(|(name, place)| (name.clone(), place)));
+    lines.extend(of("router").map(|(name, place)| (format!("└─ {name}"), place)));
+    for (last, (name, place)) in with_last(of("node")) {
         let (branch, trunk) = if last {
             ("└─ ", "   ")
         } else {
             ("├─ ", "│  ")
         };
-        line(out, &format!("   {branch}"), name, widest, place)?;
+        lines.push((format!("   {branch}{name}"), place));
         let own = of("pod").filter(|(_, pod)| name.strip_prefix("node/") == pod.node.as_deref());
-        let pods: Vec<_> = own.collect();
-        for (m, (name, pod)) in pods.iter().enumerate() {
-            let branch = if m + 1 == pods.len() {
-                "└─ "
-            } else {
-                "├─ "
-            };
-            line(
-                out,
-                &format!("   {trunk}{branch}"),
-                name,
-                widest.saturating_sub(3),
-                pod,
-            )?;
+        for (last, (name, pod)) in with_last(own) {
+            let branch = if last { "└─ " } else { "├─ " };
+            lines.push((format!("   {trunk}{branch}{name}"), pod));
         }
+    }
+    let width = lines.iter().map(|(text, _)| text.chars().count()).max();
+    for (text, place) in &lines {
+        let line = format!("{text:width$}  {}", told(place), width = width.unwrap_or(0));
+        writeln!(out, "{}", line.trim_end())?;
     }
     let width = view
         .services
@@ -86,15 +69,19 @@ pub fn draw(view: &View, out: &mut impl Write) -> std::io::Result<()> {
     writeln!(out, "objects: {}", view.objects.display())
 }
 
-fn line(
-    out: &mut impl Write,
-    branch: &str,
-    name: &str,
-    width: usize,
-    place: &PlaceView,
-) -> std::io::Result<()> {
+/// Each with whether it is the last.
+fn with_last<T>(all: impl Iterator<Item = T>) -> impl Iterator<Item = (bool, T)> {
+    let mut all = all.peekable();
+    std::iter::from_fn(move || {
+        let next = all.next()?;
+        Some((all.peek().is_none(), next))
+    })
+}
+
+/// Addresses, and where it answers.
+fn told(place: &PlaceView) -> String {
     let addresses: Vec<String> = place.addresses.iter().map(ToString::to_string).collect();
-    let mut text = format!("{branch}{name:width$}  {}", addresses.join(" "));
+    let mut text = addresses.join(" ");
     if !place.bridge.is_empty() {
         text += &format!("  docker0 {}", place.bridge.join(" "));
     }
@@ -104,5 +91,5 @@ fn line(
     if !place.ports.is_empty() {
         text += &format!("  answers at {}", place.ports.join(", "));
     }
-    writeln!(out, "{}", text.trim_end())
+    text
 }
