@@ -4,8 +4,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
 
@@ -22,7 +22,7 @@ use crate::path::{Listener, Neighbour, Node, PodLink, Route, RouteQuestion};
 
 /// Folders in which container runtimes keep the namespaces of pods.
 const NAMESPACES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
-/// A folder of labs, each with such a folder.
+/// A folder of labs, each with such a folder for its own.
 const LABS: &str = "/run/svcnat/labs";
 
 /// This network namespace, asked when something has to be known.
@@ -268,6 +268,13 @@ fn unread() -> Vec<String> {
 fn namespaces() -> Vec<(PathBuf, Vec<Interface>)> {
     let labs = fs::read_dir(LABS).into_iter().flatten();
     let labs = labs.filter_map(|lab| Some(lab.ok()?.path().join("netns")));
+    let inode = |place: &Path| Some(fs::metadata(place).ok()?.ino());
+    let here = inode(Path::new("/proc/thread-self/ns/net"));
+    // Pods of another lab may have the same addresses.
+    let labs = labs.filter(|lab| {
+        let mut places = fs::read_dir(lab).into_iter().flatten().flatten();
+        places.any(|place| inode(&place.path()) == here)
+    });
     let folders = NAMESPACES.iter().map(PathBuf::from).chain(labs);
     let folders = folders.filter_map(|folder| fs::read_dir(folder).ok());
     let places = folders

@@ -110,7 +110,8 @@ fn node_network(addr: IpAddr) -> Option<IpNet> {
     Some(within(addr, NODE_PREFIX[at(Family::of(&addr))])?.trunc())
 }
 
-fn everywhere(family: Family) -> IpNet {
+/// All addresses of a family.
+pub fn everywhere(family: Family) -> IpNet {
     match family {
         Family::Ip => IpNet::V4(ipnet::Ipv4Net::default()),
         Family::Ip6 => IpNet::V6(ipnet::Ipv6Net::default()),

@@ -24,6 +24,7 @@
 //! It needs root, or CAP_SYS_ADMIN and CAP_NET_ADMIN. Everything is of the process that made
 //! it and goes with it, however it ends; the namespace that it runs in is not touched.
 
+mod around;
 mod assign;
 mod client;
 mod file;
@@ -40,6 +41,7 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
+pub use around::{Around, Vantage};
 pub use assign::{Wishes, assign};
 pub use client::{Answer, Outcome, PATIENCE, Session, Source, ask, open};
 pub use file::Topology;

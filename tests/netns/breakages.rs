@@ -363,7 +363,7 @@ fn stage() -> (Stage, Named) {
     servers.insert((at("192.168.50.11:8080"), Protocol::Tcp));
     let clients = ["172.17.0.9", "fd00:17::9", "203.0.113.9"];
     let stage = Stage::new(clients.map(|a| a.parse().expect("an address")), &servers);
-    let named = Named::new(&[("pod", stage.at("172.17.0.2".parse().expect("an address")))]);
+    let named = Named::new(&[("pod", &stage.at("172.17.0.2".parse().expect("an address")))]);
     // What the node itself sends needs a route before it is translated.
     shell(&stage, "ip route add 10.254.0.0/16 via 192.168.50.12");
     apply(&stage);
