@@ -15,6 +15,9 @@ use super::sealed::{self, SealedError};
 use crate::netlink::namespace_cookie;
 
 const ROOT: &str = "/run/svcnat";
+/// So many namespaces have a way back: those of tests come and go by the thousand, and nobody
+/// tells when.
+const MOST: usize = 512;
 const KIND: &str = "state before an installation of svcnat";
 /// Counted up when the record's form changes: another version's is not read.
 const VERSION: u32 = 1;
@@ -89,6 +92,7 @@ impl Folder {
                 return Err(io::Error::other(what));
             }
         }
+        prune(Path::new(ROOT), MOST);
         Ok(folder)
     }
 
@@ -188,10 +192,61 @@ impl Folder {
     }
 }
 
+/// Removes the folders of namespaces that were installed into longest ago, but for the `most`
+/// newest and those where somebody waits. What cannot be removed now will be later.
+fn prune(root: &Path, most: usize) {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+        let is_inode = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.parse::<u64>().is_ok());
+        let changed = entry.metadata().and_then(|found| found.modified());
+        if let (true, Ok(changed)) = (is_inode, changed) {
+            found.push((changed, entry.path()));
+        }
+    }
+    found.sort();
+    for (_, path) in found.iter().take(found.len().saturating_sub(most)) {
+        if !path.join("guardian").exists() {
+            fs::remove_dir_all(path).ok();
+        }
+    }
+}
+
 impl Waiting {
     /// True if this very process is still there.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         process_start(self.pid) == Some(self.started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_folders_stay_and_those_where_somebody_waits() {
+        let root = std::env::temp_dir().join(format!("svcnat-undo-{}", std::process::id()));
+        for (age, name) in ["1", "2", "3", "4", "labs"].iter().enumerate() {
+            fs::create_dir_all(root.join(name)).unwrap();
+            if *name == "2" {
+                fs::write(root.join("2/guardian"), "").unwrap();
+            }
+            let when = std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64);
+            File::open(root.join(name))
+                .unwrap()
+                .set_modified(when)
+                .unwrap();
+        }
+        prune(&root, 2);
+        let mut left: Vec<_> = fs::read_dir(&root)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(left, ["2", "3", "4", "labs"]);
     }
 }

@@ -290,7 +290,11 @@ fn view(lab: &Lab, folder: &Folder) -> View {
                 endpoints.dedup();
                 ServiceView {
                     name: service.name.to_string(),
-                    at: at.chain(nodes).collect(),
+                    at: if service.headless {
+                        vec!["headless".to_owned()]
+                    } else {
+                        at.chain(nodes).collect()
+                    },
                     endpoints,
                 }
             })
