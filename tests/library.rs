@@ -5,6 +5,8 @@
     reason = "a test that cannot go on should stop; examples have a main of their own"
 )]
 
+#[path = "library/in_a_lab.rs"]
+mod in_a_lab;
 #[path = "library/in_a_namespace.rs"]
 mod in_a_namespace;
 #[path = "../examples/install.rs"]

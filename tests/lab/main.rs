@@ -450,3 +450,38 @@ fn two_labs_of_one_name_there_are_not_and_an_ended_one_makes_room() {
     lab.must_up(&[]);
     assert_eq!(lab.answerers("pod/visitor", "svc/web"), ["web-1", "web-2"]);
 }
+
+#[test]
+fn a_lab_of_three_nodes_and_thirty_pods_is_soon_there_and_small() {
+    let manifests = "
+{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {replicas: 30,
+  selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}},
+  spec: {containers: [{name: web, ports: [{containerPort: 8080}]}]}}}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {app: web},
+  ports: [{port: 80, targetPort: 8080}]}}
+";
+    let lab = Lab::new(manifests);
+    let topology = lab.topology("nodes: 3");
+    let start = Instant::now();
+    lab.must_up(&["--topology", &topology]);
+    let up = start.elapsed();
+    let pid = lab.view()["pid"].to_string();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let most = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let most: u32 = most.trim().trim_end_matches(" kB").parse().unwrap();
+    let start = Instant::now();
+    lab.must(&["down"]);
+    let down = start.elapsed();
+    // docs/performance.md has what it takes alone; here others are at work, and it is built
+    // without optimization.
+    println!("up {up:?}, down {down:?}, at most {most} kB");
+    assert!(
+        up < Duration::from_secs(20) && down < Duration::from_secs(10),
+        "{up:?} {down:?}"
+    );
+    assert!(most < 64 * 1024, "{most} kB");
+}

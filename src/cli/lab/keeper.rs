@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{dup2_stderr, dup2_stdout, setsid};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use super::args::UpArgs;
 use super::folder::{Folder, PlaceView, Reply, Request, ServiceView, View};
@@ -134,6 +134,7 @@ fn detach(folder: &Folder) -> std::io::Result<()> {
     let log = File::create(folder.log())?;
     std::io::stdout().write_all(b"up\n")?;
     std::io::stdout().flush()?;
+    dup2_stdin(File::open("/dev/null")?)?;
     dup2_stdout(&log)?;
     dup2_stderr(&log)?;
     std::env::set_current_dir("/")
