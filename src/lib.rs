@@ -61,6 +61,8 @@ pub mod counters;
 pub mod diff;
 #[doc(hidden)]
 pub mod engine;
+#[doc(hidden)]
+pub mod explain;
 #[cfg(feature = "daemon")]
 #[doc(hidden)]
 pub mod follow;
@@ -98,4 +100,5 @@ pub mod transaction;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod undo;
+pub mod verify;
 pub mod walk;

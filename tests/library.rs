@@ -11,6 +11,8 @@ mod in_a_lab;
 mod in_a_namespace;
 #[path = "../examples/install.rs"]
 mod install;
+#[path = "library/packets.rs"]
+mod packets;
 #[path = "../examples/render.rs"]
 mod render;
 

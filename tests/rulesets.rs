@@ -9,7 +9,8 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::{golden, in_namespace, listing, packets, run};
+use support::{golden, in_namespace, listing, run};
+use svcnat::verify;
 
 fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("rulesets");
@@ -68,21 +69,15 @@ fn rendered_text_loads_without_privileges_in_a_namespace_of_its_own() {
     }
 }
 
-/// One line for where a packet goes.
-fn fate(packet: &str, folder: &Path) -> String {
-    let mut words = packet.split_whitespace();
-    let (source, destination) = (words.next().unwrap(), words.next().unwrap());
-    let text = svcnat(&["explain", source, destination, "-o", "json"], folder);
-    packets::line(source, destination, &serde_json::from_str(&text).unwrap()) + "\n"
-}
-
 #[test]
 fn packets_go_where_they_should() {
     for folder in folders() {
-        let path = folder.join("packets.txt");
-        let packets = fs::read_to_string(&path).unwrap();
-        let actual: String = packets.lines().map(|line| fate(line, &folder)).collect();
-        golden(&path, &actual);
+        let found = verify::folder(&folder).unwrap_or_else(|error| panic!("{error}"));
+        let (node, packets) = found;
+        let checks = verify::model(&node, &packets).unwrap_or_else(|faults| panic!("{faults}"));
+        let failed = verify::failures(&checks);
+        assert!(failed.is_empty(), "{failed}see scripts/update-goldens");
+        assert!(checks.len() > 1, "{}: no packets", folder.display());
     }
 }
 

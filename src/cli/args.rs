@@ -15,6 +15,8 @@ use super::input_args::InputArgs;
 #[cfg(feature = "daemon")]
 use super::kube_proxy_flags::KubeProxyFlags;
 use super::traffic_args::{FLOWS_EXAMPLES, FlowsArgs, TRACE_EXAMPLES, TraceArgs};
+use super::verify::args::EXAMPLES as VERIFY_EXAMPLES;
+pub use super::verify::args::VerifyArgs;
 use crate::config::InterfaceName;
 #[cfg(feature = "daemon")]
 use crate::follow::NameWriters;
@@ -40,7 +42,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   kubectl get services,endpointslices,pods,nodes -A -o json | svcnat apply -f - --node-name n1
   svcnat delete
 
-Exit codes: 0 done, 1 `diff` found differences or `explain --live` something in the way, 2 bad usage or input, 3 the host refused."
+Exit codes: 0 done, 1 `diff` found differences, `explain --live` something in the way or `verify`
+something otherwise, 2 bad usage or input, 3 the host refused."
 )]
 pub struct Cli {
     /// What to do.
@@ -128,6 +131,9 @@ Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 
     #[cfg(feature = "lab")]
     #[command(after_help = super::lab::args::EXAMPLES)]
     Lab(super::lab::args::LabArgs),
+    /// Hold packets, and what is to become of them, against what does
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify(VerifyArgs),
     /// Print a completion script for a shell
     Completions {
         /// Which shell.
@@ -167,6 +173,7 @@ impl Verb {
             Self::Trace(args) => Some(&args.common),
             #[cfg(feature = "lab")]
             Self::Lab(args) => Some(args.verb.common()),
+            Self::Verify(args) => Some(&args.common),
             Self::Guardian(_)
             | Self::Completions { .. }
             | Self::Man

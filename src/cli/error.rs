@@ -1,6 +1,8 @@
 //! Errors of the command line and the exit code each means.
 
+use crate::explain::EndError;
 use crate::netlink::{NetlinkError, Nfnetlink};
+use crate::verify::Faults;
 
 /// Why a verb did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +13,12 @@ pub enum CliError {
     /// A flag, a file or a source that cannot be used.
     #[error("{0}")]
     Usage(String),
+    /// An end of a packet that nobody has.
+    #[error(transparent)]
+    End(#[from] EndError),
+    /// Lines of packets that cannot be used.
+    #[error("{}", .0.to_string().replace('\n', "\nerror: "))]
+    Lines(#[from] Faults),
     /// The input takes away more than it may.
     #[error("{0}; nothing was done")]
     Loss(String),
@@ -33,7 +41,7 @@ impl CliError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::Invalid(_) | Self::Usage(_) | Self::Loss(_) => 2,
+            Self::Invalid(_) | Self::Usage(_) | Self::End(_) | Self::Lines(_) | Self::Loss(_) => 2,
             Self::Kernel(_) | Self::Host(_) | Self::Several(_) | Self::Output(_) => 3,
         }
     }

@@ -36,6 +36,7 @@ mod say;
 mod status;
 mod trace;
 mod traffic_args;
+mod verify;
 mod version;
 mod ways;
 mod writer;
@@ -126,6 +127,7 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
         Verb::Trace(args) => trace::run(args, out),
         #[cfg(feature = "lab")]
         Verb::Lab(args) => lab::run(&args.verb, out),
+        Verb::Verify(args) => verify::run(args, out),
         Verb::Completions { shell } => {
             // It takes no error of the writer.
             let mut script = Vec::new();

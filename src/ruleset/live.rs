@@ -51,6 +51,20 @@ impl LiveRuleset {
 }
 
 impl Ruleset {
+    /// These rules with the elements that `live` holds: what is installed, unless somebody
+    /// changed the rules. O(elements).
+    #[must_use]
+    pub fn holding(mut self, live: &LiveRuleset) -> Self {
+        for (family, table) in &mut self.tables {
+            let found = live.tables.get(family);
+            for (name, set) in &mut table.sets {
+                let held = found.and_then(|table| table.sets.get(name));
+                set.elements = held.map(|set| set.elements.clone()).unwrap_or_default();
+            }
+        }
+        self
+    }
+
     /// The same as a kernel that holds it would be read. O(rules).
     #[must_use]
     pub fn into_live(self) -> LiveRuleset {

@@ -76,6 +76,7 @@ pages! {
     instead_of_kube_proxy: "docs/instead-of-kube-proxy.md",
     a_lab: "docs/lab.md",
     in_tests: "docs/in-tests.md",
+    packets: "docs/packets.md",
     when_a_service_does_not_work: "docs/when-a-service-does-not-work.md",
 }
 

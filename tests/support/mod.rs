@@ -5,8 +5,6 @@
     reason = "each test binary uses its own part"
 )]
 
-pub mod packets;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::IpAddr;

@@ -12,7 +12,7 @@ const FLOORS: &[&str] = &[
     // nftables: the rules that do it.
     "ruleset", "foreign", "compile", "print", "walk", "path", "transaction", "diff", "report", "engine",
     // The world: files, the API, the kernel.
-    "source", "netlink", "counters", "host", "apply", "undo", "node", "lab",
+    "source", "netlink", "counters", "host", "apply", "undo", "node", "explain", "lab", "verify",
     // Programs.
     "progress", "observe", "follow", "fuzzing", "cli", "lib", "main",
 ];

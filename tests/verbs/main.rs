@@ -7,6 +7,7 @@ mod common;
 mod program;
 #[path = "../support/mod.rs"]
 mod support;
+mod verify;
 mod views;
 mod watching;
 

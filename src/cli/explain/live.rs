@@ -32,7 +32,7 @@ pub fn installed(inputs: &Node, family: Family) -> Result<Installed, CliError> {
         others: kernel.others()?,
         ..Installed::default()
     };
-    let mut ruleset = inputs.ruleset_over(&live);
+    let ruleset = inputs.ruleset_over(&live);
     let given = !ruleset.tables.is_empty();
     if !live.tables.contains_key(&family) && (ruleset.tables.contains_key(&family) || !given) {
         say(&format!(
@@ -49,15 +49,7 @@ pub fn installed(inputs: &Node, family: Family) -> Result<Installed, CliError> {
              the packet is walked through these rules with the installed elements\n",
         );
     }
-    for (family, table) in &mut ruleset.tables {
-        let found = live.tables.get(family);
-        for (name, set) in &mut table.sets {
-            let elements = found
-                .and_then(|t| t.sets.get(name))
-                .map(|s| s.elements.clone());
-            set.elements = elements.unwrap_or_default();
-        }
-    }
+    let mut ruleset = ruleset.holding(&live);
     let remembered = SetId::AffinityClients.fixed_name();
     let remembers = live.tables.get(&family).map(|t| &t.sets);
     if remembers.is_some_and(|sets| sets.contains_key(remembered))

@@ -1,8 +1,6 @@
 //! `svcnat explain`: where a packet goes, and why.
 
-pub(super) mod ends;
 pub(super) mod live;
-mod reasons;
 mod say;
 mod way;
 
@@ -15,14 +13,13 @@ use super::error::CliError;
 use super::inputs;
 use super::say::say;
 use crate::cluster::Family;
+use crate::explain::{Ends, Nothing, Reasons, Scene, ends};
 use crate::host::interfaces;
 use crate::host::surroundings::Surroundings;
 use crate::path::{Ours, follow};
 use crate::ruleset::Table;
 use crate::walk::{Packet, walk};
-use ends::Ends;
 use live::Installed;
-use reasons::{Nothing, Reasons, Scene};
 
 pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let inputs = inputs::resolve(&args.inputs)?;
@@ -67,7 +64,8 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     // A family that nothing is in use of has no table.
     let none = Table::new(family);
     let table = ruleset.as_ref().and_then(|r| r.tables.get(&family));
-    let nothing = Nothing::of(args, ruleset.is_some(), table.is_some());
+    let given = !args.inputs.filename.is_empty();
+    let nothing = Nothing::of(given, ruleset.is_some(), table.is_some());
     let table = table.unwrap_or(&none);
     let is_local = |addr: IpAddr| addr.is_loopback() || local.contains(&addr);
     let trace = walk(table, &packet, &is_local);

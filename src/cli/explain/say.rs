@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::reasons::{Reasons, Remembered, Scene};
+use crate::explain::{Reasons, Remembered, Scene};
 use crate::path::Path;
 use crate::plan::{Endpoint, Frontend, FrontendKind, SERVICE_ADDRESS, Standing, no_port};
 use crate::print;

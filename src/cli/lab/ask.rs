@@ -11,8 +11,8 @@ use super::folder::Folder;
 use super::namespace;
 use crate::cli::args::Output;
 use crate::cli::error::CliError;
-use crate::cli::explain::ends;
 use crate::config::Config;
+use crate::explain::ends;
 use crate::lab::{Namespace, Outcome, Source, ask};
 use crate::node::Node;
 use crate::source::Input;
@@ -26,7 +26,7 @@ pub fn run(args: &AskArgs, out: &mut impl Write) -> Result<u8, CliError> {
     // The first address that has the destination's family.
     let mut found = Err(CliError::Usage(format!("{} has no address", args.from)));
     for addr in &place.addresses {
-        found = ends::of(&objects, "default", &addr.to_string(), &args.to);
+        found = ends::of(&objects, "default", &addr.to_string(), &args.to).map_err(CliError::from);
         if found.is_ok() {
             break;
         }

@@ -14,12 +14,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::args::Output;
 use super::error::{CliError, owner_name};
-use super::explain::{ends, live};
+use super::explain::live;
 use super::inputs;
 use super::intent::host;
 use super::say::say;
 use super::traffic_args::TraceArgs;
 use crate::cluster::Family;
+use crate::explain::ends;
 use crate::host::interfaces;
 use crate::host::surroundings::Surroundings;
 use crate::netlink::{NetlinkError, Nfnetlink, Traced, Tracer};

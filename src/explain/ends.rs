@@ -1,9 +1,9 @@
 //! The two ends of a packet, as addresses or as names of objects.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::cli::error::CliError;
-use crate::cluster::{Cluster, Family, ObjectName, Pod, Protocol, Service, ServicePort};
+use crate::cluster::{Cluster, Family, ObjectName, Protocol, Service, ServicePort};
 use crate::node::Node;
 use crate::text::did_you_mean;
 
@@ -14,12 +14,22 @@ const DESTINATION: &str = "ADDRESS:PORT[/PROTOCOL], such as 10.254.176.53:80/tcp
     [fd00::a]:53/udp; svc/[NAMESPACE/]NAME[:PORT], lb/[NAMESPACE/]NAME[:PORT], node/NAME:PORT or \
     pod/[NAMESPACE/]NAME:PORT";
 
+/// An end that is neither an address nor the name of an object with one; or two that no packet
+/// goes between.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct EndError(String);
+
 /// Who sends, and where to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ends {
+    /// The client's address.
     pub source: IpAddr,
+    /// The address it asks for.
     pub destination: IpAddr,
+    /// The port it asks for.
     pub port: u16,
+    /// Protocol.
     pub protocol: Protocol,
     /// The node that the sender runs on or is, if its object says so.
     pub sender_node: Option<String>,
@@ -40,7 +50,7 @@ pub fn of(
     namespace: &str,
     source: &str,
     destination: &str,
-) -> Result<Ends, CliError> {
+) -> Result<Ends, EndError> {
     let objects = Objects {
         cluster: &inputs.cluster,
         namespace,
@@ -66,7 +76,19 @@ pub fn of(
     };
     let why = "are not of one family: no packet goes from one to the other";
     let (from, to) = (list(&from), list(&to));
-    Err(CliError::Usage(format!("{from} and {to} {why}")))
+    Err(EndError(format!("{from} and {to} {why}")))
+}
+
+/// The addresses of a source, or of who answers.
+///
+/// # Errors
+/// If it is neither an address nor the name of an object with one.
+pub fn addresses(inputs: &Node, namespace: &str, text: &str) -> Result<Vec<IpAddr>, EndError> {
+    let objects = Objects {
+        cluster: &inputs.cluster,
+        namespace,
+    };
+    objects.source(text).map(|end| end.addresses)
 }
 
 struct Objects<'a> {
@@ -75,7 +97,7 @@ struct Objects<'a> {
 }
 
 impl Objects<'_> {
-    fn source(&self, text: &str) -> Result<End, CliError> {
+    fn source(&self, text: &str) -> Result<End, EndError> {
         if let Some(address) = text
             .strip_prefix("client/")
             .or(Some(text))
@@ -89,11 +111,11 @@ impl Objects<'_> {
         match text.split_once('/') {
             Some(("pod", name)) => self.pod(text, name),
             Some(("node", name)) => self.node(text, name),
-            _ => Err(CliError::Usage(format!("{text:?} is not {SOURCE}"))),
+            _ => Err(EndError(format!("{text:?} is not {SOURCE}"))),
         }
     }
 
-    fn destination(&self, text: &str) -> Result<(End, u16, Protocol), CliError> {
+    fn destination(&self, text: &str) -> Result<(End, u16, Protocol), EndError> {
         if let Some((addresses, port, protocol)) = socket(text) {
             let end = End {
                 addresses: vec![addresses],
@@ -101,7 +123,7 @@ impl Objects<'_> {
             };
             return Ok((end, port, protocol));
         }
-        let wrong = || CliError::Usage(format!("{text:?} is not {DESTINATION}"));
+        let wrong = || EndError(format!("{text:?} is not {DESTINATION}"));
         let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
         let (name, port) = match rest.split_once(':') {
             Some((name, port)) => (name, Some(port)),
@@ -141,11 +163,13 @@ impl Objects<'_> {
         }
     }
 
-    fn pod(&self, text: &str, name: &str) -> Result<End, CliError> {
+    fn pod(&self, text: &str, name: &str) -> Result<End, EndError> {
         let name = self.name(name);
         let pods = &self.cluster.pods;
-        let pod: &Pod =
-            (pods.get(&name)).ok_or_else(|| unknown("Pod", text, &name, pods.keys()))?;
+        let Some(pod) = pods.get(&name) else {
+            let endpoint = self.endpoint(&name);
+            return endpoint.ok_or_else(|| unknown("Pod", text, &name, pods.keys()));
+        };
         if pod.addresses.is_empty() {
             return Err(without(text, &name, "status.podIPs"));
         }
@@ -155,7 +179,22 @@ impl Objects<'_> {
         })
     }
 
-    fn node(&self, text: &str, name: &str) -> Result<End, CliError> {
+    /// A Pod that no object is there for, as EndpointSlices name it. O(endpoints).
+    fn endpoint(&self, name: &ObjectName) -> Option<End> {
+        let services = self.cluster.services.keys();
+        let here = services.filter(|service| service.namespace == name.namespace);
+        let slices = here.flat_map(|service| self.cluster.slices_of(service));
+        let all = slices.flat_map(|slice| &slice.endpoints);
+        let mut named = all.filter(|endpoint| endpoint.pod.as_ref() == Some(&name.name));
+        let first = named.next()?;
+        let addresses: BTreeSet<IpAddr> = named.map(|endpoint| endpoint.address).collect();
+        Some(End {
+            addresses: addresses.into_iter().chain([first.address]).collect(),
+            node: first.node_name.as_deref().map(str::to_owned),
+        })
+    }
+
+    fn node(&self, text: &str, name: &str) -> Result<End, EndError> {
         let nodes = &self.cluster.nodes;
         let node = (nodes.get(name)).ok_or_else(|| unknown("Node", text, &name, nodes.keys()))?;
         if node.addresses.is_empty() {
@@ -167,7 +206,7 @@ impl Objects<'_> {
         })
     }
 
-    fn service(&self, text: &str, name: &str) -> Result<&Service, CliError> {
+    fn service(&self, text: &str, name: &str) -> Result<&Service, EndError> {
         let name = self.name(name);
         let found = self.cluster.service(&name);
         let names = self.cluster.services.keys();
@@ -181,7 +220,7 @@ fn unknown<N: ToString>(
     text: &str,
     name: &impl ToString,
     known: impl Iterator<Item = N>,
-) -> CliError {
+) -> EndError {
     let (name, known) = (name.to_string(), known.map(|n| n.to_string()));
     let known: Vec<String> = known.collect();
     let hint = did_you_mean(&name, known.iter().map(String::as_str));
@@ -190,19 +229,19 @@ fn unknown<N: ToString>(
     } else {
         hint
     };
-    CliError::Usage(format!("{text}: the inputs have no {kind} {name}{where_}"))
+    EndError(format!("{text}: the inputs have no {kind} {name}{where_}"))
 }
 
-fn without(text: &str, name: &impl ToString, field: &str) -> CliError {
+fn without(text: &str, name: &impl ToString, field: &str) -> EndError {
     let name = name.to_string();
-    CliError::Usage(format!("{text}: {name} has no address: {field} is empty"))
+    EndError(format!("{text}: {name} has no address: {field} is empty"))
 }
 
 /// The named port, by name or number; the only one if none is named.
 fn service_port(
     (text, service): (&str, &Service),
     asked: Option<&str>,
-) -> Result<(u16, Protocol), CliError> {
+) -> Result<(u16, Protocol), EndError> {
     let found: Vec<&ServicePort> = service
         .ports
         .iter()
@@ -232,25 +271,25 @@ fn service_port(
                 |asked| format!("has no port {asked:?}:"),
             );
             let message = format!("{text}: Service {name} {which} it has {ports}");
-            Err(CliError::Usage(message))
+            Err(EndError(message))
         }
     }
 }
 
-fn cluster_ips((text, service): (&str, &Service)) -> Result<Vec<IpAddr>, CliError> {
+fn cluster_ips((text, service): (&str, &Service)) -> Result<Vec<IpAddr>, EndError> {
     if service.cluster_ips.is_empty() {
         let why = match service.headless {
             true => "is headless: its clients ask DNS for the pods themselves",
             false => "has no address: spec.clusterIPs is empty",
         };
         let name = &service.name;
-        return Err(CliError::Usage(format!("{text}: Service {name} {why}")));
+        return Err(EndError(format!("{text}: Service {name} {why}")));
     }
     Ok(service.cluster_ips.clone())
 }
 
 /// Its addresses for clients outside: the load balancer's, then `spec.externalIPs`.
-fn outside((text, service): (&str, &Service)) -> Result<Vec<IpAddr>, CliError> {
+fn outside((text, service): (&str, &Service)) -> Result<Vec<IpAddr>, EndError> {
     let given = service.load_balancer_ips.iter();
     let addresses: Vec<IpAddr> = given.chain(&service.external_ips).copied().collect();
     if addresses.is_empty() {

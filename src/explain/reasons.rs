@@ -6,7 +6,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::cli::args::ExplainArgs;
 use crate::cluster::{Balancing, Family};
 use crate::compile::SetId;
 use crate::config::DetectLocal;
@@ -20,8 +19,11 @@ use crate::walk::{Candidate, Fate, Packet, Trace};
 
 /// A packet, where it was walked, and what came of it.
 pub struct Scene<'a> {
+    /// The node that it meets.
     pub inputs: &'a Node,
+    /// The packet.
     pub packet: &'a Packet,
+    /// What the walk said of it.
     pub trace: &'a Trace,
     /// This node's addresses.
     pub local: &'a BTreeSet<IpAddr>,
@@ -45,11 +47,13 @@ pub enum Nothing {
 }
 
 impl Nothing {
-    /// Why; `installed` unless the kernel lacks it, `table` if there is one to walk through.
-    pub fn of(args: &ExplainArgs, installed: bool, table: bool) -> Self {
+    /// Why; `given` if objects were named, `installed` unless the kernel lacks it, `table` if
+    /// there is one to walk through.
+    #[must_use]
+    pub const fn of(given: bool, installed: bool, table: bool) -> Self {
         match (installed, table) {
             (false, _) => Self::Installed,
-            (true, _) if args.inputs.filename.is_empty() => Self::Given,
+            (true, _) if !given => Self::Given,
             (true, false) => Self::InUse,
             (true, true) => Self::No,
         }
@@ -69,6 +73,7 @@ pub enum Remembered {
 
 /// What is known about a packet besides where it goes.
 pub struct Reasons<'a> {
+    /// The frontend that it asks for.
     pub frontend: Option<&'a Frontend>,
     /// The host port, if no frontend comes first.
     pub host_port: Option<&'a HostPort>,
@@ -90,6 +95,7 @@ pub struct Reasons<'a> {
 
 impl<'a> Reasons<'a> {
     /// Finds the reasons for what the trace says.
+    #[must_use]
     pub fn find(scene: &Scene<'a>) -> Self {
         let family = Family::of(&scene.packet.destination);
         let plan = scene
@@ -179,6 +185,7 @@ impl<'a> Reasons<'a> {
 
     /// The pod behind an endpoint of the frontend's Service, and its node, as far as its
     /// EndpointSlice names them. O(endpoints of the Service).
+    #[must_use]
     pub fn pod(&self, scene: &Scene<'a>, addr: IpAddr) -> (Option<&'a str>, Option<&'a str>) {
         let service = self.frontend.map(|frontend| &frontend.owner.service);
         let slices = service.map(|service| scene.inputs.cluster.slices_of(service));
@@ -192,6 +199,7 @@ impl<'a> Reasons<'a> {
 
     /// True if an endpoint is itself a service address, so that what is sent there is lost:
     /// a packet is translated once.
+    #[must_use]
     pub fn is_service_address(&self, scene: &Scene<'_>, candidate: &Candidate) -> bool {
         let addr = candidate.endpoint.addr;
         let families = scene.inputs.plan.families.iter();
@@ -202,6 +210,7 @@ impl<'a> Reasons<'a> {
     }
 
     /// Why an endpoint sees the client's address, or this node's.
+    #[must_use]
     pub fn masquerade(&self, scene: &Scene<'_>, candidate: &Candidate) -> &'static str {
         let Some(frontend) = self.frontend else {
             return if candidate.masqueraded {
