@@ -20,7 +20,7 @@ fn folders() -> Vec<PathBuf> {
         .filter(|path| path.is_dir())
         .collect();
     found.sort();
-    assert!(found.len() >= 20);
+    assert!(found.len() >= 40);
     found
 }
 
@@ -67,6 +67,30 @@ fn rendered_text_loads_without_privileges_in_a_namespace_of_its_own() {
         let text = svcnat(&["render"], &folder);
         run("unshare", &["-rn", "nft", "-f", "-"], &text);
     }
+}
+
+/// The table of docs/semantics.md says of each row which folders show it, or that none can.
+#[test]
+fn every_folder_is_what_a_row_of_the_semantics_is_shown_by() {
+    let page = include_str!("../docs/semantics.md");
+    let mut linked = std::collections::BTreeSet::new();
+    for row in page.lines().filter(|line| line.starts_with("| ")) {
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let links = cell.split("](../rulesets/").skip(1);
+        let names: Vec<&str> = links.map(|link| link.split(')').next().unwrap()).collect();
+        assert!(!names.is_empty() || cell == "-", "{row}");
+        linked.extend(names);
+    }
+    let folders = folders();
+    let there = folders
+        .iter()
+        .map(|f| f.file_name().unwrap().to_str().unwrap());
+    assert_eq!(
+        there
+            .chain(["README.md"])
+            .collect::<std::collections::BTreeSet<_>>(),
+        linked
+    );
 }
 
 #[test]
