@@ -51,7 +51,10 @@ pub trait Ask {
         count: usize,
     ) -> Vec<Outcome>;
     /// The node forgets which clients asked for `to` before.
-    fn forget(&mut self, to: IpAddr);
+    ///
+    /// # Errors
+    /// If it does not, in words.
+    fn forget(&mut self, to: IpAddr) -> Result<(), String>;
     /// True if the node that svcnat runs on has this address.
     fn is_nodes(&self, address: IpAddr) -> bool;
 }
@@ -151,7 +154,7 @@ fn questions(by: &[Candidate<'_>]) -> usize {
 fn as_a_new_client(asked: &Asked<'_>, network: &mut impl Ask) -> Result<Outcome, String> {
     let ends = &asked.ends;
     let to = SocketAddr::new(ends.destination, ends.port);
-    network.forget(to.ip());
+    network.forget(to.ip())?;
     let outcomes = network.ask(ends.source, ends.protocol, to, PATIENCE, 2);
     match &outcomes[..] {
         [Outcome::Answer(one), Outcome::Answer(two)] if one.by != two.by => Err(format!(

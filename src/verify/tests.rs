@@ -210,7 +210,9 @@ impl Ask for Answers {
         given.collect()
     }
 
-    fn forget(&mut self, _: IpAddr) {}
+    fn forget(&mut self, _: IpAddr) -> Result<(), String> {
+        Ok(())
+    }
 
     fn is_nodes(&self, address: IpAddr) -> bool {
         address == IpAddr::from([192, 168, 50, 11])

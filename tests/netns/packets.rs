@@ -121,10 +121,11 @@ impl Ask for Network<'_> {
         outcomes.into_iter().map(outcome).collect()
     }
 
-    fn forget(&mut self, to: IpAddr) {
+    fn forget(&mut self, to: IpAddr) -> Result<(), String> {
         let family = Family::of(&to).nft_name();
         let forget = ["flush", "map", family, "svcnat", "affinity-clients"];
         self.0.node().must("nft", &forget, "");
+        Ok(())
     }
 
     fn is_nodes(&self, address: IpAddr) -> bool {

@@ -187,6 +187,39 @@ fn a_sandbox_is_a_namespace_of_its_own() {
     });
 }
 
+#[test]
+fn packets_are_sent_for_real_and_who_answers_is_told() {
+    in_namespace(|| {
+        let folder = Folder::new("send");
+        // .1 is the bridge's.
+        let input = services(&[2]).replace("172.17.0.1", "172.17.0.3");
+        let path = folder.0.join("packets.txt");
+        let send = |text: &str| {
+            fs::write(&path, text).unwrap();
+            let packets = ["verify", "--send", "--packets", path.to_str().unwrap()];
+            let node = [
+                "--node-ip=192.168.50.11",
+                "--pod-cidr=172.17.0.0/24",
+                "--cluster-cidr=172.17.0.0/16",
+            ];
+            with(&[&packets[..], &node].concat(), &input)
+        };
+        let right = "172.17.0.9 svc/s0 -> 172.17.0.2 50%, 172.17.0.3 50%\n\
+                     203.0.113.9 svc/s0 -> 172.17.0.2 masqueraded, 172.17.0.3 masqueraded\n\
+                     172.17.0.9 10.254.0.10:81 -> refused\n\
+                     203.0.113.9 10.254.9.9:80 -> dropped\n";
+        send(right).expect(0).shows(&["8 of 8 as written"]);
+        let wrong = "203.0.113.9 svc/s0 -> 172.17.0.2, 172.17.0.3\n\
+                     203.0.113.9 10.254.9.9:80 -> refused\n";
+        send(wrong).expect(1).shows(&[
+            ":80 answered, and saw 1",
+            "expected  refused\n  got       no answer\n",
+            "2 of 6 otherwise",
+        ]);
+        assert_eq!(ruleset(), "");
+    });
+}
+
 /// Without nft that is said, and no failure.
 #[test]
 fn what_cannot_be_tried_is_skipped() {

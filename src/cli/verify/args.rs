@@ -14,6 +14,7 @@ pub const EXAMPLES: &str = "Examples:
   svcnat verify tests/*/ -o junit >verify.xml
   svcnat verify tests/web --write           write down what becomes of each packet now
   svcnat verify tests/*/ --sandbox          installed, in network namespaces of their own
+  svcnat verify tests/*/ --send             with real packets between network namespaces
   svcnat verify -f lab/ --packets packets.txt --live
 
 A line of packets.txt is `CLIENT DESTINATION -> END`, with ends as of explain:
@@ -58,6 +59,12 @@ pub struct VerifyArgs {
     /// same, and delete leave nothing
     #[arg(long, group = "where")]
     pub sandbox: bool,
+    /// Send them for real, around a node with the ruleset and nothing else, whose neighbours have
+    /// all addresses and send everything its way: network namespaces that go with it (needs
+    /// CAP_SYS_ADMIN and CAP_NET_ADMIN); with the checks of --sandbox
+    #[cfg(feature = "lab")]
+    #[arg(long, group = "where", conflicts_with = "write")]
+    pub send: bool,
     /// Write what becomes of a packet now in place of what is otherwise
     #[arg(long, conflicts_with_all = ["live", "sandbox"])]
     pub write: bool,

@@ -3,6 +3,8 @@
 pub(super) mod args;
 mod live;
 mod print;
+#[cfg(feature = "lab")]
+mod send;
 
 use std::fs;
 use std::io::Write;
@@ -81,6 +83,8 @@ fn one(scenario: &mut Scenario, args: &VerifyArgs) -> Result<Found, CliError> {
     let asked = Asked::of(&packets, &node, &args.namespace)?;
     let mut checks = if args.live {
         live::checks(&node, &file, &asked)?
+    } else if let Some(sent) = sent(args, &node, &file, &asked)? {
+        sent
     } else {
         let (ruleset, more) = match args.sandbox {
             true => sandbox(&node, &file)?,
@@ -132,6 +136,33 @@ fn texts(inputs: &mut InputArgs) -> Result<Vec<String>, CliError> {
         }
     }
     Ok(texts)
+}
+
+/// With `--send`.
+#[cfg(feature = "lab")]
+fn sent(
+    args: &VerifyArgs,
+    node: &Node,
+    file: &str,
+    asked: &[Asked<'_>],
+) -> Result<Option<Vec<Check>>, CliError> {
+    if !args.send {
+        return Ok(None);
+    }
+    let mut checks = send::checks(node, file, asked)?;
+    checks.extend(sandbox(node, file)?.1);
+    Ok(Some(checks))
+}
+
+/// Without a lab there is none.
+#[cfg(not(feature = "lab"))]
+fn sent(
+    _: &VerifyArgs,
+    _: &Node,
+    _: &str,
+    _: &[Asked<'_>],
+) -> Result<Option<Vec<Check>>, CliError> {
+    Ok(None)
 }
 
 fn sandbox(node: &Node, file: &str) -> Result<(Ruleset, Vec<Check>), CliError> {
