@@ -40,7 +40,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   kubectl get services,endpointslices,pods,nodes -A -o json | svcnat apply -f - --node-name n1
   svcnat delete
 
-Exit codes: 0 done, 1 `diff` found differences or `explain --live` something in the way, 2 bad usage or input, 3 the host refused."
+Exit codes: 0 done, 1 `diff`, `check` or `explain --live` found something, 2 bad usage or input, 3 the host refused."
 )]
 pub struct Cli {
     /// What to do.
@@ -97,7 +97,19 @@ Stops on SIGTERM or SIGINT and leaves the rules in place; SIGHUP reads the input
     Run(RunArgs),
     /// Remove everything that is ours: tables and routes
     Delete(DeleteArgs),
-    /// Validate the inputs and this host: overlapping ranges, sysctls, next hops, conflicts
+    /// Validate the inputs and this host: what is in the way of its services, and what repairs it
+    #[command(after_help = "Examples:
+  svcnat check -f lab/                      each finding once, the worst last
+  svcnat check -f lab/ --fix                set what is svcnat's to set, then look again
+  svcnat check -f lab/ -o json              for programs
+
+An error costs packets, a warning may, a notice does not. Exit codes: 0 nothing above a notice,
+1 a warning or an error, 2 an error in the inputs or a bad usage, 3 the host could not be asked.
+
+With -o json, one document: `problems`, each with `severity` (error, warning, notice), `origin`
+(file and document, or null), `object`, `field` (or \"\"), `message`, `owner` (the other program's
+table, process or routing protocol, or null) and `repair` (one line, or null); `set`, a line for
+each thing that --fix has set.")]
     Check(CheckArgs),
     /// List what the inputs mean on this node, or, with --live, what is installed
     #[command(after_help = "Examples:
@@ -408,6 +420,10 @@ pub struct DeleteArgs {
 /// `svcnat check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// Set the kernel settings that svcnat needs, unless --sysctls=ignore, and the routes to
+    /// other nodes' pods that are missing, unless --manage-routes=false; nothing else. Then look
+    #[arg(long)]
+    pub fix: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

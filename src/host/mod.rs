@@ -5,10 +5,12 @@
 //! [`crate::netlink`]. Deciding (`routes::plan`, `conntrack_plan`, `check`) is pure and is kept
 //! apart from asking and doing.
 
+pub mod capacity;
 pub mod check;
 pub mod conntrack;
 pub mod conntrack_plan;
 mod error;
+pub mod features;
 pub mod hidden;
 pub mod interfaces;
 pub mod monitor;

@@ -7,12 +7,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use nix::sched::{CloneFlags, setns};
 
+use super::capacity::tracked;
 use super::conntrack::Conntrack;
 use super::error::HostError;
 use super::hidden::legacy_tables;
 use super::interfaces::{self, Interface, Kind, local_addresses};
+use super::sysctl::pod_bridge;
 use crate::foreign::Rules;
 use crate::net::{Endpoint, Family, Protocol};
 use crate::netlink::exchange::Exchange;
@@ -33,7 +36,8 @@ pub struct Surroundings {
     local: BTreeSet<IpAddr>,
     others: Rules,
     unread: Vec<String>,
-    /// Tracked connections are looked at: the whole table for each question.
+    /// Tracked connections are looked at, the whole table for each question, and how many there
+    /// are.
     pub looks_at_flows: bool,
     /// Routes that were asked for.
     routes: HashMap<RouteQuestion, Option<Route>>,
@@ -63,6 +67,19 @@ impl Surroundings {
 
     fn interface(&self, index: u32) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.index == index)
+    }
+
+    /// Where pods are on the bridge that has an address of these prefixes: of its subnet and the
+    /// prefix, the narrower.
+    #[must_use]
+    pub fn pod_subnet(&self, family: Family, pod_cidrs: &[IpNet]) -> Option<IpNet> {
+        let bridge = pod_bridge(family, pod_cidrs, &self.interfaces)?;
+        let mut nets = bridge.addresses.iter().filter_map(|net| {
+            let cidr = pod_cidrs.iter().find(|cidr| cidr.contains(&net.addr()))?;
+            Some(*std::cmp::max_by_key(cidr, net, |net| net.prefix_len()))
+                .filter(|_| Family::of(&net.addr()) == family)
+        });
+        nets.next()
     }
 
     fn look_up(&mut self, question: &RouteQuestion) -> Option<Route> {
@@ -111,16 +128,24 @@ impl Surroundings {
     }
 
     /// Where an address is among the namespaces of this machine, with the interface that has it.
-    /// Several may have it, as two nodes of one machine do with pods of their own: one that is
-    /// at the other end of a link of ours comes first.
+    /// Several may have it, as two nodes of one machine do with pods of their own: it is the one
+    /// at the other end of a link of ours. One without a link to us is believed if nobody else has
+    /// the address, and it is on no bridge of ours.
     fn place(&mut self, address: IpAddr) -> Option<(PathBuf, Interface)> {
         let namespaces = self.namespaces.get_or_insert_with(namespaces);
-        let found = namespaces.iter().filter_map(|(place, all)| {
+        let all = namespaces.iter().filter_map(|(place, all)| {
             let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == address);
             Some((place, all.iter().find(has)?))
         });
-        let found = found.min_by_key(|(_, at)| our_end(&self.interfaces, at).is_none());
-        found.map(|(place, interface)| (place.clone(), interface.clone()))
+        let (linked, apart): (Vec<_>, Vec<_>) =
+            all.partition(|(_, at)| our_end(&self.interfaces, at).is_some());
+        let mut bridges = (self.interfaces.iter()).filter(|i| i.kind == Kind::Bridge);
+        let found = match (&linked[..], &apart[..]) {
+            ([one, ..], _) => one,
+            ([], [one]) if !bridges.any(|bridge| bridge.has_on_link(address)) => one,
+            _ => return None,
+        };
+        Some((found.0.clone(), found.1.clone()))
     }
 
     /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
@@ -204,11 +229,7 @@ impl Node for Surroundings {
     }
 
     fn tracked(&mut self) -> Option<(u64, u64)> {
-        let number = |name: &str| {
-            let text = self.setting(&format!("net/netfilter/nf_conntrack_{name}"))?;
-            text.trim().parse().ok()
-        };
-        Some((number("count")?, number("max")?))
+        tracked().filter(|_| self.looks_at_flows)
     }
 
     fn flows(

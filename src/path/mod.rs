@@ -78,6 +78,8 @@ pub struct Hop {
     pub state: State,
     /// What was found, in one sentence; with whose it is if it is another program's.
     pub found: String,
+    /// Whose it is, if it is another program's: its table and chain.
+    pub owner: Option<String>,
     /// One line that would repair it.
     pub repair: Option<String>,
 }

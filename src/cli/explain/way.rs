@@ -75,5 +75,11 @@ fn hop(hop: &Hop) -> Value {
         State::Unknown => "unknown",
         State::Broken => "broken",
     };
-    json!({"at": hop.at.to_string(), "state": state, "found": hop.found, "repair": hop.repair})
+    json!({
+        "at": hop.at.to_string(),
+        "state": state,
+        "found": hop.found,
+        "owner": hop.owner,
+        "repair": hop.repair,
+    })
 }
