@@ -5,7 +5,6 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-#[cfg(feature = "daemon")]
 use std::time::Duration;
 
 pub use super::apply_args::{ApplyArgs, ConfirmArgs, DryRun, GuardianArgs, LossArgs, RollbackArgs};
@@ -128,7 +127,8 @@ Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 
     /// Tell where a packet goes and why, without sending it
     #[command(after_help = "Examples:
   svcnat explain 172.17.0.2 10.254.176.53:80/tcp -f lab/
-  svcnat explain 203.0.113.9 192.168.50.11:30080/udp -f lab/ -o json")]
+  svcnat explain 203.0.113.9 192.168.50.11:30080/udp -f lab/ -o json
+  svcnat explain pod/visitor svc/web -f lab/ --live --probe=5s")]
     Explain(ExplainArgs),
     /// List the tracked connections of our frontends, by names, or follow them
     #[command(after_help = FLOWS_EXAMPLES)]
@@ -473,6 +473,19 @@ pub struct ExplainArgs {
     /// Look the packet up in what the kernel holds now (needs CAP_NET_ADMIN)
     #[arg(long)]
     pub live: bool,
+    /// With --live, send a real packet too, the only one that explain sends: a connection (TCP,
+    /// SCTP) or an empty datagram (UDP), from this node or the pod's network namespace. DURATION
+    /// is how long an answer is waited for
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2s",
+        value_parser = duration,
+        requires = "live"
+    )]
+    pub probe: Option<Duration>,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

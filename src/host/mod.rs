@@ -16,6 +16,7 @@ pub mod interfaces;
 pub mod monitor;
 pub mod netns;
 pub mod others;
+pub mod probe;
 mod process;
 mod route_plan;
 pub mod routes;

@@ -3,18 +3,21 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
 use super::capacity::tracked;
-use super::conntrack::Conntrack;
+use super::conntrack::{Conntrack, Flow};
 use super::error::HostError;
 use super::hidden::legacy_tables;
 use super::interfaces::{self, Interface, Kind, local_addresses};
+use super::probe::{Probe, probe};
 use super::sysctl::pod_bridge;
 use crate::foreign::Rules;
 use crate::net::{Endpoint, Family, Protocol};
@@ -148,6 +151,31 @@ impl Surroundings {
         Some((found.0.clone(), found.1.clone()))
     }
 
+    /// Sends a real packet from where an address is; `None` if that is not known.
+    pub fn probe(
+        &mut self,
+        from: IpAddr,
+        to: SocketAddr,
+        protocol: Protocol,
+        patience: Duration,
+    ) -> Option<Result<Probe, Errno>> {
+        self.where_it_is(from, || probe(from, to, protocol, patience))
+    }
+
+    /// Who answers what was sent from there, as connection tracking has it.
+    pub fn answered(
+        &mut self,
+        (from, sport): (IpAddr, u16),
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<Endpoint> {
+        let flows = tracked_flows(from, (to.ip(), to.port()), protocol);
+        let flow = flows
+            .into_iter()
+            .find(|flow| flow.original.sport == sport)?;
+        endpoint(&flow)
+    }
+
     /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
     /// in none, or in one that cannot be entered.
     fn where_it_is<T: Send>(
@@ -241,19 +269,8 @@ impl Node for Surroundings {
         if !self.looks_at_flows {
             return Vec::new();
         }
-        let flows = Conntrack::open().and_then(|mut table| table.dump(Family::of(&to), protocol));
-        let flows = flows.unwrap_or_default().into_iter().filter(|flow| {
-            let original = &flow.original;
-            (original.src, original.dst, original.dport) == (from, to, port)
-        });
-        flows
-            .filter_map(|flow| {
-                Some(Endpoint {
-                    addr: flow.reply.src,
-                    port: flow.reply.sport.try_into().ok()?,
-                })
-            })
-            .collect()
+        let flows = tracked_flows(from, (to, port), protocol);
+        flows.iter().filter_map(endpoint).collect()
     }
 
     fn listens(&mut self, at: Endpoint, protocol: Protocol) -> Option<Listener> {
@@ -273,6 +290,25 @@ impl Node for Surroundings {
     fn unread(&self) -> &[String] {
         &self.unread
     }
+}
+
+/// Tracked flows from a client to there; none if they cannot be read.
+fn tracked_flows(from: IpAddr, (to, port): (IpAddr, u16), protocol: Protocol) -> Vec<Flow> {
+    let flows = Conntrack::open().and_then(|mut table| table.dump(Family::of(&to), protocol));
+    let mut flows = flows.unwrap_or_default();
+    flows.retain(|flow| {
+        let original = &flow.original;
+        (original.src, original.dst, original.dport) == (from, to, port)
+    });
+    flows
+}
+
+/// Who answers a flow.
+fn endpoint(flow: &Flow) -> Option<Endpoint> {
+    Some(Endpoint {
+        addr: flow.reply.src,
+        port: flow.reply.sport.try_into().ok()?,
+    })
 }
 
 /// Rules that the kernel runs and nf_tables does not show.

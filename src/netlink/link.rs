@@ -19,7 +19,7 @@ pub(super) const UP: u32 = 0x1;
 const LOOPBACK: u32 = 0x8;
 
 pub(super) const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;

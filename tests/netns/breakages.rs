@@ -11,7 +11,7 @@ use svcnat::cluster::Protocol;
 
 use crate::support::{Netns, Outcome, PATIENCE, SILENCE, Stage, run_svcnat};
 
-const OBJECTS: &str = r#"
+pub const OBJECTS: &str = r#"
 apiVersion: v1
 kind: Node
 metadata: {name: node1}
@@ -220,10 +220,10 @@ const FAULTS: &[(Question, &str)] = &[
 ];
 
 /// Names of pods' namespaces where container runtimes have them.
-struct Named(Vec<PathBuf>);
+pub struct Named(Vec<PathBuf>);
 
 impl Named {
-    fn new(pods: &[(&str, &Netns)]) -> Self {
+    pub fn new(pods: &[(&str, &Netns)]) -> Self {
         std::fs::create_dir_all("/run/netns").expect("a folder");
         let link = |(name, netns): &(&str, &Netns)| {
             static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -245,7 +245,7 @@ impl Drop for Named {
     }
 }
 
-const ARGS: [&str; 6] = [
+pub const ARGS: [&str; 6] = [
     "-f-",
     "--node-name=node1",
     "--cluster-cidr=172.17.0.0/16,fd00:17::/48",
@@ -254,11 +254,11 @@ const ARGS: [&str; 6] = [
     "--sysctls=ignore",
 ];
 
-fn apply(stage: &Stage) {
+pub fn apply(stage: &Stage) {
     run_svcnat(stage.node(), &[&["apply"][..], &ARGS].concat(), OBJECTS).expect(0);
 }
 
-fn shell(stage: &Stage, script: &str) {
+pub fn shell(stage: &Stage, script: &str) {
     stage.node().must("sh", &["-ec", script], "");
 }
 
@@ -353,7 +353,7 @@ fn is_found(stage: &Stage, question: &Question, says: &str) -> Result<(), String
     }
 }
 
-fn stage() -> (Stage, Named) {
+pub fn stage() -> (Stage, Named) {
     let at = |text: &str| text.parse::<SocketAddr>().expect("a socket");
     let mut servers = BTreeSet::new();
     for endpoint in [
