@@ -44,6 +44,10 @@ pub struct Problem {
     pub field: String,
     /// What is wrong, with the value and what was expected.
     pub message: String,
+    /// Whose it is, if it is another program's; empty otherwise.
+    pub owner: String,
+    /// One line that repairs it; empty if none is known.
+    pub repair: String,
 }
 
 impl Problem {
@@ -92,15 +96,37 @@ impl Problem {
             object: shown(object.as_ref(), MAX_CHARS),
             field: shown(field.as_ref(), MAX_CHARS),
             message: shown(message.as_ref(), MAX_CHARS),
+            owner: String::new(),
+            repair: String::new(),
         }
     }
 }
 
 impl Problem {
+    /// With whose it is.
+    #[must_use]
+    pub fn of(mut self, owner: impl AsRef<str>) -> Self {
+        self.owner = shown(owner.as_ref(), MAX_CHARS);
+        self
+    }
+
+    /// With what repairs it.
+    #[must_use]
+    pub fn repaired_by(mut self, repair: impl AsRef<str>) -> Self {
+        self.repair = shown(repair.as_ref(), MAX_CHARS);
+        self
+    }
+
     /// Its text without how bad it is, for who says that in another way.
     #[must_use]
     pub const fn without_severity(&self) -> impl fmt::Display + '_ {
         WithoutSeverity(self)
+    }
+
+    /// Its text without the repair, for who says that in a line of its own.
+    #[must_use]
+    pub fn without_repair(&self) -> String {
+        format!("{}: {}", self.severity, What(self))
     }
 }
 
@@ -113,6 +139,20 @@ impl fmt::Display for Problem {
 struct WithoutSeverity<'a>(&'a Problem);
 
 impl fmt::Display for WithoutSeverity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(problem) = self;
+        What(problem).fmt(f)?;
+        match problem.repair.as_str() {
+            "" => Ok(()),
+            repair => write!(f, "; {repair}"),
+        }
+    }
+}
+
+/// What is wrong with what.
+struct What<'a>(&'a Problem);
+
+impl fmt::Display for What<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(problem) = self;
         if let Some(origin) = &problem.origin {

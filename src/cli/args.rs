@@ -5,7 +5,6 @@
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-#[cfg(feature = "daemon")]
 use std::time::Duration;
 
 pub use super::apply_args::{ApplyArgs, ConfirmArgs, DryRun, GuardianArgs, LossArgs, RollbackArgs};
@@ -42,8 +41,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   kubectl get services,endpointslices,pods,nodes -A -o json | svcnat apply -f - --node-name n1
   svcnat delete
 
-Exit codes: 0 done, 1 `diff` found differences, `explain --live` something in the way or `verify`
-something otherwise, 2 bad usage or input, 3 the host refused."
+Exit codes: 0 done, 1 `diff`, `check`, `explain --live` or `verify` found something, 2 bad usage or
+input, 3 the host refused."
 )]
 pub struct Cli {
     /// What to do.
@@ -100,7 +99,19 @@ Stops on SIGTERM or SIGINT and leaves the rules in place; SIGHUP reads the input
     Run(RunArgs),
     /// Remove everything that is ours: tables and routes
     Delete(DeleteArgs),
-    /// Validate the inputs and this host: overlapping ranges, sysctls, next hops, conflicts
+    /// Validate the inputs and this host: what is in the way of its services, and what repairs it
+    #[command(after_help = "Examples:
+  svcnat check -f lab/                      each finding once, the worst last
+  svcnat check -f lab/ --fix                set what is svcnat's to set, then look again
+  svcnat check -f lab/ -o json              for programs
+
+An error costs packets, a warning may, a notice does not. Exit codes: 0 nothing above a notice,
+1 a warning or an error, 2 an error in the inputs or a bad usage, 3 the host could not be asked.
+
+With -o json, one document: `problems`, each with `severity` (error, warning, notice), `origin`
+(file and document, or null), `object`, `field` (or \"\"), `message`, `owner` (the other program's
+table, process or routing protocol, or null) and `repair` (one line, or null); `set`, a line for
+each thing that --fix has set.")]
     Check(CheckArgs),
     /// List what the inputs mean on this node, or, with --live, what is installed
     #[command(after_help = "Examples:
@@ -119,7 +130,8 @@ Exit codes: 0 installed, 3 not installed, 4 it cannot be told, as of systemctl; 
     /// Tell where a packet goes and why, without sending it
     #[command(after_help = "Examples:
   svcnat explain 172.17.0.2 10.254.176.53:80/tcp -f lab/
-  svcnat explain 203.0.113.9 192.168.50.11:30080/udp -f lab/ -o json")]
+  svcnat explain 203.0.113.9 192.168.50.11:30080/udp -f lab/ -o json
+  svcnat explain pod/visitor svc/web -f lab/ --live --probe=5s")]
     Explain(ExplainArgs),
     /// List the tracked connections of our frontends, by names, or follow them
     #[command(after_help = FLOWS_EXAMPLES)]
@@ -415,6 +427,10 @@ pub struct DeleteArgs {
 /// `svcnat check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
+    /// Set the kernel settings that svcnat needs, unless --sysctls=ignore, and the routes to
+    /// other nodes' pods that are missing, unless --manage-routes=false; nothing else. Then look
+    #[arg(long)]
+    pub fix: bool,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
@@ -464,6 +480,19 @@ pub struct ExplainArgs {
     /// Look the packet up in what the kernel holds now (needs CAP_NET_ADMIN)
     #[arg(long)]
     pub live: bool,
+    /// With --live, send a real packet too, the only one that explain sends: a connection (TCP,
+    /// SCTP) or an empty datagram (UDP), from this node or the pod's network namespace. DURATION
+    /// is how long an answer is waited for
+    #[arg(
+        long,
+        value_name = "DURATION",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2s",
+        value_parser = duration,
+        requires = "live"
+    )]
+    pub probe: Option<Duration>,
     /// Output format
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

@@ -11,6 +11,7 @@ mod diff;
 mod duration;
 mod error;
 mod explain;
+mod fix;
 mod flows;
 mod from_inputs;
 mod get;

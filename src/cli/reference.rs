@@ -23,7 +23,7 @@ pub const EXIT_CODES: [(&str, &str); 5] = [
     ("0", "Done; `diff`: no differences; `status`: installed."),
     (
         "1",
-        "`diff` found differences; `explain --live`: something is in the packet's way; `trace`: a packet did not do as foretold; `verify`: something is otherwise than written.",
+        "`diff` found differences; `check` a warning or an error; `explain --live`: something is in the packet's way; `trace`: a packet did not do as foretold; `verify`: something is otherwise than written.",
     ),
     ("2", "Bad usage or input; nothing was done."),
     (

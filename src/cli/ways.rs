@@ -1,4 +1,4 @@
-//! Every frontend of this node, asked by whom it is for, each packet over its whole way: what
+//! Every frontend and host port of this node, asked by whom it is for, each packet over its whole way: what
 //! ends it here besides our own rules.
 
 use std::collections::BTreeMap;
@@ -6,13 +6,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::cluster::Family;
+use super::check::missing_routes;
+use crate::cluster::{Family, Protocol};
 use crate::config::Sysctls;
 use crate::foreign::Rules;
 use crate::host::HostError;
 use crate::host::surroundings::Surroundings;
 use crate::node::Node;
-use crate::path::{self, At, Ours, State, follow};
+use crate::path::{self, At, Hop, Ours, State, follow};
 use crate::plan::{FamilyPlan, FrontendKey, FrontendKind, Target};
 use crate::problem::Problem;
 use crate::ruleset::{Ruleset, Table};
@@ -23,37 +24,97 @@ const NAMED: usize = 5;
 /// Somebody outside: addresses that documentation uses and nobody has (RFC 5737, RFC 3849).
 const OUTSIDE: [&str; 2] = ["198.51.100.1", "2001:db8::1"];
 
-/// What is broken at one point: what was found, who would meet with it, and the repair.
+/// Something that is broken: where it is met with first, by whom, and the repair.
 struct Broken {
+    at: At,
+    what: String,
     first: String,
+    /// Whom it was asked for last, and how many besides the first.
+    last: Asked,
     others: usize,
+    owner: Option<String>,
     repair: Option<String>,
+}
+
+/// What a packet asks for.
+type Asked = (IpAddr, Protocol, u16);
+
+/// Findings, each cause once: by the sentence, or by the family that has no way out at all.
+type Found = BTreeMap<Result<String, Family>, Broken>;
+
+/// What was said before of the host.
+struct Said {
+    /// The node does not forward, by family.
+    forwarding: Vec<Family>,
+    /// Routes of ours that are missing.
+    routes: Vec<IpNet>,
+}
+
+impl Said {
+    fn look(inputs: &Node, host: &Surroundings) -> Result<Self, HostError> {
+        let delta = missing_routes(inputs)?;
+        let replaced = delta.replace.iter().map(|(_, route)| route);
+        let missing = delta.add.iter().chain(replaced);
+        let is_off = |family: &Family| {
+            let path = match family {
+                Family::Ip => "net/ipv4/ip_forward",
+                Family::Ip6 => "net/ipv6/conf/all/forwarding",
+            };
+            path::Node::setting(host, path).is_some_and(|value| value.trim() == "0")
+        };
+        let looked_at = inputs.config.sysctls != Sysctls::Ignore;
+        let families = Family::ALL.into_iter().filter(|_| looked_at);
+        Ok(Self {
+            forwarding: families.filter(is_off).collect(),
+            routes: missing.map(|route| route.destination).collect(),
+        })
+    }
+
+    /// True if a hop towards `to` shows no more than that.
+    fn has(&self, at: At, to: IpAddr) -> bool {
+        match at {
+            At::Forwarding => self.forwarding.contains(&Family::of(&to)),
+            At::Route(_) => self.routes.iter().any(|net| net.contains(&to)),
+            _ => false,
+        }
+    }
 }
 
 /// Walks them. `desired` is what our rules are to be. O(frontends · endpoints · others' rules).
 pub fn broken(inputs: &Node, desired: &Ruleset, others: Rules) -> Result<Vec<Problem>, HostError> {
     let mut host = Surroundings::new(others)?;
     host.looks_at_flows = false;
-    // Otherwise settings are looked at by themselves.
-    let forwarding = inputs.config.sysctls == Sysctls::Ignore;
-    let mut found: BTreeMap<(At, String), Broken> = BTreeMap::new();
+    let said = Said::look(inputs, &host)?;
+    let mut found = Found::new();
     for plan in &inputs.plan.families {
         let Some(table) = desired.tables.get(&plan.family) else {
             continue;
         };
         let pods = &inputs.context.pod_cidrs;
         for (packet, whom) in packets(inputs, plan, &mut host) {
-            walked(&mut host, (table, pods), &packet, |at, what, repair| {
-                if at == At::Forwarding && !forwarding {
+            let asked = (packet.destination, packet.protocol, packet.port);
+            walked(&mut host, (table, pods), &packet, |to, hop| {
+                if said.has(hop.at, to) {
                     return;
                 }
                 found
-                    .entry((at, what))
-                    .and_modify(|broken| broken.others += 1)
+                    .entry(match hop.at {
+                        At::Sent => Err(plan.family),
+                        _ => Ok(hop.found.clone()),
+                    })
+                    .and_modify(|broken| {
+                        broken.others += usize::from(broken.last != asked);
+                        broken.last = asked;
+                        broken.at = broken.at.min(hop.at);
+                    })
                     .or_insert_with(|| Broken {
+                        at: hop.at,
+                        what: hop.found.clone(),
                         first: whom.clone(),
+                        last: asked,
                         others: 0,
-                        repair,
+                        owner: hop.owner.clone(),
+                        repair: hop.repair.clone(),
                     });
             });
         }
@@ -61,12 +122,13 @@ pub fn broken(inputs: &Node, desired: &Ruleset, others: Rules) -> Result<Vec<Pro
     Ok(told(found))
 }
 
-/// Hands what ends a packet besides our rules to `broken`: nothing later is looked at.
+/// Hands what ends a packet besides our rules to `broken`, with where it was going: nothing later
+/// is looked at.
 fn walked(
     host: &mut Surroundings,
     (table, pods): (&Table, &[IpNet]),
     packet: &Packet,
-    mut broken: impl FnMut(At, String, Option<String>),
+    mut broken: impl FnMut(IpAddr, &Hop),
 ) {
     let trace = {
         let host: &Surroundings = host;
@@ -83,19 +145,22 @@ fn walked(
         altered: false,
     };
     let path = follow(host, packet, &ours);
-    let ways = std::iter::once(&path.hops).chain(path.legs.iter().map(|leg| &leg.hops));
-    for hops in ways {
+    let legs = path.legs.iter().map(|leg| {
+        let to = leg.to.map_or(packet.destination, |to| to.addr);
+        (to, &leg.hops)
+    });
+    for (to, hops) in std::iter::once((packet.destination, &path.hops)).chain(legs) {
         // What our rules refuse is the inputs' business.
         let ends = hops.iter().find(|hop| hop.state == State::Broken);
         if let Some(hop) = ends.filter(|hop| hop.at != At::Svcnat) {
-            broken(hop.at, hop.found.clone(), hop.repair.clone());
+            broken(to, hop);
         }
     }
 }
 
-/// A packet for each frontend that somebody serves, from each kind of client that it is for.
+/// A packet for each frontend and host port that somebody serves, from each kind of client that it is for.
 fn packets(inputs: &Node, plan: &FamilyPlan, host: &mut Surroundings) -> Vec<(Packet, String)> {
-    let pod = a_pod(inputs, plan.family);
+    let pod = a_pod(inputs, plan.family).or_else(|| made_up(inputs, plan.family, host));
     let node = own_address(inputs, plan.family);
     let outside = OUTSIDE
         .iter()
@@ -104,6 +169,28 @@ fn packets(inputs: &Node, plan: &FamilyPlan, host: &mut Surroundings) -> Vec<(Pa
         .filter(|address| Family::of(address) == plan.family)
         .find(|address| host.leads_to(*address));
     let mut out = Vec::new();
+    let mut ask = |to: Asked, what: &str, for_outside: bool| {
+        let mut add = |source: IpAddr, whom: &str, from_node: bool| {
+            let packet = Packet {
+                source,
+                destination: to.0,
+                protocol: to.1,
+                port: to.2,
+                iif: None,
+                from_node,
+            };
+            out.push((packet, format!("{whom} to {what}")));
+        };
+        if let Some((address, name)) = &pod {
+            add(*address, name, false);
+        }
+        if let Some(address) = node {
+            add(address, "of this node", true);
+        }
+        if let Some(address) = outside.filter(|_| for_outside) {
+            add(address, "from outside", false);
+        }
+    };
     for (key, frontend) in &plan.frontends {
         if matches!(frontend.target, Target::Reject | Target::Drop) {
             continue;
@@ -112,27 +199,19 @@ fn packets(inputs: &Node, plan: &FamilyPlan, host: &mut Surroundings) -> Vec<(Pa
             FrontendKey::Address(address, ..) => Some(*address),
             FrontendKey::NodePort(..) => node,
         };
-        let Some(to) = to else { continue };
-        let service = &frontend.owner.service;
-        let mut add = |source: IpAddr, whom: &str| {
-            let packet = Packet {
-                source,
-                destination: to,
-                protocol: key.protocol(),
-                port: key.port().get(),
-                iif: None,
-                from_node: false,
-            };
-            out.push((packet, format!("{whom} to {key} of Service {service}")));
-        };
-        if let Some((address, name)) = &pod {
-            add(*address, name);
+        let is_external = frontend.kind != FrontendKind::ClusterIp;
+        let for_outside = is_external && frontend.source_ranges.is_none();
+        if let Some(to) = to {
+            let what = format!("{key} of Service {}", frontend.owner.service);
+            ask((to, key.protocol(), key.port().get()), &what, for_outside);
         }
-        if frontend.kind != FrontendKind::ClusterIp
-            && frontend.source_ranges.is_none()
-            && let Some(address) = outside
-        {
-            add(address, "from outside");
+    }
+    for (key, host_port) in &plan.host_ports {
+        // One at 127.0.0.1 is for this node alone.
+        if let Some(to) = key.addr.or(node).filter(|to| !to.is_loopback()) {
+            let (port, protocol) = (key.port.get(), key.protocol);
+            let what = format!("hostPort {port}/{protocol} of Pod {}", host_port.owner);
+            ask((to, protocol, port), &what, true);
         }
     }
     out
@@ -151,6 +230,23 @@ fn a_pod(inputs: &Node, family: Family) -> Option<(IpAddr, String)> {
     })
 }
 
+/// Some pod on the bridge of this node's pods, where no Pod is known.
+fn made_up(inputs: &Node, family: Family, host: &Surroundings) -> Option<(IpAddr, String)> {
+    let net = host.pod_subnet(family, &inputs.context.pod_cidrs)?;
+    let candidates = (2..=254).rev().filter_map(|n| {
+        let address = match net.network() {
+            IpAddr::V4(base) => IpAddr::from((u32::from(base).checked_add(n)?).to_be_bytes()),
+            IpAddr::V6(base) => {
+                IpAddr::from((u128::from(base).checked_add(n.into())?).to_be_bytes())
+            }
+        };
+        (net.contains(&address) && address != net.broadcast()).then_some(address)
+    });
+    let mut candidates = candidates.filter(|address| !path::Node::is_local(host, *address));
+    let address = candidates.next()?;
+    Some((address, format!("from a pod, say {address},")))
+}
+
 fn own_address(inputs: &Node, family: Family) -> Option<IpAddr> {
     let mut addresses = inputs.context.addresses.iter();
     addresses
@@ -158,10 +254,13 @@ fn own_address(inputs: &Node, family: Family) -> Option<IpAddr> {
         .copied()
 }
 
-fn told(found: BTreeMap<(At, String), Broken>) -> Vec<Problem> {
+fn told(found: Found) -> Vec<Problem> {
+    let mut found: Vec<Broken> = found.into_values().collect();
+    found.sort_by_key(|broken| broken.at);
     let mut by_place: BTreeMap<At, usize> = BTreeMap::new();
     let mut problems = Vec::new();
-    for ((at, what), broken) in found {
+    for broken in found {
+        let at = broken.at;
         let count = by_place.entry(at).or_default();
         *count += 1;
         if *count > NAMED {
@@ -171,21 +270,23 @@ fn told(found: BTreeMap<(At, String), Broken>) -> Vec<Problem> {
             0 => String::new(),
             n => format!(" and {n} more"),
         };
-        let repair = broken
-            .repair
-            .map_or_else(String::new, |repair| format!("; {repair}"));
         let object = format!("packets {}{others}", broken.first);
-        problems.push(Problem::error(
-            None,
-            object,
-            at.to_string(),
-            format!("{what}{repair}"),
-        ));
+        let problem = match at {
+            // Whether anybody on this node asks is not known.
+            At::Sent => Problem::warning(None, object, at.to_string(), broken.what),
+            _ => Problem::error(None, object, at.to_string(), broken.what),
+        };
+        problems.push(
+            problem
+                .of(broken.owner.unwrap_or_default())
+                .repaired_by(broken.repair.unwrap_or_default()),
+        );
     }
     for (at, count) in by_place {
         if let Some(more) = count.checked_sub(NAMED).filter(|more| *more > 0) {
-            let message = format!("{more} more are broken there: svcnat explain --live");
-            problems.push(Problem::error(None, "packets", at.to_string(), message));
+            let message = format!("{more} more are broken there");
+            let problem = Problem::error(None, "packets", at.to_string(), message);
+            problems.push(problem.repaired_by("svcnat explain --live"));
         }
     }
     problems
@@ -199,11 +300,15 @@ mod tests {
     fn many_findings_at_one_place_are_counted() {
         let broken = |n: usize| {
             let value = Broken {
+                at: At::Route(false),
+                what: format!("no way to {n}"),
                 first: format!("from Pod default/a to {n}"),
+                last: ([10, 0, 0, 1].into(), Protocol::Tcp, 80),
                 others: 2,
+                owner: None,
                 repair: Some("ip route add".to_owned()),
             };
-            ((At::Route(false), format!("no way to {n}")), value)
+            (Ok(format!("{n}")), value)
         };
         let problems = told((0..8).map(broken).collect());
         assert_eq!(problems.len(), NAMED + 1);

@@ -4,15 +4,15 @@
 //! Every finding names both sides of the conflict and what to do. Functions here are pure:
 //! their callers bring what the host says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::interfaces::{Interface, Kind};
-use super::others::proxy;
+use super::others::proxied;
 pub use super::process::{capability, has_cap_net_admin, nftables_listeners};
-use super::routes::NextHop;
+use super::routes::{ForeignRoute, NextHop, RTPROT_SVCNAT, RouteDelta};
 use super::sysctl::Status;
 use crate::plan::Route;
 use crate::problem::Problem;
@@ -26,10 +26,9 @@ const KUBE_IPVS: &str = "kube-ipvs0";
 pub fn overlaps(service_ranges: &[IpNet], interfaces: &[Interface]) -> Vec<Problem> {
     let mut problems = Vec::new();
     // One that kube-proxy keeps for its own is named once, whatever addresses it has.
-    let proxied = interfaces.iter().any(|i| i.name == KUBE_IPVS);
-    if proxied {
+    if interfaces.iter().any(|i| i.name == KUBE_IPVS) {
         let object = format!("interface {KUBE_IPVS}");
-        problems.push(Problem::warning(None, object, "", proxy("ipvs")));
+        problems.push(proxied(&object, "", "ipvs"));
     }
     for range in service_ranges {
         for interface in interfaces.iter().filter(|i| i.name != KUBE_IPVS) {
@@ -46,27 +45,170 @@ fn interface_overlap(range: &IpNet, interface: &Interface, net: &IpNet) -> Probl
     let single = net.prefix_len() == net.max_prefix_len();
     if single && *kind == Kind::Virtual {
         // A DNS cache on the node answers at the service's own address that way.
-        return Problem::warning(
-            None,
-            object,
-            "",
-            format!("address {net} of {kind} {name} is in it: this host answers there itself"),
-        );
+        let message =
+            format!("address {net} of {kind} {name} is in it: this host answers there itself");
+        let repair = format!("ip addr del {net} dev {name}, unless a cache for DNS has it");
+        return Problem::warning(None, object, "", message).repaired_by(repair);
     }
-    Problem::error(
-        None,
-        object,
-        "",
-        format!(
-            "overlaps the subnet {} of {kind} {name} ({net}): hosts there could not be \
-             reached; choose another service range or another subnet",
-            net.trunc()
-        ),
-    )
+    let message = format!(
+        "overlaps the subnet {} of {kind} {name} ({net}): hosts there could not be reached",
+        net.trunc()
+    );
+    Problem::error(None, object, "", message)
+        .repaired_by("choose another service range or another subnet")
 }
 
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(&b.addr()) || b.contains(&a.addr())
+}
+
+/// Prefixes of pods against the subnets of this host's interfaces: those of this node may be on
+/// one link, those of other `nodes` on none. `routed`: they are reached by routes of ours.
+#[must_use]
+pub fn pod_overlaps<'n>(
+    own: &[IpNet],
+    nodes: impl IntoIterator<Item = (&'n str, &'n IpNet)>,
+    interfaces: &[Interface],
+    routed: bool,
+) -> Vec<Problem> {
+    let subnets = || {
+        let nets = interfaces.iter().flat_map(|interface| {
+            let nets = interface.addresses.iter().copied();
+            nets.map(move |net| (interface, net))
+        });
+        nets.filter(|(i, net)| i.kind != Kind::Loopback && net.prefix_len() < net.max_prefix_len())
+    };
+    let mut problems = Vec::new();
+    for cidr in own {
+        let links: BTreeSet<String> = subnets()
+            .filter(|(_, net)| overlap(cidr, net))
+            .map(|(i, net)| format!("{} {} ({net})", i.kind, i.name))
+            .collect();
+        if links.len() > 1 {
+            let links: Vec<String> = links.into_iter().collect();
+            let message = format!(
+                "more than one link has addresses of it: {}; pods of one of them are not reached",
+                links.join(", ")
+            );
+            let object = format!("pod CIDR {cidr} of this node");
+            let repair = "give all but the pods' own link another subnet";
+            problems.push(Problem::warning(None, object, "", message).repaired_by(repair));
+        }
+    }
+    for (node, cidr) in nodes {
+        for (interface, net) in subnets().filter(|(_, net)| overlap(cidr, net)) {
+            let Interface { kind, name, .. } = interface;
+            let object = format!("pod CIDR {cidr} of node {node}");
+            let wider = net.prefix_len() < cidr.prefix_len();
+            let overlaps = format!(
+                "overlaps the subnet {} of {kind} {name} ({net})",
+                net.trunc()
+            );
+            let problem = match wider {
+                // One network of all pods, which somebody else routes.
+                true if !routed => continue,
+                true => Problem::warning(
+                    None,
+                    object,
+                    "",
+                    format!("{overlaps}: whoever is on that link looks for these pods there"),
+                ),
+                false => Problem::error(
+                    None,
+                    object,
+                    "",
+                    format!("{overlaps}: packets to these pods stay on that link"),
+                ),
+            };
+            problems.push(problem.repaired_by("choose another subnet for that link"));
+        }
+    }
+    problems
+}
+
+/// Routes of others that lead elsewhere what is ours: into a service range, or part of another
+/// node's pods by another next hop than that node.
+#[must_use]
+pub fn routes_in_the_way<'n>(
+    service_ranges: &[IpNet],
+    nodes: impl IntoIterator<Item = (&'n str, &'n IpNet, &'n [IpAddr])> + Clone,
+    others: &[ForeignRoute],
+) -> Vec<Problem> {
+    let part_of = |whole: &IpNet, part: &IpNet| {
+        whole.contains(part) && part.prefix_len() > whole.prefix_len()
+    };
+    let mut problems = Vec::new();
+    for other in others {
+        let to = &other.route.destination;
+        let mut found = |object: String, what: &str| {
+            let problem = Problem::warning(None, object, "", format!("{what} ({other})"));
+            let owner = format!("routing protocol {}", other.protocol_name());
+            problems.push(problem.of(owner).repaired_by(format!("ip route del {to}")));
+        };
+        for range in service_ranges.iter().filter(|range| part_of(range, to)) {
+            found(
+                format!("service range {range}"),
+                "another program routes part of it: hosts there are not reached",
+            );
+        }
+        for (node, cidr, addresses) in nodes.clone() {
+            let elsewhere = other.route.via.is_none_or(|via| !addresses.contains(&via));
+            if part_of(cidr, to) && elsewhere {
+                found(
+                    format!("pod CIDR {cidr} of node {node}"),
+                    "another program routes part of it elsewhere",
+                );
+            }
+        }
+    }
+    problems
+}
+
+/// Routes of ours that are not as they should be. `installed`: our rules are there, so the
+/// routes should be, too; `refused` are those that cannot be made.
+#[must_use]
+pub fn routes(delta: &RouteDelta, installed: bool, refused: &BTreeSet<IpNet>) -> Vec<Problem> {
+    let replaced = (delta.replace.iter()).map(|(live, route)| (Some(live), route));
+    let missing = delta.add.iter().map(|route| (None, route)).chain(replaced);
+    let missing = missing.filter(|(_, route)| !refused.contains(&route.destination));
+    let mut problems: Vec<Problem> = missing
+        .map(|(live, route)| {
+            let Route {
+                destination,
+                via,
+                node,
+            } = route;
+            let object = format!("route {destination} via {via}");
+            let is = live.map_or_else(
+                || "is not there".to_owned(),
+                |live| format!("is not so: {live} is there"),
+            );
+            let repair = format!(
+                "ip route replace {destination} via {via} proto {RTPROT_SVCNAT}, as svcnat apply \
+                 and check --fix do"
+            );
+            let problem = match installed {
+                true => Problem::error(
+                    None,
+                    object,
+                    "",
+                    format!("{is}: packets to pods of node {node} go elsewhere"),
+                ),
+                false => Problem::notice(
+                    None,
+                    object,
+                    format!("{is}, and will be with svcnat apply: to pods of node {node}"),
+                ),
+            };
+            problem.repaired_by(repair)
+        })
+        .collect();
+    problems.extend(delta.delete.iter().map(|live| {
+        let object = format!("route {live}");
+        let message = "is svcnat's, and no node among the inputs has these pods";
+        Problem::notice(None, object, message).repaired_by("svcnat apply")
+    }));
+    problems
 }
 
 /// Routes whose next hop is no neighbour. `next_hop` is commonly
@@ -93,22 +235,26 @@ pub fn next_hops<E>(
         known.insert(*via, hop);
         let why = match hop {
             NextHop::OnLink(_) => None,
-            NextHop::Behind(router) => Some(format!(
-                "it is behind router {router}; let that router route the pod CIDR, or use an \
-                 overlay network, and switch --manage-routes off"
-            )),
+            NextHop::Behind(router) => Some(format!("it is behind router {router}")),
             NextHop::Local => Some("it is an address of this host itself".to_owned()),
             NextHop::Unreachable => {
                 Some("no interface of this host has a prefix that contains it".to_owned())
             }
         };
+        let repair = match hop {
+            NextHop::Local => "give the node an address of its own",
+            _ => {
+                "let a router or an overlay network lead to the pods, and switch --manage-routes off"
+            }
+        };
         if let Some(why) = why {
-            problems.push(Problem::error(
+            let problem = Problem::error(
                 None,
                 format!("node {node}"),
                 "",
                 format!("route to {destination}: next hop {via} is not on link: {why}"),
-            ));
+            );
+            problems.push(problem.repaired_by(repair));
         }
     }
     Ok(problems)
@@ -122,25 +268,23 @@ pub fn sysctls(status: &[Status]) -> Vec<Problem> {
         let object = format!("sysctl {}", setting.name());
         let wanted = setting.wanted;
         let message = match current {
-            Some(value) => format!(
-                "is {value}, expected {wanted}: {}; set it, or use --sysctls=apply",
-                setting.reason
-            ),
-            None => format!(
-                "is not there, expected {wanted}: {}; load the kernel module that has it{}",
-                setting.reason,
-                if setting.path.starts_with("net/bridge/") {
-                    " (br_netfilter)"
-                } else {
-                    ""
-                }
-            ),
+            Some(value) => format!("is {value}, expected {wanted}: {}", setting.reason),
+            None => format!("is not there, expected {wanted}: {}", setting.reason),
         };
-        if setting.essential {
+        let repair = match current {
+            Some(_) => format!(
+                "sysctl -w {}={wanted}, as --sysctls=apply and check --fix do",
+                setting.name()
+            ),
+            None if setting.path.starts_with("net/bridge/") => "modprobe br_netfilter".to_owned(),
+            None => "a kernel that has it".to_owned(),
+        };
+        let problem = if setting.essential {
             Problem::error(None, object, "", message)
         } else {
             Problem::warning(None, object, "", message)
-        }
+        };
+        problem.repaired_by(repair)
     };
     status
         .iter()
@@ -164,6 +308,7 @@ mod tests {
             name: name.into(),
             kind,
             up: true,
+            mtu: 1500,
             master: None,
             peer: None,
             hairpin: false,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::others::{KUBE_SERVICES, Ours, proxy};
+use super::others::{KUBE_SERVICES, Ours, proxied};
 use crate::plan::FrontendKey;
 use crate::problem::Problem;
 
@@ -45,10 +45,12 @@ fn table_names(text: &str) -> String {
 
 fn legacy_problem(program: &str, tables: &str) -> Problem {
     let message = format!(
-        "has tables here ({tables}) whose rules nf_tables does not show: `{program}-save` tells \
-         whether they drop forwarded packets or are kube-proxy's ({KUBE_SERVICES})"
+        "has tables here ({tables}) whose rules nf_tables does not show: they may drop forwarded \
+         packets, or be kube-proxy's ({KUBE_SERVICES})"
     );
     Problem::warning(None, program, "", message)
+        .of(program)
+        .repaired_by(format!("see what {program}-save says"))
 }
 
 /// The lines `TCP  0A60000A:0050 rr` of /proc/net/ip_vs.
@@ -69,16 +71,11 @@ fn ipvs(table: &str, ours: &Ours<'_>) -> Option<Problem> {
         })
         .collect();
     let same = servers.iter().filter(|at| addresses.contains(at)).count();
-    Some(Problem::warning(
-        None,
-        "ipvs",
-        "",
-        format!(
-            "{} virtual servers are there, {same} of them at our own frontends: {}",
-            servers.len(),
-            proxy("ipvs")
-        ),
-    ))
+    let seen = format!(
+        "{} virtual servers are there, {same} of them at our own frontends: ",
+        servers.len()
+    );
+    Some(proxied("ipvs", &seen, "ipvs"))
 }
 
 fn virtual_server(line: &str) -> Option<(IpAddr, u16)> {

@@ -51,6 +51,8 @@ pub struct Interface {
     pub kind: Kind,
     /// Administratively up.
     pub up: bool,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
     /// Index of the bridge, bond or VRF it belongs to.
     pub master: Option<u32>,
     /// Index of the other end of a veth pair, in whichever namespace that is.
@@ -150,6 +152,7 @@ fn interface(link: Link) -> Interface {
             None => Kind::Physical,
         },
         up: link.up,
+        mtu: link.mtu,
         master: link.master,
         peer: link.peer,
         hairpin: link.hairpin,
@@ -168,6 +171,7 @@ mod tests {
             name: name.into(),
             kind: Kind::Physical,
             up: true,
+            mtu: 1500,
             master: None,
             peer: None,
             hairpin: false,

@@ -5,15 +5,18 @@
 //! [`crate::netlink`]. Deciding (`routes::plan`, `conntrack_plan`, `check`) is pure and is kept
 //! apart from asking and doing.
 
+pub mod capacity;
 pub mod check;
 pub mod conntrack;
 pub mod conntrack_plan;
 mod error;
+pub mod features;
 pub mod hidden;
 pub mod interfaces;
 pub mod monitor;
 pub mod netns;
 pub mod others;
+pub mod probe;
 mod process;
 mod route_plan;
 pub mod routes;

@@ -13,6 +13,8 @@ use crate::problem::Problem;
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 /// Its chain in iptables mode.
 pub(super) const KUBE_SERVICES: &str = "KUBE-SERVICES";
+/// What becomes of a translation that is ours to make.
+const ELSEWHERE: &str = "remove the rule, or what wrote it";
 /// Conflicts named of each kind; the rest are counted.
 const NAMED: usize = 5;
 
@@ -37,8 +39,11 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    fn warn(&self, message: &str) -> Problem {
-        warn(self.family, self.table, message)
+    fn warn(&self, message: &str, repair: &str) -> Problem {
+        let (family, table) = (self.family.nft_name(), self.table);
+        Problem::warning(None, object(self.family, table), "", message)
+            .of(format!("table {family} {table}"))
+            .repaired_by(format!("{repair}: nft -a list table {family} {table}"))
     }
 }
 
@@ -78,9 +83,8 @@ pub fn others(rules: &Rules, ours: &Ours<'_>) -> Vec<Problem> {
     problems
 }
 
-fn warn(family: Family, table: &str, message: &str) -> Problem {
-    let object = format!("nftables table {} {table}", family.nft_name());
-    Problem::warning(None, object, "", message)
+fn object(family: Family, table: &str) -> String {
+    format!("nftables table {} {table}", family.nft_name())
 }
 
 /// kube-proxy, in the two modes that show in nf_tables.
@@ -94,18 +98,21 @@ fn proxies(rules: &Rules) -> Vec<Problem> {
         } else {
             continue;
         };
-        problems.insert(warn(*family, name, &proxy(mode)));
+        problems.insert(proxied(&object(*family, name), "", mode));
     }
     problems.into_iter().collect()
 }
 
-/// What to say of kube-proxy in this mode.
+/// What to say of kube-proxy in this mode, after what was seen of it.
 #[must_use]
-pub fn proxy(mode: &str) -> String {
-    format!(
-        "kube-proxy ({mode} mode) translates services here as well, or did: whoever comes first \
-         decides; stop it, then `kube-proxy --cleanup`"
-    )
+pub fn proxied(object: &str, seen: &str, mode: &str) -> Problem {
+    let message = format!(
+        "{seen}kube-proxy ({mode} mode) translates services here as well, or did: whoever comes \
+         first decides"
+    );
+    Problem::warning(None, object, "", message)
+        .of("kube-proxy")
+        .repaired_by("stop it, then kube-proxy --cleanup")
 }
 
 /// The rules with this effect that packets can come to from a chain, each with its own chain's
@@ -158,11 +165,15 @@ fn translated(place: Place<'_>, rules: &[(&str, Conditions)], ours: &Ours<'_>) -
         } else {
             format!("{place} by way of chain {by}")
         };
-        place.warn(&format!("{by} translates {what} too, {order}"))
+        place.warn(&format!("{by} translates {what} too, {order}"), ELSEWHERE)
     });
     let more = conflicts.len().saturating_sub(NAMED);
-    let rest =
-        (more > 0).then(|| place.warn(&format!("{place} translates {more} more of ours, {order}")));
+    let rest = (more > 0).then(|| {
+        place.warn(
+            &format!("{place} translates {more} more of ours, {order}"),
+            ELSEWHERE,
+        )
+    });
     named.chain(rest).collect()
 }
 
@@ -223,11 +234,11 @@ fn masqueraded(place: Place<'_>, rules: &[(&str, Conditions)], ours: &Ours<'_>) 
         })
         .collect();
     let sources = sources.into_iter().map(|net| {
-        place.warn(&format!(
+        let message = format!(
             "{place} masquerades packets from {net}, which are pods: where it applies, others see \
-             this node's address instead of the pod's; leave the cluster's own destinations out of \
-             it"
-        ))
+             this node's address instead of the pod's"
+        );
+        place.warn(&message, "leave the cluster's own destinations out of it")
     });
     sources.collect()
 }

@@ -79,6 +79,20 @@ pub enum RouteError {
     },
 }
 
+impl RouteError {
+    /// Where the route leads.
+    #[must_use]
+    pub const fn destination(&self) -> IpNet {
+        match self {
+            Self::NotOnLink { route, .. }
+            | Self::OwnAddress { route }
+            | Self::Foreign { route, .. }
+            | Self::Refused { route, .. } => route.destination,
+            Self::Delete { route, .. } => route.destination,
+        }
+    }
+}
+
 /// Somebody else's route, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForeignRoute {
@@ -97,6 +111,14 @@ impl fmt::Display for ForeignRoute {
         }
         let protocol = route::protocol_name(self.protocol);
         write!(f, "{} proto {protocol}", self.route)
+    }
+}
+
+impl ForeignRoute {
+    /// Who made it, as iproute2 has it.
+    #[must_use]
+    pub fn protocol_name(&self) -> String {
+        route::protocol_name(self.protocol)
     }
 }
 
@@ -306,18 +328,35 @@ pub(super) fn dump(protocol: u8) -> Result<Vec<route::Route>, HostError> {
 
 /// Routes of others by destination.
 fn foreign_routes() -> Result<BTreeMap<IpNet, ForeignRoute>, HostError> {
+    let routes = others()?.into_iter();
+    Ok(routes
+        .map(|foreign| (foreign.route.destination, foreign))
+        .collect())
+}
+
+/// Routes of others in the main table, both families.
+fn others() -> Result<Vec<ForeignRoute>, HostError> {
     let routes = dump(EVERY_PROTOCOL)?.into_iter();
     Ok(routes
         .filter(|found| found.protocol != RTPROT_SVCNAT)
-        .map(|found| {
-            let foreign = ForeignRoute {
-                protocol: found.protocol,
-                kind: found.kind,
-                route: live(found),
-            };
-            (foreign.route.destination, foreign)
+        .map(|found| ForeignRoute {
+            protocol: found.protocol,
+            kind: found.kind,
+            route: live(found),
         })
         .collect())
+}
+
+/// Those that somebody made, and that the kernel did not make with an address.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub fn made_by_others() -> Result<Vec<ForeignRoute>, HostError> {
+    let mut routes = others()?;
+    routes.retain(|other| {
+        other.protocol != route::BY_KERNEL && other.route.destination.prefix_len() > 0
+    });
+    Ok(routes)
 }
 
 fn install(

@@ -3,16 +3,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use ipnet::IpNet;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 
-use super::conntrack::Conntrack;
+use super::capacity::tracked;
+use super::conntrack::{Conntrack, Flow};
 use super::error::HostError;
 use super::hidden::legacy_tables;
 use super::interfaces::{self, Interface, Kind, local_addresses};
+use super::probe::{Probe, probe};
+use super::sysctl::pod_bridge;
 use crate::foreign::Rules;
 use crate::net::{Endpoint, Family, Protocol};
 use crate::netlink::exchange::Exchange;
@@ -33,7 +39,8 @@ pub struct Surroundings {
     local: BTreeSet<IpAddr>,
     others: Rules,
     unread: Vec<String>,
-    /// Tracked connections are looked at: the whole table for each question.
+    /// Tracked connections are looked at, the whole table for each question, and how many there
+    /// are.
     pub looks_at_flows: bool,
     /// Routes that were asked for.
     routes: HashMap<RouteQuestion, Option<Route>>,
@@ -63,6 +70,19 @@ impl Surroundings {
 
     fn interface(&self, index: u32) -> Option<&Interface> {
         self.interfaces.iter().find(|i| i.index == index)
+    }
+
+    /// Where pods are on the bridge that has an address of these prefixes: of its subnet and the
+    /// prefix, the narrower.
+    #[must_use]
+    pub fn pod_subnet(&self, family: Family, pod_cidrs: &[IpNet]) -> Option<IpNet> {
+        let bridge = pod_bridge(family, pod_cidrs, &self.interfaces)?;
+        let mut nets = bridge.addresses.iter().filter_map(|net| {
+            let cidr = pod_cidrs.iter().find(|cidr| cidr.contains(&net.addr()))?;
+            Some(*std::cmp::max_by_key(cidr, net, |net| net.prefix_len()))
+                .filter(|_| Family::of(&net.addr()) == family)
+        });
+        nets.next()
     }
 
     fn look_up(&mut self, question: &RouteQuestion) -> Option<Route> {
@@ -111,16 +131,49 @@ impl Surroundings {
     }
 
     /// Where an address is among the namespaces of this machine, with the interface that has it.
-    /// Several may have it, as two nodes of one machine do with pods of their own: one that is
-    /// at the other end of a link of ours comes first.
+    /// Several may have it, as two nodes of one machine do with pods of their own: it is the one
+    /// at the other end of a link of ours. One without a link to us is believed if nobody else has
+    /// the address, and it is on no bridge of ours.
     fn place(&mut self, address: IpAddr) -> Option<(PathBuf, Interface)> {
         let namespaces = self.namespaces.get_or_insert_with(namespaces);
-        let found = namespaces.iter().filter_map(|(place, all)| {
+        let all = namespaces.iter().filter_map(|(place, all)| {
             let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == address);
             Some((place, all.iter().find(has)?))
         });
-        let found = found.min_by_key(|(_, at)| our_end(&self.interfaces, at).is_none());
-        found.map(|(place, interface)| (place.clone(), interface.clone()))
+        let (linked, apart): (Vec<_>, Vec<_>) =
+            all.partition(|(_, at)| our_end(&self.interfaces, at).is_some());
+        let mut bridges = (self.interfaces.iter()).filter(|i| i.kind == Kind::Bridge);
+        let found = match (&linked[..], &apart[..]) {
+            ([one, ..], _) => one,
+            ([], [one]) if !bridges.any(|bridge| bridge.has_on_link(address)) => one,
+            _ => return None,
+        };
+        Some((found.0.clone(), found.1.clone()))
+    }
+
+    /// Sends a real packet from where an address is; `None` if that is not known.
+    pub fn probe(
+        &mut self,
+        from: IpAddr,
+        to: SocketAddr,
+        protocol: Protocol,
+        patience: Duration,
+    ) -> Option<Result<Probe, Errno>> {
+        self.where_it_is(from, || probe(from, to, protocol, patience))
+    }
+
+    /// Who answers what was sent from there, as connection tracking has it.
+    pub fn answered(
+        &mut self,
+        (from, sport): (IpAddr, u16),
+        to: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<Endpoint> {
+        let flows = tracked_flows(from, (to.ip(), to.port()), protocol);
+        let flow = flows
+            .into_iter()
+            .find(|flow| flow.original.sport == sport)?;
+        endpoint(&flow)
     }
 
     /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
@@ -204,11 +257,7 @@ impl Node for Surroundings {
     }
 
     fn tracked(&mut self) -> Option<(u64, u64)> {
-        let number = |name: &str| {
-            let text = self.setting(&format!("net/netfilter/nf_conntrack_{name}"))?;
-            text.trim().parse().ok()
-        };
-        Some((number("count")?, number("max")?))
+        tracked().filter(|_| self.looks_at_flows)
     }
 
     fn flows(
@@ -220,19 +269,8 @@ impl Node for Surroundings {
         if !self.looks_at_flows {
             return Vec::new();
         }
-        let flows = Conntrack::open().and_then(|mut table| table.dump(Family::of(&to), protocol));
-        let flows = flows.unwrap_or_default().into_iter().filter(|flow| {
-            let original = &flow.original;
-            (original.src, original.dst, original.dport) == (from, to, port)
-        });
-        flows
-            .filter_map(|flow| {
-                Some(Endpoint {
-                    addr: flow.reply.src,
-                    port: flow.reply.sport.try_into().ok()?,
-                })
-            })
-            .collect()
+        let flows = tracked_flows(from, (to, port), protocol);
+        flows.iter().filter_map(endpoint).collect()
     }
 
     fn listens(&mut self, at: Endpoint, protocol: Protocol) -> Option<Listener> {
@@ -252,6 +290,25 @@ impl Node for Surroundings {
     fn unread(&self) -> &[String] {
         &self.unread
     }
+}
+
+/// Tracked flows from a client to there; none if they cannot be read.
+fn tracked_flows(from: IpAddr, (to, port): (IpAddr, u16), protocol: Protocol) -> Vec<Flow> {
+    let flows = Conntrack::open().and_then(|mut table| table.dump(Family::of(&to), protocol));
+    let mut flows = flows.unwrap_or_default();
+    flows.retain(|flow| {
+        let original = &flow.original;
+        (original.src, original.dst, original.dport) == (from, to, port)
+    });
+    flows
+}
+
+/// Who answers a flow.
+fn endpoint(flow: &Flow) -> Option<Endpoint> {
+    Some(Endpoint {
+        addr: flow.reply.src,
+        port: flow.reply.sport.try_into().ok()?,
+    })
 }
 
 /// Rules that the kernel runs and nf_tables does not show.

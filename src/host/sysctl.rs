@@ -137,7 +137,7 @@ fn bridge_call(family: Family, bridge: &str) -> Setting {
 }
 
 /// The bridge whose address is in a pod CIDR of this node, if pods are bridged.
-fn pod_bridge<'a>(
+pub(super) fn pod_bridge<'a>(
     family: Family,
     pod_cidrs: &[IpNet],
     interfaces: &'a [Interface],
@@ -268,6 +268,7 @@ mod tests {
             name: "cni0".into(),
             kind: Kind::Bridge,
             up: true,
+            mtu: 1500,
             master: None,
             peer: None,
             hairpin: false,

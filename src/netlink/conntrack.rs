@@ -19,6 +19,7 @@ pub const GROUPS: [u32; 3] = [1, 2, 3];
 const CT_NEW: u16 = 1 << 8;
 const CT_GET: u16 = (1 << 8) | 1;
 const CT_DELETE: u16 = (1 << 8) | 2;
+const CT_GET_STATS_CPU: u16 = (1 << 8) | 4;
 
 // enum ctattr_type.
 const CTA_TUPLE_ORIG: u16 = 1;
@@ -66,6 +67,12 @@ const BY_DST: u32 = 1 << 1;
 const BY_PROTOCOL: u32 = 1 << 3;
 const BY_SRC_PORT: u32 = 1 << 4;
 const BY_DST_PORT: u32 = 1 << 5;
+
+// enum ctattr_stats_cpu.
+const CTA_STATS_INVALID: u16 = 4;
+const CTA_STATS_INSERT_FAILED: u16 = 9;
+const CTA_STATS_DROP: u16 = 10;
+const CTA_STATS_EARLY_DROP: u16 = 11;
 
 /// IPS_DST_NAT (linux/netfilter/nf_conntrack_common.h): the destination was translated.
 pub const IPS_DST_NAT: u32 = 1 << 5;
@@ -197,6 +204,54 @@ impl Partial {
         w.end_nest(proto);
         w.end_nest(tuple);
     }
+}
+
+/// What a processor has counted since the network namespace began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Packets that are of no connection: they are not translated.
+    pub invalid: u32,
+    /// Connections that another one came before.
+    pub insert_failed: u32,
+    /// Packets lost with the entry they were to make.
+    pub drop: u32,
+    /// Entries thrown out of a full table.
+    pub early_drop: u32,
+}
+
+impl std::iter::Sum for Stats {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            invalid: sum.invalid.wrapping_add(one.invalid),
+            insert_failed: sum.insert_failed.wrapping_add(one.insert_failed),
+            drop: sum.drop.wrapping_add(one.drop),
+            early_drop: sum.early_drop.wrapping_add(one.early_drop),
+        })
+    }
+}
+
+/// Asks what each processor has counted.
+#[must_use]
+pub fn dump_stats() -> Vec<u8> {
+    request(CT_GET_STATS_CPU, flag::DUMP, &nfgenmsg(0, 0, 0), |_| {})
+}
+
+/// Decodes what one has counted; `None` for other messages.
+///
+/// # Errors
+/// If its lengths do not add up.
+pub fn decode_stats(message: &Message<'_>) -> Result<Option<Stats>, ExchangeError> {
+    if message.kind != CT_GET_STATS_CPU {
+        return Ok(None);
+    }
+    let (_, a) = message.split::<4>().ok_or(ExchangeError::Garbled)?;
+    let count = |kind| a.u32(kind).unwrap_or_default();
+    Ok(Some(Stats {
+        invalid: count(CTA_STATS_INVALID),
+        insert_failed: count(CTA_STATS_INSERT_FAILED),
+        drop: count(CTA_STATS_DROP),
+        early_drop: count(CTA_STATS_EARLY_DROP),
+    }))
 }
 
 /// Asks for the entries that a filter finds. Kernels before Linux 5.8 send all of the family.

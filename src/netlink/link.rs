@@ -19,6 +19,7 @@ pub(super) const UP: u32 = 0x1;
 const LOOPBACK: u32 = 0x8;
 
 pub(super) const IFLA_IFNAME: u16 = 3;
+pub(super) const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
@@ -42,6 +43,8 @@ pub struct Link {
     pub loopback: bool,
     /// Administratively up.
     pub up: bool,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
     /// Index of the bridge, bond or VRF it belongs to.
     pub master: Option<u32>,
     /// Index of the other end of a veth pair, in whichever namespace that is.
@@ -98,6 +101,7 @@ pub fn decode_link(message: &Message<'_>) -> Result<Option<Link>, ExchangeError>
         kind: info.lossy_string(IFLA_INFO_KIND),
         loopback: flags & LOOPBACK != 0,
         up: flags & UP != 0,
+        mtu: a.host_u32(IFLA_MTU).unwrap_or_default(),
         master: a.host_u32(IFLA_MASTER),
         peer: a.host_u32(IFLA_LINK),
         hairpin: port.u8(IFLA_BRPORT_MODE) == Some(1),
@@ -143,6 +147,7 @@ mod tests {
         head[8] = 1;
         let bytes = request(NEW_LINK, 0, &head, |w| {
             w.attr(IFLA_IFNAME, b"br\xff\0");
+            w.attr(IFLA_MTU, &1450_u32.to_ne_bytes());
             w.attr(IFLA_MASTER, &3_u32.to_ne_bytes());
             let info = w.nest(IFLA_LINKINFO);
             w.string(IFLA_INFO_KIND, "veth");
@@ -158,6 +163,7 @@ mod tests {
             kind: Some("veth".to_owned()),
             loopback: false,
             up: true,
+            mtu: 1450,
             master: Some(3),
             peer: Some(2),
             hairpin: true,

@@ -2,15 +2,21 @@
 
 use std::net::IpAddr;
 
-use super::attr::{request, u16_at};
+use super::attr::{request, u16_at, u32_at};
 use super::error::ExchangeError;
-use super::message::Message;
+use super::message::{Message, flag};
 use crate::net::Family;
 
 /// RTM_NEWNEIGH and RTM_GETNEIGH.
 const NEW: u16 = 28;
 const GET: u16 = 30;
 const NDA_DST: u16 = 1;
+
+/// RTM_NEWNEIGHTBL and RTM_GETNEIGHTBL; NDTA_*.
+const NEW_TABLE: u16 = 64;
+const GET_TABLE: u16 = 66;
+const NDTA_THRESH3: u16 = 4;
+const NDTA_CONFIG: u16 = 5;
 
 /// NUD_INCOMPLETE and NUD_FAILED: it was asked and has not answered.
 const SILENT: u16 = 0x01 | 0x20;
@@ -24,6 +30,46 @@ pub fn get(interface: u32, addr: IpAddr) -> Vec<u8> {
     head[0] = Family::of(&addr).number();
     head[4..8].copy_from_slice(&interface.to_ne_bytes());
     request(GET, 0, &head, |w| w.addr(NDA_DST, addr))
+}
+
+/// The neighbours of one family, of all network namespaces of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    pub family: Family,
+    /// How many there are.
+    pub entries: u32,
+    /// How many there may be (`gc_thresh3`).
+    pub most: u32,
+}
+
+/// Asks how full the tables of all families are.
+#[must_use]
+pub fn dump_tables() -> Vec<u8> {
+    // struct ndtmsg.
+    request(GET_TABLE, flag::DUMP, &[0; 4], |_| {})
+}
+
+/// How full a table is; `None` for other messages, tables that are not ours, and settings of
+/// one interface.
+///
+/// # Errors
+/// If its lengths do not add up.
+pub fn decode_table(message: &Message<'_>) -> Result<Option<Table>, ExchangeError> {
+    if message.kind != NEW_TABLE {
+        return Ok(None);
+    }
+    let (head, a) = message.split::<4>().ok_or(ExchangeError::Garbled)?;
+    // struct ndt_config: lengths of a key and of an entry, then the number of entries.
+    let entries = a.get(NDTA_CONFIG).and_then(|config| u32_at(config, 4));
+    let (family, most) = (Family::from_number(head[0]), a.host_u32(NDTA_THRESH3));
+    let (Some(family), Some(entries), Some(most)) = (family, entries, most) else {
+        return Ok(None);
+    };
+    Ok(Some(Table {
+        family,
+        entries,
+        most,
+    }))
 }
 
 /// Whether the neighbour in an answer answers; `None` for other messages.

@@ -25,6 +25,8 @@ pub const UNICAST: u8 = 1;
 pub const LOCAL: u8 = 2;
 pub const BLACKHOLE: u8 = 6;
 pub const PROHIBIT: u8 = 8;
+/// RTPROT_KERNEL.
+pub const BY_KERNEL: u8 = 2;
 /// RTNH_F_DEAD and RTNH_F_LINKDOWN.
 const DEAD: u32 = 0x1 | 0x10;
 /// RTM_F_CLONED: a cached exception, no route of the table.
@@ -37,12 +39,15 @@ const RTA_IIF: u16 = 3;
 pub(super) const RTA_OIF: u16 = 4;
 pub(super) const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_METRICS: u16 = 8;
 const RTA_MULTIPATH: u16 = 9;
 const RTA_TABLE: u16 = 15;
 const RTA_MARK: u16 = 16;
 const RTA_IP_PROTO: u16 = 27;
 const RTA_SPORT: u16 = 28;
 const RTA_DPORT: u16 = 29;
+/// RTAX_MTU, one of the metrics.
+const RTAX_MTU: u16 = 2;
 
 /// `struct rtmsg` of a route in the main table: family, prefix length, that of sources, type
 /// of service, table, protocol, scope, type, and flags.
@@ -161,6 +166,8 @@ pub struct Route {
     pub table: u32,
     /// Index of the interface that packets leave by; of several next hops, the first's.
     pub interface: Option<u32>,
+    /// Bytes of the largest packet that takes it, if the route itself says so.
+    pub mtu: Option<u32>,
     /// It is a cached exception, no route of the table.
     pub cloned: bool,
     /// Its interface is down or has no carrier.
@@ -203,6 +210,7 @@ pub fn decode(message: &Message<'_>) -> Result<Option<Route>, ExchangeError> {
         kind,
         table: a.host_u32(RTA_TABLE).unwrap_or(table.into()),
         interface: a.host_u32(RTA_OIF).or_else(first_hop),
+        mtu: a.nested(RTA_METRICS).host_u32(RTAX_MTU),
         cloned: u32::from_ne_bytes(flags) & CLONED != 0,
         dead: u32::from_ne_bytes(flags) & DEAD != 0,
     }))
@@ -279,9 +287,13 @@ mod tests {
                 &[8, 0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0],
             );
             w.attr(RTA_TABLE, &1000_u32.to_ne_bytes());
+            let metrics = w.nest(RTA_METRICS);
+            w.attr(RTAX_MTU, &1400_u32.to_ne_bytes());
+            w.end_nest(metrics);
         });
         let found = read(&bytes).unwrap().unwrap();
         assert_eq!((found.interface, found.table), (Some(7), 1000));
+        assert_eq!(found.mtu, Some(1400));
     }
 
     #[test]

@@ -9,13 +9,12 @@ use ipnet::IpNet;
 use super::attr::request;
 use super::link::{
     IFA_ADDRESS, IFA_FLAGS, IFA_LOCAL, IFLA_BRPORT_MODE, IFLA_IFNAME, IFLA_INFO_KIND,
-    IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO, IFLA_MASTER, NEW_ADDRESS, NEW_LINK, UP,
+    IFLA_INFO_SLAVE_DATA, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, NEW_ADDRESS, NEW_LINK, UP,
 };
 use super::message::flag;
 use super::route::{self, RTA_DST, RTA_GATEWAY, RTA_OIF, SCOPE_UNIVERSE, UNICAST, rtmsg_to};
 use crate::net::Family;
 
-const IFLA_MTU: u16 = 4;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;

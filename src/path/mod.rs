@@ -48,6 +48,8 @@ pub enum At {
     Link,
     /// Who listens there.
     Endpoint,
+    /// What a real packet met.
+    Probe,
 }
 
 impl fmt::Display for At {
@@ -63,6 +65,7 @@ impl fmt::Display for At {
             Self::Neighbour => (false, "neighbour"),
             Self::Link => (false, "link"),
             Self::Endpoint => (false, "endpoint"),
+            Self::Probe => (false, "probe"),
         };
         let of = if is_answer { "answer: " } else { "" };
         f.pad(&format!("{of}{name}"))
@@ -78,6 +81,8 @@ pub struct Hop {
     pub state: State,
     /// What was found, in one sentence; with whose it is if it is another program's.
     pub found: String,
+    /// Whose it is, if it is another program's: its table and chain.
+    pub owner: Option<String>,
     /// One line that would repair it.
     pub repair: Option<String>,
 }
@@ -100,13 +105,15 @@ pub struct Path {
     pub hops: Vec<Hop>,
     /// From there on, to each that it may go to.
     pub legs: Vec<Leg>,
+    /// What a real packet met, if one was sent.
+    pub probe: Option<Hop>,
 }
 
 impl Path {
     /// All hops in order.
     pub fn all(&self) -> impl Iterator<Item = &Hop> {
         let legs = self.legs.iter().flat_map(|leg| &leg.hops);
-        self.hops.iter().chain(legs)
+        self.hops.iter().chain(legs).chain(&self.probe)
     }
 
     /// The first that is broken.

@@ -92,6 +92,7 @@ pub(super) fn outcome(at: At, outcome: &Outcome, packet: &Packet) -> Hop {
         at,
         state,
         found,
+        owner: Some(whose),
         repair: (state == State::Broken).then(|| repair(place, verdict, packet)),
     }
 }

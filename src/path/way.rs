@@ -21,6 +21,7 @@ impl<N: Node> Way<'_, N> {
             at,
             state,
             found: found.into(),
+            owner: None,
             repair,
         });
     }
@@ -533,6 +534,10 @@ impl<N: Node> Way<'_, N> {
                 self.hook(Hook::Egress, every, &mut reply);
             }
             Some(Route::Refused(errno)) => {
+                if let (at @ At::Forwarding, found, repair) = self.no_route(&reply, errno) {
+                    self.note(at, State::Broken, found, repair);
+                    return;
+                }
                 let (client, by) = (reply.destination, reply.source);
                 let found = match to_this_node {
                     true => format!("no way back to {client}: {}", refused(errno)),

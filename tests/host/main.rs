@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conntrack;
+mod findings;
 mod interfaces;
 mod netns;
 mod others;

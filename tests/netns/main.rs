@@ -22,6 +22,7 @@ mod node_ports;
 mod packets;
 mod policies;
 mod prefixes;
+mod probes;
 mod sequences;
 mod spread;
 mod standalone;

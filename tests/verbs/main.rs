@@ -426,7 +426,7 @@ fn check_beside_a_daemon_that_owns_the_tables_finds_no_fault_in_that() {
         fs::write(&input, services(&[1])).unwrap();
         let agent = Agent::start(&input, &folder.0.join("log"), &["--own-tables"]);
         agent.says("cause=start");
-        let said = with(&["check"], &services(&[1])).expect(0);
+        let said = with(&["check", "--cluster-cidr=10.0.0.0/16"], &services(&[1])).expect(0);
         let owner = format!("belong to process {}", agent.child.id());
         assert!(said.out.contains(&owner), "{}", said.out);
         assert!(said.out.contains("0 errors"), "{}", said.out);

@@ -158,6 +158,7 @@ impl Host for Fake {
             name: "eth0".into(),
             kind: Kind::Physical,
             up: true,
+            mtu: 1500,
             master: None,
             peer: None,
             hairpin: false,

@@ -1,6 +1,7 @@
 //! `svcnat explain`: where a packet goes, and why.
 
 pub(super) mod live;
+mod probe;
 mod say;
 mod way;
 
@@ -89,7 +90,10 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         };
         let host = Surroundings::new(installed.others);
         let mut host = host.map_err(|e| CliError::Host(e.to_string()))?;
-        Some(follow(&mut host, &packet, &ours))
+        let mut path = follow(&mut host, &packet, &ours);
+        let probe = args.probe;
+        path.probe = probe.map(|patience| probe::send(&mut host, &packet, &path, patience));
+        Some(path)
     } else {
         None
     };

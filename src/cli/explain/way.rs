@@ -23,6 +23,9 @@ pub fn text(out: &mut impl Write, path: &Path) -> io::Result<()> {
             line(out, hop, "    ")?;
         }
     }
+    if let Some(hop) = &path.probe {
+        line(out, hop, "  ")?;
+    }
     let Some(hop) = path.broken() else {
         return match path.all().any(|hop| hop.state == State::Unknown) {
             false => writeln!(out, "nothing of this node is in its way"),
@@ -65,6 +68,7 @@ pub fn json(path: &Path) -> Value {
     json!({
         "hops": hops(&path.hops),
         "legs": legs,
+        "probe": path.probe.as_ref().map(hop),
         "broken": path.broken().map(hop),
     })
 }
@@ -75,5 +79,11 @@ fn hop(hop: &Hop) -> Value {
         State::Unknown => "unknown",
         State::Broken => "broken",
     };
-    json!({"at": hop.at.to_string(), "state": state, "found": hop.found, "repair": hop.repair})
+    json!({
+        "at": hop.at.to_string(),
+        "state": state,
+        "found": hop.found,
+        "owner": hop.owner,
+        "repair": hop.repair,
+    })
 }
