@@ -17,7 +17,7 @@ use crate::foreign::Rules;
 use crate::host::interfaces::{self, Interface};
 use crate::host::others::{self, Ours};
 use crate::host::{HostError, check, hidden, routes, sysctl};
-use crate::netlink::Nfnetlink;
+use crate::netlink::{self, Nfnetlink};
 use crate::node::Node;
 use crate::problem::{Problem, Severity};
 use crate::ruleset::{Hook, LiveRuleset, Ruleset};
@@ -130,7 +130,7 @@ fn of_kernel(inputs: &Node) -> Vec<Problem> {
     };
     let live = LiveRuleset::default();
     let desired = inputs.ruleset_over(&live);
-    let others = match kernel.others() {
+    let others = match netlink::others(&mut kernel) {
         Ok(others) => others,
         Err(e) => return failed(e.to_string()),
     };

@@ -1,18 +1,18 @@
-//! Other programs that do the same job, or undo it, by everybody's nftables chains. Pure.
+//! Other programs that do the same job, or undo it, by everybody's chains. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::foreign::{Base, Chain, Conditions, Effect, Family, Hook, Rules, Table};
+use crate::foreign::{Base, Chain, Conditions, Effect, Family, Hook, Origin, Rules, Table};
 use crate::plan::{FrontendKey, NodePlan};
 use crate::problem::Problem;
 
 /// kube-proxy's tables in nftables mode.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 /// Its chain in iptables mode.
-pub(super) const KUBE_SERVICES: &str = "KUBE-SERVICES";
+const KUBE_SERVICES: &str = "KUBE-SERVICES";
 /// Conflicts named of each kind; the rest are counted.
 const NAMED: usize = 5;
 
@@ -30,7 +30,7 @@ pub struct Ours<'a> {
 /// A chain and where it is.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    family: Family,
+    origin: Origin,
     table: &'a str,
     name: &'a str,
     base: &'a Base,
@@ -38,7 +38,7 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn warn(&self, message: &str) -> Problem {
-        warn(self.family, self.table, message)
+        warn(self.origin, self.table, message)
     }
 }
 
@@ -54,11 +54,13 @@ impl fmt::Display for Place<'_> {
 #[must_use]
 pub fn others(rules: &Rules, ours: &Ours<'_>) -> Vec<Problem> {
     let mut problems = proxies(rules);
-    for ((family, name), table) in &rules.tables {
+    let unread = rules.unread.iter();
+    problems.extend(unread.map(|what| Problem::warning(None, "other programs", "", what.clone())));
+    for (origin, name, table) in rules.all() {
         for (chain_name, chain) in &table.chains {
             let Some(base) = &chain.base else { continue };
             let place = Place {
-                family: *family,
+                origin,
                 table: name,
                 name: chain_name,
                 base,
@@ -78,15 +80,18 @@ pub fn others(rules: &Rules, ours: &Ours<'_>) -> Vec<Problem> {
     problems
 }
 
-fn warn(family: Family, table: &str, message: &str) -> Problem {
-    let object = format!("nftables table {} {table}", family.nft_name());
+fn warn(origin: Origin, table: &str, message: &str) -> Problem {
+    let object = match origin.legacy {
+        true => format!("{origin} table {table}"),
+        false => format!("nftables table {origin} {table}"),
+    };
     Problem::warning(None, object, "", message)
 }
 
-/// kube-proxy, in the two modes that show in nf_tables.
+/// kube-proxy, in the two modes that show in tables.
 fn proxies(rules: &Rules) -> Vec<Problem> {
     let mut problems = BTreeSet::new();
-    for ((family, name), table) in &rules.tables {
+    for (origin, name, table) in rules.all() {
         let mode = if name == KUBE_PROXY_TABLE {
             "nftables"
         } else if name == "nat" && table.chains.contains_key(KUBE_SERVICES) {
@@ -94,7 +99,7 @@ fn proxies(rules: &Rules) -> Vec<Problem> {
         } else {
             continue;
         };
-        problems.insert(warn(*family, name, &proxy(mode)));
+        problems.insert(warn(origin, name, &proxy(mode)));
     }
     problems.into_iter().collect()
 }
@@ -143,14 +148,14 @@ fn rules_that<'t>(
 fn translated(place: Place<'_>, rules: &[(&str, Conditions)], ours: &Ours<'_>) -> Vec<Problem> {
     let order = match place.base.priority.cmp(&ours.priority) {
         std::cmp::Ordering::Less => "before svcnat's",
-        std::cmp::Ordering::Equal => "at the priority of svcnat's: whoever was there first decides",
+        std::cmp::Ordering::Equal => "at the priority of svcnat's: whoever came last decides",
         std::cmp::Ordering::Greater => "after svcnat's, where svcnat leaves it untranslated",
     };
     // kube-proxy is named once, not by each of its services.
     let by_others = rules.iter().filter(|(name, _)| !name.starts_with("KUBE-"));
     let conflicts: BTreeSet<(String, &str)> = by_others
         .filter(|_| place.table != KUBE_PROXY_TABLE)
-        .filter_map(|(name, rule)| Some((claimed(rule, place.family, ours)?, *name)))
+        .filter_map(|(name, rule)| Some((claimed(rule, place.origin.family, ours)?, *name)))
         .collect();
     let named = conflicts.iter().take(NAMED).map(|(what, by)| {
         let by = if *by == place.name {

@@ -6,18 +6,18 @@ use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 
 use super::conntrack::Conntrack;
 use super::error::HostError;
-use super::hidden::legacy_tables;
 use super::interfaces::{self, Interface, Kind, local_addresses};
-use crate::foreign::Rules;
+use crate::foreign::{self, Found, Rules};
 use crate::net::{Endpoint, Family, Protocol};
 use crate::netlink::exchange::Exchange;
 use crate::netlink::socket::Bus;
-use crate::netlink::{ExchangeError, neighbour, route};
+use crate::netlink::{ExchangeError, Nfnetlink, neighbour, route};
 use crate::path::{Listener, Neighbour, Node, PodLink, Route, RouteQuestion};
 
 /// Folders in which container runtimes keep the namespaces of pods.
@@ -31,8 +31,9 @@ pub struct Surroundings {
     interfaces: Vec<Interface>,
     /// Their addresses.
     local: BTreeSet<IpAddr>,
-    others: Rules,
-    unread: Vec<String>,
+    others: Arc<Rules>,
+    /// What others' large sets are asked by, once one has to be.
+    kernel: Option<Nfnetlink>,
     /// Tracked connections are looked at: the whole table for each question.
     pub looks_at_flows: bool,
     /// Routes that were asked for.
@@ -53,8 +54,8 @@ impl Surroundings {
             exchange,
             local: local_addresses(&interfaces),
             interfaces,
-            others,
-            unread: unread(),
+            others: Arc::new(others),
+            kernel: None,
             looks_at_flows: true,
             routes: HashMap::new(),
             namespaces: None,
@@ -245,23 +246,17 @@ impl Node for Surroundings {
         })
     }
 
-    fn others(&self) -> &Rules {
-        &self.others
+    fn others(&self) -> Arc<Rules> {
+        Arc::clone(&self.others)
     }
 
-    fn unread(&self) -> &[String] {
-        &self.unread
+    fn element(&mut self, of: (foreign::Family, &str), set: &str, key: &[u8]) -> Found {
+        if self.kernel.is_none() {
+            self.kernel = Nfnetlink::open().ok();
+        }
+        let kernel = self.kernel.as_mut();
+        kernel.map_or(Found::Unknown, |kernel| kernel.holds_key(of, set, key))
     }
-}
-
-/// Rules that the kernel runs and nf_tables does not show.
-fn unread() -> Vec<String> {
-    let legacy = legacy_tables().into_iter();
-    legacy
-        .map(|(program, tables)| {
-            format!("{program} has tables ({tables}) whose rules are not followed: {program}-save")
-        })
-        .collect()
 }
 
 /// The network namespaces that container runtimes and `ip netns` keep, with their interfaces.
