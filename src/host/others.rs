@@ -34,6 +34,8 @@ struct Place<'a> {
     table: &'a str,
     name: &'a str,
     base: &'a Base,
+    /// Its table came after ours; `None` if that cannot be told.
+    newer: Option<bool>,
 }
 
 impl Place<'_> {
@@ -64,6 +66,11 @@ pub fn others(rules: &Rules, ours: &Ours<'_>) -> Vec<Problem> {
                 table: name,
                 name: chain_name,
                 base,
+                newer: match rules.ours.values().max() {
+                    // Ours will come after whatever is there.
+                    None => Some(false),
+                    Some(ours) => table.handle.map(|handle| handle > *ours),
+                },
             };
             let found = |effect| rules_that(table, chain_name, chain, &effect);
             match base.hook {
@@ -146,10 +153,13 @@ fn rules_that<'t>(
 
 /// Translations of destinations that are ours to translate.
 fn translated(place: Place<'_>, rules: &[(&str, Conditions)], ours: &Ours<'_>) -> Vec<Problem> {
-    let order = match place.base.priority.cmp(&ours.priority) {
-        std::cmp::Ordering::Less => "before svcnat's",
-        std::cmp::Ordering::Equal => "at the priority of svcnat's: whoever came last decides",
-        std::cmp::Ordering::Greater => "after svcnat's, where svcnat leaves it untranslated",
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    let order = match (place.base.priority.cmp(&ours.priority), place.newer) {
+        (Less, _) => "before svcnat's",
+        // The kernel asks the chain that came last first.
+        (Equal, Some(true)) => "before svcnat's, which was there before it",
+        (Equal, None) => "at the priority of svcnat's: whoever came last decides",
+        (Greater | Equal, _) => "after svcnat's, where svcnat leaves it untranslated",
     };
     // kube-proxy is named once, not by each of its services.
     let by_others = rules.iter().filter(|(name, _)| !name.starts_with("KUBE-"));
