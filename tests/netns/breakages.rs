@@ -192,8 +192,8 @@ const BREAKAGES: &[(&str, Question, &str, &str)] = &[
     ("ip rule add fwmark 0x4000/0x4000 prohibit pref 10", OUTSIDE, "route: no way to 172.17.0.2: the route or a rule is `prohibit`", "ip rule del pref 10"),
     (chain!("forward priority 0", "meta mark & 0x4000 == 0x4000 drop;"), OUTSIDE, "forward: inet fw c drops it (rule", UNDO),
     (chain!("forward priority 0", "ct status snat drop;"), OUTSIDE, "answer: forward: inet fw c drops it (rule", UNDO),
-    ("ip link set pod1 down", HERE, "link: pod1, by which 172.17.0.2 is reached, is down", "ip link set pod1 up"),
-    ("ip link set pod1 nomaster", OUTSIDE, "link: pod1, by which 172.17.0.2 is reached, is no port of docker0", "ip link set pod1 master docker0; ip link set pod1 type bridge_slave hairpin on"),
+    ("ip link set port3 down", HERE, "link: port3, by which 172.17.0.2 is reached, is down", "ip link set port3 up"),
+    ("ip link set port3 nomaster", OUTSIDE, "link: port3, by which 172.17.0.2 is reached, is no port of docker0", "ip link set port3 master docker0; ip link set port3 type bridge_slave hairpin on"),
     ("ip rule add from 172.17.0.9 to 172.17.1.2 prohibit", FAR, "route: ", "ip rule del from 172.17.0.9 to 172.17.1.2 prohibit"),
     ("nft 'table inet fw { chain c { type filter hook prerouting priority -150; ip saddr 172.17.0.9 meta mark set 0x5; }; }'; ip rule add fwmark 5 prohibit", FAR,
      "route: no way to 172.17.1.2: the route or a rule is `prohibit`", "ip rule del fwmark 5 prohibit; nft delete table inet fw"),
@@ -365,8 +365,14 @@ pub fn stage() -> (Stage, Named) {
     let clients = ["172.17.0.9", "fd00:17::9", "203.0.113.9"];
     let stage = Stage::new(clients.map(|a| a.parse().expect("an address")), &servers);
     let named = Named::new(&[("pod", &stage.at("172.17.0.2".parse().expect("an address")))]);
-    // What the node itself sends needs a route before it is translated.
-    shell(&stage, "ip route add 10.254.0.0/16 via 192.168.50.12");
+    // The other node's pods are behind it, and what the node itself sends needs a route before it is
+    // translated.
+    shell(
+        &stage,
+        "ip route replace 172.17.1.2 via 192.168.50.12
+         ip -6 route replace fd00:17:0:1::2 via fd00:50::12
+         ip route add 10.254.0.0/16 via 192.168.50.12",
+    );
     again(&stage);
     (stage, named)
 }
