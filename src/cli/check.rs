@@ -22,7 +22,7 @@ use crate::host::interfaces::{self, Interface};
 use crate::host::others::{self, Ours};
 use crate::host::routes::{self, RouteDelta, RouteError};
 use crate::host::{HostError, capacity, check, features, hidden, sysctl};
-use crate::netlink::{NetlinkError, Nfnetlink};
+use crate::netlink::{self, NetlinkError, Nfnetlink};
 use crate::node::Node;
 use crate::problem::{Problem, Severity};
 use crate::ruleset::{Hook, LiveRuleset, Ruleset, TABLE};
@@ -263,7 +263,7 @@ fn of_kernel(inputs: &Node) -> Vec<Problem> {
     };
     let live = LiveRuleset::default();
     let desired = inputs.ruleset_over(&live);
-    let others = match kernel.others() {
+    let others = match netlink::others(&mut kernel) {
         Ok(others) => others,
         Err(e) => return failed(e.to_string()),
     };

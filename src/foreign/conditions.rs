@@ -113,7 +113,7 @@ impl Rule {
                 Expr::End(End::Jump(to) | End::Goto(to)) => effect = Effect::To(to.clone()),
                 Expr::Dnat { .. } | Expr::Redirect => effect = Effect::Dnat,
                 Expr::Snat => effect = Effect::Snat,
-                Expr::XtTarget(name, _) => match name.as_str() {
+                Expr::XtTarget(name, ..) => match name.as_str() {
                     "DNAT" | "REDIRECT" | "NETMAP" | "TPROXY" => effect = Effect::Dnat,
                     "SNAT" | "MASQUERADE" => effect = Effect::Snat,
                     _ => {}

@@ -1,183 +1,25 @@
-//! One chain after the other, as the kernel would walk them. Where a condition cannot be told
-//! both ways are followed, and only what both lead to is certain.
+//! The rules of a base chain, one after the other, as the kernel would walk them. Where a condition
+//! cannot be told both ways are followed, and only what both lead to is certain.
 
-use super::packet::{Packet, World};
-use super::{Chain, Device, End, Expr, Family, Hook, Op, Register, Rules, Set, Table, Value, xt};
-use std::net::IpAddr;
+use super::hook::{Outcome, Place, Verdict};
+use super::packet::Packet;
+use super::registers::{EMPTY, Registers, address_at, compare, holds, number, read, store};
+use super::state::{Found, State, World};
+use super::{End, Expr, Hook, Op, Register, Rules, Table, Value, xt};
 
-/// Bytes of all registers.
-const REGISTERS: usize = 80;
 /// Jumps into each other that are followed: as many as the kernel does (NFT_JUMP_STACK_SIZE).
 const DEPTH: usize = 16;
 /// Rules looked at for one packet, for rulesets that only a program can have written.
 const MOST_RULES: usize = 100_000;
-
-/// A chain at a hook, and the rule of it or of a chain it leads to that decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The table's family.
-    pub family: Family,
-    /// The table.
-    pub table: String,
-    /// The base chain.
-    pub chain: String,
-    /// Its hook.
-    pub hook: Hook,
-    /// Its priority.
-    pub priority: i32,
-    /// The rule's own chain and its handle; `None` for the policy.
-    pub rule: Option<(String, u64)>,
-}
-
-/// What becomes of a packet at a base chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes on.
-    Pass,
-    /// Dropped.
-    Drop,
-    /// Refused.
-    Reject,
-    /// Handed to a program, which decides.
-    Queue,
-    /// Its destination becomes another; what of it is a constant of the rule.
-    Dnat(Option<IpAddr>, Option<u16>),
-    /// Its destination becomes this host.
-    Redirect,
-    /// Its source becomes another.
-    Snat,
-    /// Not known: this is what may become of it, because of a condition that is not followed.
-    Perhaps(Box<Verdict>, String),
-}
-
-/// What one base chain says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// Where.
-    pub place: Place,
-    /// What.
-    pub verdict: Verdict,
-}
-
-/// Walks a packet through all base chains of `hook` whose priority is in `priorities`, in their
-/// order, up to the first that certainly ends its way or translates it. Rules may set its mark.
-/// O(rules).
-pub fn hook(
-    rules: &Rules,
-    hook: Hook,
-    priorities: std::ops::RangeInclusive<i32>,
-    packet: &mut Packet,
-    world: &dyn World,
-) -> Vec<Outcome> {
-    let mut chains: Vec<(&(Family, String), &Table, &String, &Chain)> = rules
-        .tables
-        .iter()
-        .filter(|((family, _), _)| sees(*family, packet))
-        .flat_map(|(key, table)| {
-            let chains = table.chains.iter();
-            chains.map(move |(name, chain)| (key, table, name, chain))
-        })
-        .filter(|(_, _, _, chain)| {
-            chain.base.as_ref().is_some_and(|base| {
-                let asks = matches!(hook, Hook::Prerouting | Hook::Output);
-                let translated = base.nat && (packet.is_reply || asks && packet.asked.is_some());
-                base.hook == hook
-                    && priorities.contains(&base.priority)
-                    && !translated
-                    && of_device(&base.devices, hook, packet)
-            })
-        })
-        .collect();
-    let priority = |chain: &Chain| chain.base.as_ref().map_or(0, |base| base.priority);
-    chains.sort_by_key(|(_, _, _, chain)| priority(chain));
-    let mut out = Vec::new();
-    for ((family, table_name), table, name, chain) in chains {
-        let Some(base) = &chain.base else { continue };
-        let place = Place {
-            family: *family,
-            table: table_name.clone(),
-            chain: name.clone(),
-            hook,
-            priority: base.priority,
-            rule: None,
-        };
-        let mut walk = Walk {
-            table,
-            packet,
-            world,
-            place: &place,
-            perhaps: Vec::new(),
-            left: MOST_RULES,
-        };
-        let sure = match walk.chain(name, DEPTH, &mut None) {
-            Flow::Done(outcome) => outcome,
-            Flow::Next => Outcome {
-                verdict: if base.drops {
-                    Verdict::Drop
-                } else {
-                    Verdict::Pass
-                },
-                place: place.clone(),
-            },
-        };
-        let outcome = decided(walk.perhaps, sure);
-        let goes_on = matches!(
-            &outcome.verdict,
-            Verdict::Pass | Verdict::Perhaps(..) | Verdict::Snat
-        );
-        out.push(outcome);
-        if !goes_on {
-            break;
-        }
-    }
-    out
-}
-
-/// True if chains of a family see this packet where this host routes it.
-fn sees(family: Family, packet: &Packet) -> bool {
-    match family {
-        Family::Inet | Family::Netdev => true,
-        Family::Ip => packet.destination.is_ipv4(),
-        Family::Ip6 => packet.destination.is_ipv6(),
-        // Only frames that a bridge forwards come by.
-        Family::Bridge => false,
-    }
-}
-
-fn of_device(devices: &[String], hook: Hook, packet: &Packet) -> bool {
-    let device = match hook {
-        Hook::Egress => &packet.oif,
-        _ => &packet.iif,
-    };
-    match device {
-        Device::Known(name, _) => devices.is_empty() || devices.contains(name),
-        Device::None => devices.is_empty(),
-        Device::Unknown => true,
-    }
-}
-
-/// The one outcome, if all that may be come to the same; else the first that is otherwise.
-fn decided(perhaps: Vec<(Outcome, String)>, sure: Outcome) -> Outcome {
-    let other = perhaps
-        .into_iter()
-        .find(|(outcome, _)| outcome.verdict != sure.verdict);
-    let Some((mut outcome, why)) = other else {
-        return sure;
-    };
-    // What is certain unless something lets it pass is worth more than what lets it pass.
-    if outcome.verdict == Verdict::Pass {
-        outcome = sure;
-    }
-    Outcome {
-        verdict: Verdict::Perhaps(Box::new(outcome.verdict), why),
-        place: outcome.place,
-    }
-}
+/// Numbers drawn by chance that are each followed.
+const MOST_NUMBERS: u32 = 256;
 
 /// What a chain leads to.
 enum Flow {
-    /// The calling chain goes on.
+    /// The next rule.
     Next,
+    /// The calling chain goes on.
+    Return,
     /// Nothing more at this base chain.
     Done(Outcome),
 }
@@ -194,11 +36,22 @@ enum Does {
     Nothing,
     End(End),
     Final(Verdict),
+    /// One of these, whose choice is not known; none of them, if that is true.
+    OneOf(Vec<End>, bool),
 }
 
-type Registers = [Option<u8>; REGISTERS];
+/// What a set or map says of a key.
+enum Answer {
+    No,
+    /// It holds it; a map's value.
+    Yes(Option<Value>),
+    /// It holds one of several, with a verdict map's ends; perhaps none, if that is true.
+    OneOf(Vec<End>, bool),
+}
 
-struct Walk<'a, 'p> {
+/// A packet in one base chain.
+pub(super) struct Walk<'a, 'p> {
+    rules: &'a Rules,
     table: &'a Table,
     packet: &'p mut Packet,
     world: &'p dyn World,
@@ -208,7 +61,41 @@ struct Walk<'a, 'p> {
     left: usize,
 }
 
-impl Walk<'_, '_> {
+impl<'a, 'p> Walk<'a, 'p> {
+    pub(super) const fn new(
+        rules: &'a Rules,
+        table: &'a Table,
+        packet: &'p mut Packet,
+        world: &'p dyn World,
+        place: &'a Place,
+    ) -> Self {
+        Self {
+            rules,
+            table,
+            packet,
+            world,
+            place,
+            perhaps: Vec::new(),
+            left: MOST_RULES,
+        }
+    }
+
+    /// Walks the base chain: what may become of the packet, each with the reason why that is not
+    /// certain, and what becomes of it otherwise.
+    pub(super) fn base(mut self, drops: bool) -> (Vec<(Outcome, String)>, Outcome) {
+        let sure = match self.chain(&self.place.chain, DEPTH, &mut None) {
+            Flow::Done(outcome) => outcome,
+            Flow::Next | Flow::Return => Outcome {
+                verdict: match drops {
+                    true => Verdict::Drop,
+                    false => Verdict::Pass,
+                },
+                place: self.place.clone(),
+            },
+        };
+        (self.perhaps, sure)
+    }
+
     /// Walks a chain. `unsure`: why it is not certain that the packet comes here.
     fn chain(&mut self, name: &str, depth: usize, unsure: &mut Option<String>) -> Flow {
         let Some(chain) = self.table.chains.get(name) else {
@@ -216,71 +103,108 @@ impl Walk<'_, '_> {
         };
         for rule in &chain.rules {
             self.left = self.left.saturating_sub(1);
+            let at = (name, rule.handle);
             if self.left == 0 {
-                return self.done(
-                    Verdict::Pass,
-                    name,
-                    rule.handle,
-                    Some("too many rules".into()),
-                );
+                return self.done(Verdict::Pass, at, Some("too many rules".into()));
             }
-            let before = self.packet.mark;
+            let before = State::of(self.packet);
             let (matched, does) = self.rule(&rule.expressions);
             let mut here = unsure.clone();
             match matched {
                 Matched::No => {
-                    self.packet.mark = before;
+                    before.put(self.packet);
                     continue;
                 }
                 Matched::Yes => {}
-                Matched::Perhaps(why) => {
-                    if self.packet.mark != before {
-                        self.packet.mark = None;
-                    }
-                    here = here.or(Some(why));
-                }
+                Matched::Perhaps(why) => here = here.or(Some(why)),
+            }
+            if here.is_some() {
+                before.or(State::of(self.packet)).put(self.packet);
             }
             let flow = match does {
-                Does::Nothing | Does::End(End::Continue) => Flow::Next,
-                Does::Final(verdict) => self.done(verdict, name, rule.handle, here.clone()),
-                Does::End(End::Accept) => self.done(Verdict::Pass, name, rule.handle, here.clone()),
-                Does::End(End::Drop) => self.done(Verdict::Drop, name, rule.handle, here.clone()),
-                Does::End(End::Queue) => self.done(Verdict::Queue, name, rule.handle, here.clone()),
-                Does::End(End::Return) => {
-                    if here.is_none() {
-                        return Flow::Next;
-                    }
-                    // The rest of the chain is walked, or it is not.
-                    *unsure = here;
-                    continue;
-                }
-                Does::End(End::Jump(_) | End::Goto(_)) if depth == 0 => Flow::Next,
-                Does::End(End::Jump(to)) => {
-                    let mut inside = here.clone();
-                    self.chain(&to, depth - 1, &mut inside)
-                }
-                Does::End(End::Goto(to)) => {
-                    let mut inside = here.clone();
-                    match self.chain(&to, depth - 1, &mut inside) {
-                        Flow::Next if here.is_none() => return Flow::Next,
-                        Flow::Next => {
-                            *unsure = here;
-                            continue;
-                        }
-                        done @ Flow::Done(_) => done,
-                    }
+                Does::Nothing => Flow::Next,
+                Does::Final(verdict) => self.done(verdict, at, here.clone()),
+                Does::End(end) => self.end(&end, at, depth, &here),
+                Does::OneOf(ends, perhaps_none) => {
+                    self.one_of(&ends, at, depth, (&here, perhaps_none))
                 }
             };
             match flow {
                 Flow::Next => {}
+                // The rest of the chain is walked, or it is not.
+                Flow::Return if here.is_some() => *unsure = here,
+                Flow::Return => return Flow::Next,
                 done @ Flow::Done(_) => return done,
             }
         }
         Flow::Next
     }
 
+    /// What a rule ends with. `here`: why it is not certain.
+    fn end(&mut self, end: &End, at: (&str, u64), depth: usize, here: &Option<String>) -> Flow {
+        let verdict = match end {
+            End::Continue => return Flow::Next,
+            End::Return => return Flow::Return,
+            End::Accept => Verdict::Pass,
+            End::Drop => Verdict::Drop,
+            End::Queue => Verdict::Queue,
+            End::Jump(_) | End::Goto(_) if depth == 0 => return Flow::Next,
+            End::Jump(to) => return self.chain(to, depth - 1, &mut here.clone()),
+            End::Goto(to) => {
+                return match self.chain(to, depth - 1, &mut here.clone()) {
+                    Flow::Next => Flow::Return,
+                    flow => flow,
+                };
+            }
+        };
+        self.done(verdict, at, here.clone())
+    }
+
+    /// Follows all of several ends. If all of them end the packet's way in the same manner, so does
+    /// the rule.
+    fn one_of(
+        &mut self,
+        ends: &[End],
+        at: (&str, u64),
+        depth: usize,
+        (here, perhaps_none): (&Option<String>, bool),
+    ) -> Flow {
+        let before = State::of(self.packet);
+        let mut after = perhaps_none.then_some(before);
+        let mut all = !perhaps_none;
+        let mut done: Vec<Outcome> = Vec::new();
+        for end in ends {
+            before.put(self.packet);
+            match self.end(end, at, depth, here) {
+                Flow::Done(outcome) => done.push(outcome),
+                Flow::Next | Flow::Return => all = false,
+            }
+            let state = State::of(self.packet);
+            after = Some(after.map_or(state, |after| after.or(state)));
+        }
+        after.unwrap_or(before).put(self.packet);
+        let first = done.first().map(|outcome| outcome.verdict.clone());
+        let merged = done.iter().try_fold(first, |all, outcome| {
+            Some(all.and_then(|all| all.merged(&outcome.verdict)))
+        });
+        match merged.flatten() {
+            Some(verdict) if all => self.done(verdict, at, here.clone()),
+            _ => {
+                let why = "which element of a map it meets with";
+                self.perhaps
+                    .extend(done.into_iter().map(|outcome| (outcome, why.to_owned())));
+                Flow::Next
+            }
+        }
+    }
+
     /// Certain, or noted as what may be.
-    fn done(&mut self, verdict: Verdict, chain: &str, handle: u64, unsure: Option<String>) -> Flow {
+    fn done(
+        &mut self,
+        verdict: Verdict,
+        (chain, handle): (&str, u64),
+        unsure: Option<String>,
+    ) -> Flow {
         let outcome = Outcome {
             verdict,
             place: Place {
@@ -298,11 +222,22 @@ impl Walk<'_, '_> {
     }
 
     fn rule(&mut self, expressions: &[Expr]) -> (Matched, Does) {
-        let mut registers: Registers = [None; REGISTERS];
+        let mut registers = EMPTY;
         let mut perhaps = None;
+        let mut numbers = None;
         for expression in expressions {
             let held = match expression {
                 Expr::Nothing => continue,
+                Expr::Number(to, count, first) => {
+                    let only = (*count == 1).then(|| first.to_ne_bytes());
+                    store(
+                        &mut registers,
+                        *to,
+                        (0..4).map(|i| only.map(|bytes| bytes[i])),
+                    );
+                    numbers = Some((*to, *first..first.saturating_add(*count)));
+                    continue;
+                }
                 Expr::Load(property, to, len) => {
                     let bytes = self.packet.bytes(property, *len, self.world);
                     store(&mut registers, *to, bytes);
@@ -337,12 +272,12 @@ impl Walk<'_, '_> {
                     self.packet.mark = number(&registers, *from);
                     continue;
                 }
-                Expr::SetCtMark => {
-                    self.packet.ct_mark = None;
+                Expr::SetCtMark(from) => {
+                    self.packet.ct_mark = number(&registers, *from);
                     continue;
                 }
                 Expr::Notrack => {
-                    self.packet.untracked |= perhaps.is_none();
+                    self.packet.untracked = true;
                     continue;
                 }
                 Expr::Cmp(register, op, data) => compare(&registers, *register, *op, data),
@@ -360,30 +295,46 @@ impl Walk<'_, '_> {
                     key,
                     inverted,
                     to,
-                } => match self.lookup(&mut registers, set, *key, *inverted, *to) {
-                    Ok((held, None)) => held,
-                    Ok((Some(true), Some(end))) => {
-                        return (certain(perhaps), Does::End(end));
+                } => {
+                    let several = numbers.clone().filter(|(at, _)| at == key);
+                    match self.lookup(&registers, set, *key, several.map(|(_, all)| all)) {
+                        Ok(Answer::No) => Some(*inverted),
+                        Ok(Answer::Yes(Some(Value::End(end)))) => {
+                            return (certain(perhaps), Does::End(end));
+                        }
+                        Ok(Answer::OneOf(ends, none)) => {
+                            return (certain(perhaps), Does::OneOf(ends, none));
+                        }
+                        Ok(Answer::Yes(value)) => {
+                            if let (Some(Value::Data(data)), Some(to)) = (value, to) {
+                                store(&mut registers, *to, data.iter().copied().map(Some));
+                            }
+                            Some(!inverted)
+                        }
+                        Err(why) => {
+                            perhaps.get_or_insert(why);
+                            continue;
+                        }
                     }
-                    Ok(_) => Some(false),
-                    Err(why) => {
-                        perhaps.get_or_insert(why);
-                        // Whatever a map may lead to is not followed.
-                        continue;
-                    }
-                },
+                }
                 Expr::XtMatch(name, revision, info) => {
-                    xt::matches(name, *revision, info, self.packet, self.world)
+                    let asked = xt::Asked {
+                        packet: self.packet,
+                        world: self.world,
+                        ipsets: &self.rules.ipsets,
+                    };
+                    asked.matches(name, *revision, info)
                 }
                 Expr::Condition(_) => None,
                 Expr::End(end) => return (certain(perhaps), Does::End(end.clone())),
-                Expr::XtTarget(name, info) => {
-                    let does = self.target(name, info);
-                    match does {
-                        Does::Nothing => continue,
-                        does => return (certain(perhaps), does),
+                Expr::XtTarget(name, revision, info) => match self.target(name, *revision, info) {
+                    Some(Does::Nothing) => continue,
+                    Some(does) => return (certain(perhaps), does),
+                    None => {
+                        let why = format!("what the target {name} of iptables does");
+                        return (Matched::Perhaps(why), Does::Final(Verdict::Drop));
                     }
-                }
+                },
                 Expr::Dnat { address, port } => {
                     let is_v4 = self.packet.destination.is_ipv4();
                     let address = address.and_then(|at| address_at(&registers, at, is_v4));
@@ -409,83 +360,90 @@ impl Walk<'_, '_> {
         (certain(perhaps), Does::Nothing)
     }
 
-    fn target(&mut self, name: &str, info: &[u8]) -> Does {
-        match name {
-            "DNAT" => Does::Final(Verdict::Dnat(None, None)),
-            "REDIRECT" => Does::Final(Verdict::Redirect),
+    /// What a target of iptables does; `None` if it is not known.
+    fn target(&mut self, name: &str, revision: u32, info: &[u8]) -> Option<Does> {
+        let translates = matches!(self.place.hook, Hook::Prerouting | Hook::Output);
+        Some(match name {
+            "DNAT" => {
+                let (address, port) = xt::translation(revision, info, self.packet);
+                Does::Final(Verdict::Dnat(address, port))
+            }
+            "NETMAP" if translates => Does::Final(Verdict::Dnat(None, None)),
+            "REDIRECT" | "TPROXY" => Does::Final(Verdict::Redirect),
             "SNAT" | "MASQUERADE" | "NETMAP" => Does::Final(Verdict::Snat),
             "REJECT" => Does::Final(Verdict::Reject),
             "DROP" => Does::End(End::Drop),
             "ACCEPT" => Does::End(End::Accept),
-            "NFQUEUE" => Does::End(End::Queue),
-            "NOTRACK" => {
-                self.packet.untracked = true;
+            "NFQUEUE" | "QUEUE" | "SYNPROXY" => Does::End(End::Queue),
+            _ => {
+                xt::changes(name, revision, info, self.packet)?;
                 Does::Nothing
             }
-            "CT" => {
-                self.packet.untracked |= xt::notrack(info);
-                Does::Nothing
-            }
-            "CONNMARK" => {
-                self.packet.ct_mark = None;
-                self.packet.mark = None;
-                Does::Nothing
-            }
-            "MARK" => {
-                self.packet.mark = xt::mark(info, self.packet);
-                Does::Nothing
-            }
-            // LOG, NFLOG, CHECKSUM, TCPMSS, TRACE, ...: the packet goes on.
-            _ => Does::Nothing,
-        }
+        })
     }
 
-    /// Whether the key is in the set, and the verdict of a verdict map.
+    /// What a set says of the key in a register; `several`: the numbers one of which that is.
     fn lookup(
         &self,
-        registers: &mut Registers,
+        registers: &Registers,
         name: &str,
         at: Register,
-        inverted: bool,
-        to: Option<Register>,
-    ) -> Result<(Option<bool>, Option<End>), String> {
-        let set = self.table.sets.get(name);
-        let Some((set, elements)) = set.and_then(|set| Some((set, set.elements.as_ref()?))) else {
+        several: Option<std::ops::Range<u32>>,
+    ) -> Result<Answer, String> {
+        let Some(set) = self.table.sets.get(name) else {
             return Err(format!("what set {name} holds was not read"));
         };
         let key: Vec<Option<u8>> = (at..at + set.key_len)
             .map(|at| read(registers, at))
             .collect();
-        let mut perhaps = false;
+        let known: Option<Vec<u8>> = key.iter().copied().collect();
+        let Some(elements) = &set.elements else {
+            let of = (self.place.origin.family, self.place.table.as_str());
+            let found = known.map(|key| self.world.element(of, name, &key));
+            return match found {
+                Some(Found::Yes(value)) => Ok(Answer::Yes(value)),
+                Some(Found::No) => Ok(Answer::No),
+                _ => Err(format!("what set {name} holds was not read")),
+            };
+        };
+        let mut candidates = Vec::new();
         for element in elements {
             match holds(set, &key, &element.key, element.last.as_deref()) {
                 Some(false) => {}
-                None => perhaps = true,
-                Some(true) => {
-                    return Ok(match (&element.value, to) {
-                        (Some(Value::End(end)), _) => (Some(!inverted), Some(end.clone())),
-                        (Some(Value::Data(data)), Some(to)) => {
-                            store(registers, to, data.iter().copied().map(Some));
-                            (Some(!inverted), None)
-                        }
-                        _ => (Some(!inverted), None),
-                    });
-                }
+                Some(true) => return Ok(Answer::Yes(element.value.clone())),
+                None => candidates.push(element),
             }
         }
-        if perhaps {
+        if candidates.is_empty() {
+            return Ok(match &set.other {
+                Some(value) => Answer::Yes(Some(value.clone())),
+                None => Answer::No,
+            });
+        }
+        let mut ends: Vec<End> = Vec::new();
+        let values = candidates.iter().map(|element| &element.value);
+        for value in values.chain([&set.other]) {
+            if let Some(Value::End(end)) = value
+                && !ends.contains(end)
+            {
+                ends.push(end.clone());
+            }
+        }
+        if ends.is_empty() {
             return Err(format!(
                 "whether set {name} holds something that is not known of this packet"
             ));
         }
-        Ok(match (&set.other, to) {
-            (Some(Value::End(end)), _) => (Some(!inverted), Some(end.clone())),
-            (Some(Value::Data(data)), Some(to)) => {
-                store(registers, to, data.iter().copied().map(Some));
-                (Some(!inverted), None)
-            }
-            _ => (Some(inverted), None),
-        })
+        // Of so many numbers each has its element.
+        let every = several.is_some_and(|mut all| {
+            all.len() <= MOST_NUMBERS as usize
+                && all.all(|number| {
+                    let key = number.to_ne_bytes().map(Some);
+                    let mut keys = candidates.iter();
+                    keys.any(|e| holds(set, &key, &e.key, e.last.as_deref()) == Some(true))
+                })
+        });
+        Ok(Answer::OneOf(ends, !every && set.other.is_none()))
     }
 }
 
@@ -500,96 +458,4 @@ fn unknown(expression: &Expr) -> String {
         Expr::Condition(what) => format!("what {what} says"),
         _ => "something that is not known of this packet".to_owned(),
     }
-}
-
-fn read(registers: &Registers, at: usize) -> Option<u8> {
-    registers.get(at).copied().flatten()
-}
-
-/// What is shorter than a register leaves zeros behind it.
-fn store(registers: &mut Registers, at: usize, bytes: impl IntoIterator<Item = Option<u8>>) {
-    let mut bytes = bytes.into_iter();
-    for (i, to) in registers.iter_mut().skip(at).enumerate() {
-        match bytes.next() {
-            Some(byte) => *to = byte,
-            None if i % 4 != 0 => *to = Some(0),
-            None => return,
-        }
-    }
-}
-
-fn number(registers: &Registers, at: Register) -> Option<u32> {
-    let mut bytes = [0; 4];
-    for (i, byte) in bytes.iter_mut().enumerate() {
-        *byte = read(registers, at + i)?;
-    }
-    Some(u32::from_ne_bytes(bytes))
-}
-
-fn address_at(registers: &Registers, at: Register, is_v4: bool) -> Option<IpAddr> {
-    let byte = |i: usize| read(registers, at + i);
-    if is_v4 {
-        let octets = [byte(0)?, byte(1)?, byte(2)?, byte(3)?];
-        return Some(IpAddr::from(octets));
-    }
-    let mut octets = [0; 16];
-    for (i, octet) in octets.iter_mut().enumerate() {
-        *octet = byte(i)?;
-    }
-    Some(IpAddr::from(octets))
-}
-
-fn compare(registers: &Registers, at: Register, op: Op, data: &[u8]) -> Option<bool> {
-    let held: Vec<Option<u8>> = (at..at + data.len())
-        .map(|at| read(registers, at))
-        .collect();
-    let differs = held
-        .iter()
-        .zip(data)
-        .any(|(a, b)| a.is_some_and(|a| a != *b));
-    let whole: Option<Vec<u8>> = held.into_iter().collect();
-    let order = whole.map(|whole| whole.as_slice().cmp(data));
-    match op {
-        Op::Eq if differs => Some(false),
-        Op::Neq if differs => Some(true),
-        Op::Eq => order.map(std::cmp::Ordering::is_eq),
-        Op::Neq => order.map(std::cmp::Ordering::is_ne),
-        Op::Lt => order.map(std::cmp::Ordering::is_lt),
-        Op::Lte => order.map(std::cmp::Ordering::is_le),
-        Op::Gt => order.map(std::cmp::Ordering::is_gt),
-        Op::Gte => order.map(std::cmp::Ordering::is_ge),
-    }
-}
-
-/// Whether a key is an element's, field by field: a range of a concatenation is a range of each.
-fn holds(set: &Set, key: &[Option<u8>], first: &[u8], last: Option<&[u8]>) -> Option<bool> {
-    let last = last.unwrap_or(first);
-    let mut at = 0;
-    let mut all = Some(true);
-    for len in &set.fields {
-        let range = at..(at + len).min(key.len());
-        at += len;
-        let (Some(key), Some(first), Some(last)) = (
-            key.get(range.clone()),
-            first.get(range.clone()),
-            last.get(range),
-        ) else {
-            return Some(false);
-        };
-        let differs = || {
-            key.iter()
-                .zip(first)
-                .any(|(a, b)| a.is_some_and(|a| a != *b))
-        };
-        let known: Option<Vec<u8>> = key.iter().copied().collect();
-        match known {
-            None if first == last && differs() => return Some(false),
-            Some(known) if known.as_slice() < first || known.as_slice() > last => {
-                return Some(false);
-            }
-            Some(_) => {}
-            None => all = None,
-        }
-    }
-    all
 }

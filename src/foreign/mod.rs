@@ -1,25 +1,71 @@
-//! What other programs have in nf_tables, and what becomes of a made-up packet there, as far as
-//! their statements are understood. What is not understood is said to be so, with the rule: it
+//! What other programs have in nf_tables and in the legacy iptables, and what becomes of a made-up
+//! packet there, as far as their statements are understood. What is not understood is said to be so, with the rule: it
 //! is never taken for a yes or a no.
 //!
 //! Pure: the rules are read by `netlink`.
 
 mod conditions;
 mod eval;
+mod hook;
+mod ipset;
 mod packet;
+mod registers;
+mod state;
 mod xt;
 
 use std::collections::BTreeMap;
 
 pub use conditions::{Conditions, Effect};
-pub use eval::{Outcome, Place, Verdict, hook};
-pub use packet::{Device, Packet, World};
+pub use hook::{Outcome, Place, Span, Verdict, hook};
+pub use ipset::{IpElement, IpSet};
+pub use packet::{Device, Packet};
+pub use state::{Found, Leads, World};
 
 /// All tables of other programs, of the families that IP packets come by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Tables by family and name.
+    /// Tables of nf_tables by family and name.
     pub tables: BTreeMap<(Family, String), Table>,
+    /// Tables of the legacy iptables, of the families ip and ip6.
+    pub legacy: BTreeMap<(Family, String), Table>,
+    /// ipsets that matches of iptables ask for, by the kernel's number.
+    pub ipsets: BTreeMap<u16, IpSet>,
+    /// The handles of our own tables, by family.
+    pub ours: BTreeMap<Family, u64>,
+    /// What the kernel runs and could not be read, in one sentence each.
+    pub unread: Vec<String>,
+}
+
+impl Rules {
+    /// All tables, with their origin.
+    pub fn all(&self) -> impl Iterator<Item = (Origin, &str, &Table)> {
+        let tables = self.tables.iter().map(|entry| (entry, false));
+        let all = tables.chain(self.legacy.iter().map(|entry| (entry, true)));
+        all.map(|(((family, name), table), legacy)| {
+            let family = *family;
+            (Origin { family, legacy }, name.as_str(), table)
+        })
+    }
+}
+
+/// Whose a table is: a family of nf_tables', or of the legacy iptables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The family.
+    pub family: Family,
+    /// It is the legacy iptables'.
+    pub legacy: bool,
+}
+
+impl std::fmt::Display for Origin {
+    /// What stands before a table's name: nft's family, or the program that lists it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match (self.legacy, self.family) {
+            (true, Family::Ip6) => "ip6tables-legacy",
+            (true, _) => "iptables-legacy",
+            (false, family) => family.nft_name(),
+        })
+    }
 }
 
 /// A family of tables (NFPROTO_*).
@@ -118,6 +164,8 @@ impl Hook {
 /// A table of another program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
+    /// Higher than that of any table which was there before it; `None` of the legacy iptables.
+    pub handle: Option<u64>,
     /// Chains by name.
     pub chains: BTreeMap<String, Chain>,
     /// Sets and maps by name.
@@ -127,6 +175,8 @@ pub struct Table {
 /// A chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
+    /// Higher than that of any chain of its table which was there before it.
+    pub handle: u64,
     /// Where it hangs, if it is a base chain.
     pub base: Option<Base>,
     /// Its rules in order.
@@ -138,7 +188,7 @@ pub struct Chain {
 pub struct Base {
     /// The hook.
     pub hook: Hook,
-    /// Priority: lower runs first.
+    /// Priority: lower runs first; of equal ones, the chain that came last.
     pub priority: i32,
     /// True with `policy drop`.
     pub drops: bool,
@@ -151,7 +201,7 @@ pub struct Base {
 /// A rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
-    /// What nft calls it (`nft -a list ruleset`).
+    /// What nft calls it (`nft -a list ruleset`); of the legacy iptables, its number in the chain.
     pub handle: u64,
     /// What the kernel does, one after the other.
     pub expressions: Vec<Expr>,
@@ -169,8 +219,10 @@ pub enum Property {
     Meta(u32),
     /// enum nft_ct_keys; of a tuple, the original direction's.
     Ct(u32),
-    /// `fib … type`: flags (NFTA_FIB_F_*).
-    FibType(u32),
+    /// `fib`: the result (NFT_FIB_RESULT_*) and flags (NFTA_FIB_F_*).
+    Fib(u32, u32),
+    /// enum nft_rt_keys.
+    Rt(u32),
     /// Whatever cannot be known of a made-up packet.
     Other(String),
 }
@@ -218,8 +270,10 @@ pub enum Expr {
     Load(Property, Register, usize),
     /// Sets the packet's mark.
     SetMark(Register),
-    /// Sets the connection's mark, which is not followed.
-    SetCtMark,
+    /// Sets the connection's mark.
+    SetCtMark(Register),
+    /// One of so many numbers from the last one on, by chance or in turn.
+    Number(Register, u32, u32),
     /// The connection is not tracked: nothing translates it.
     Notrack,
     /// Compares.
@@ -259,8 +313,8 @@ pub enum Expr {
     Reject,
     /// An extension of iptables: its name, revision and data.
     XtMatch(String, u32, Vec<u8>),
-    /// A target of iptables.
-    XtTarget(String, Vec<u8>),
+    /// A target of iptables: its name, revision and data.
+    XtTarget(String, u32, Vec<u8>),
     /// Changes nothing about where the packet goes, as counters and logs.
     Nothing,
     /// A condition that cannot be told, as a rate limit.
@@ -274,7 +328,7 @@ pub struct Set {
     pub fields: Vec<usize>,
     /// Bytes of the key.
     pub key_len: usize,
-    /// Elements, in order; `None` if they were too many to be read.
+    /// Elements, in order; `None` if they were too many to be read: the kernel is asked for keys.
     pub elements: Option<Vec<Element>>,
     /// The value of every key that is not there, if there is one (`*`).
     pub other: Option<Value>,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Property;
+use super::{Leads, Property, World};
 use crate::net::Protocol;
 
 /// The device a packet comes in or leaves by.
@@ -35,6 +35,8 @@ pub struct Packet {
     pub iif: Device,
     /// The device it leaves by.
     pub oif: Device,
+    /// Where it is sent on that device, once it is routed.
+    pub next_hop: Option<IpAddr>,
     /// The packet mark: 0 until a rule sets it, `None` if a rule set it to what is not known.
     pub mark: Option<u32>,
     /// The connection's mark, likewise.
@@ -65,6 +67,7 @@ impl Packet {
             is_reply: false,
             iif,
             oif: Device::None,
+            next_hop: None,
             mark: Some(0),
             ct_mark: Some(0),
             untracked: false,
@@ -85,21 +88,10 @@ impl Packet {
             is_reply: true,
             iif,
             oif: Device::None,
+            next_hop: None,
             mark: Some(0),
             ..self.clone()
         }
-    }
-}
-
-/// What is asked of the host on a packet's way.
-pub trait World {
-    /// True if an address is this host's.
-    fn is_local(&self, address: IpAddr) -> bool;
-}
-
-impl<F: Fn(IpAddr) -> bool> World for F {
-    fn is_local(&self, address: IpAddr) -> bool {
-        self(address)
     }
 }
 
@@ -152,9 +144,19 @@ pub(super) const UNICAST: u32 = 1;
 pub(super) const LOCAL: u32 = 2;
 const BROADCAST: u32 = 3;
 const MULTICAST: u32 = 5;
-/// NFTA_FIB_F_SADDR, NFTA_FIB_F_DADDR.
-const FIB_SADDR: u32 = 1;
-const FIB_DADDR: u32 = 2;
+/// NFTA_FIB_F_* (linux/netfilter/nf_tables.h).
+mod fib {
+    pub const SADDR: u32 = 1;
+    pub const DADDR: u32 = 2;
+    pub const MARK: u32 = 4;
+    pub const IIF: u32 = 8;
+    pub const PRESENT: u32 = 32;
+    /// NFT_FIB_RESULT_OIF and NFT_FIB_RESULT_ADDRTYPE.
+    pub const OIF: u32 = 1;
+    pub const ADDRTYPE: u32 = 3;
+}
+/// NFT_RT_NEXTHOP4 and NFT_RT_NEXTHOP6.
+const NEXT_HOP: [u32; 2] = [1, 2];
 
 impl Packet {
     /// So many bytes of a property; `None` for each that is not known.
@@ -168,18 +170,45 @@ impl Packet {
             Property::Payload { base, offset } => return self.payload(*base, *offset, len),
             Property::Meta(key) => self.meta(*key),
             Property::Ct(key) => self.ct(*key),
-            Property::FibType(flags) => {
-                let kind = match *flags & (FIB_SADDR | FIB_DADDR) {
-                    FIB_SADDR => Some(self.kind(self.source, world)),
-                    FIB_DADDR => Some(self.kind(self.destination, world)),
-                    _ => None,
-                };
-                kind.map(|kind| kind.to_ne_bytes().to_vec())
-            }
+            Property::Fib(result, flags) => self.fib(*result, *flags, world),
+            Property::Rt(key) if NEXT_HOP.contains(key) => self.next_hop.map(octets),
+            Property::Rt(_) => None,
             Property::Other(_) => None,
         };
         let known = known.unwrap_or_default();
         (0..len).map(|i| known.get(i).copied()).collect()
+    }
+
+    fn fib(&self, result: u32, flags: u32, world: &dyn World) -> Option<Vec<u8>> {
+        let address = match flags & (fib::SADDR | fib::DADDR) {
+            fib::SADDR => self.source,
+            fib::DADDR => self.destination,
+            _ => return None,
+        };
+        if result == fib::ADDRTYPE {
+            return Some(self.kind(address, world).to_ne_bytes().to_vec());
+        }
+        let mark = if flags & fib::MARK == 0 {
+            0
+        } else {
+            self.mark?
+        };
+        let found = match world.leads(address, mark)? {
+            Leads::Device(index) => index,
+            Leads::Here | Leads::Nowhere => 0,
+        };
+        // With the device, the question is whether there is a way back by the same one.
+        let found = match (flags & fib::IIF, &self.iif) {
+            (0, _) => found,
+            (_, Device::Known(_, iif)) if *iif == found => found,
+            (_, Device::Unknown) => return None,
+            _ => 0,
+        };
+        match result {
+            _ if flags & fib::PRESENT != 0 => Some(vec![u8::from(found != 0)]),
+            fib::OIF => Some(found.to_ne_bytes().to_vec()),
+            _ => None,
+        }
     }
 
     /// RTN_* of an address.
@@ -281,32 +310,48 @@ impl Packet {
         }
     }
 
-    fn ct(&self, key: u32) -> Option<Vec<u8>> {
-        let sent = match self.is_reply {
+    /// The address and port of who answers.
+    pub(super) const fn answering(&self) -> (IpAddr, Option<u16>) {
+        match self.is_reply {
             true => (self.source, self.source_port),
             false => (self.destination, self.port),
-        };
+        }
+    }
+
+    /// The address and port that the client asked for.
+    pub(super) fn asked_for(&self) -> (IpAddr, Option<u16>) {
         let asked = self.asked.map(|(address, port)| (address, Some(port)));
-        let (asked, port) = asked.unwrap_or(sent);
+        asked.unwrap_or_else(|| self.answering())
+    }
+
+    /// The client's address and port.
+    pub(super) const fn asking(&self) -> (IpAddr, Option<u16>) {
+        match self.is_reply {
+            true => (self.destination, self.port),
+            false => (self.source, self.source_port),
+        }
+    }
+
+    /// IPS_* of its connection.
+    pub(super) fn status(&self) -> u32 {
+        let flags = [
+            (self.is_reply, STATUS_ANSWERED),
+            (self.masqueraded, STATUS_SNAT),
+            (self.asked.is_some(), STATUS_DNAT),
+        ];
+        let set = flags.iter().filter(|(is_set, _)| *is_set);
+        set.fold(0, |status, (_, flag)| status | flag)
+    }
+
+    fn ct(&self, key: u32) -> Option<Vec<u8>> {
+        let (asked, port) = self.asked_for();
         match key {
             ct::STATE => Some(self.state().to_ne_bytes().to_vec()),
             ct::DIRECTION => Some(vec![u8::from(self.is_reply)]),
-            ct::STATUS => {
-                let flags = [
-                    (self.is_reply, STATUS_ANSWERED),
-                    (self.masqueraded, STATUS_SNAT),
-                    (self.asked.is_some(), STATUS_DNAT),
-                ];
-                let set = flags.iter().filter(|(is_set, _)| *is_set);
-                let status = set.fold(0, |status, (_, flag)| status | flag);
-                Some(u32::to_ne_bytes(status).to_vec())
-            }
+            ct::STATUS => Some(u32::to_ne_bytes(self.status()).to_vec()),
             ct::MARK => self.ct_mark.map(|mark| mark.to_ne_bytes().to_vec()),
             ct::DST | ct::DST_IP | ct::DST_IP6 => Some(octets(asked)),
-            ct::SRC | ct::SRC_IP | ct::SRC_IP6 => Some(octets(match self.is_reply {
-                true => self.destination,
-                false => self.source,
-            })),
+            ct::SRC | ct::SRC_IP | ct::SRC_IP6 => Some(octets(self.asking().0)),
             ct::PROTOCOL => Some(vec![self.protocol.number()]),
             ct::PROTO_DST => port.map(|port| port.to_be_bytes().to_vec()),
             ct::ZONE => Some(vec![0; 2]),

@@ -48,12 +48,13 @@ fn verdict(drops: bool, of_f: &[&[Expr]], others: &[(&str, &[&[Expr]])]) -> Verd
     let base = Chain {
         base: base(drops),
         rules: rules(of_f),
+        ..Chain::default()
     };
     table.chains.insert("f".into(), base);
     for (name, list) in others {
         let chain = Chain {
-            base: None,
             rules: rules(list),
+            ..Chain::default()
         };
         table.chains.insert((*name).into(), chain);
     }
@@ -76,13 +77,7 @@ fn verdict(drops: bool, of_f: &[&[Expr]], others: &[(&str, &[&[Expr]])]) -> Verd
     let mut all = Rules::default();
     all.tables.insert((Family::Inet, "t".into()), table);
     let mut packet = packet();
-    let mut found = hook(
-        &all,
-        Hook::Forward,
-        i32::MIN..=i32::MAX,
-        &mut packet,
-        &none_local,
-    );
+    let mut found = hook(&all, Hook::Forward, Span::All, &mut packet, &none_local);
     assert_eq!(found.len(), 1);
     found.remove(0).verdict
 }
@@ -277,4 +272,160 @@ fn matches_of_iptables_are_read_as_the_kernel_lays_them_out() {
         &drops(xt("recent", 1, vec![0; 64])),
         &Verdict::Drop
     ));
+}
+
+#[test]
+fn of_several_ends_what_they_have_in_common_is_certain() {
+    let vmap = |numbers: u32, ends: &[&str]| {
+        let mut set = Set {
+            fields: vec![4],
+            key_len: 4,
+            other: None,
+            elements: Some(Vec::new()),
+        };
+        for (number, end) in (0_u32..).zip(ends) {
+            set.elements.get_or_insert_default().push(Element {
+                key: number.to_ne_bytes().to_vec(),
+                last: None,
+                value: Some(Value::End(End::Goto((*end).into()))),
+            });
+        }
+        let mut table = Table::default();
+        table.sets.insert("map".into(), set);
+        let to = |octet: u8| {
+            let constant = Expr::Constant(16, vec![172, 17, 0, octet]);
+            let port = Expr::Constant(32, vec![0, 80]);
+            let dnat = Expr::Dnat {
+                address: Some(16),
+                port: Some(32),
+            };
+            vec![constant, port, dnat]
+        };
+        let lookup = Expr::Lookup {
+            set: "map".into(),
+            key: 16,
+            inverted: false,
+            to: None,
+        };
+        let number = Expr::Number(16, numbers, 0);
+        let lists: [(&str, Vec<Expr>); 4] = [
+            ("f", vec![number, lookup]),
+            ("a", to(2)),
+            ("b", to(3)),
+            ("drop", vec![DROP]),
+        ];
+        for (name, list) in lists {
+            let chain = Chain {
+                base: base(false).filter(|_| name == "f"),
+                rules: rules(&[&list]),
+                ..Chain::default()
+            };
+            table.chains.insert(name.into(), chain);
+        }
+        let mut all = Rules::default();
+        all.tables.insert((Family::Inet, "t".into()), table);
+        hook(&all, Hook::Forward, Span::All, &mut packet(), &none_local)
+            .remove(0)
+            .verdict
+    };
+    let a = Some(IpAddr::from([172, 17, 0, 2]));
+    assert_eq!(vmap(1, &["a"]), Verdict::Dnat(a, Some(80)));
+    assert_eq!(vmap(2, &["a", "b"]), Verdict::Dnat(None, Some(80)));
+    // One of three numbers has no element.
+    let perhaps = vmap(3, &["a", "b"]);
+    assert!(matches!(&perhaps, Verdict::Perhaps(inner, _) if matches!(**inner, Verdict::Dnat(..))));
+    assert!(matches!(vmap(2, &["a", "drop"]), Verdict::Perhaps(..)));
+    assert_eq!(vmap(2, &["drop", "drop"]), Verdict::Drop);
+}
+
+#[test]
+fn marks_of_connections_are_followed_where_it_is_certain_who_sets_them() {
+    let seven = || 7_u32.to_ne_bytes().to_vec();
+    let set = vec![Expr::Constant(16, seven()), Expr::SetCtMark(16)];
+    let has = [
+        Expr::Load(Property::Ct(3), 16, 4),
+        Expr::Cmp(16, Op::Eq, seven()),
+        DROP,
+    ];
+    assert_eq!(verdict(false, &[&has], &[]), Verdict::Pass);
+    assert_eq!(verdict(false, &[&set, &has], &[]), Verdict::Drop);
+    // In a chain that the packet perhaps comes to.
+    let jump = [rate(), Expr::End(End::Jump("sub".into()))];
+    let found = verdict(false, &[&jump, &has], &[("sub", &[&set])]);
+    assert!(is_perhaps(&found, &Verdict::Drop));
+    // CONNMARK --save-mark and --restore-mark.
+    let connmark = |mode: u8| {
+        let mut info = vec![0; 4];
+        info.extend([0xff; 8]);
+        info.extend([mode, 0, 0, 0]);
+        [Expr::XtTarget("CONNMARK".into(), 1, info)]
+    };
+    let mark = |mark: u32| {
+        let info = [mark.to_ne_bytes(), [0xff; 4]].concat();
+        [Expr::XtTarget("MARK".into(), 2, info)]
+    };
+    let saved: &[&[Expr]] = &[&mark(7), &connmark(1), &has];
+    assert_eq!(verdict(false, saved, &[]), Verdict::Drop);
+    let marked = [
+        Expr::Load(Property::Meta(3), 16, 4),
+        Expr::Cmp(16, Op::Eq, seven()),
+        DROP,
+    ];
+    let restored: &[&[Expr]] = &[&set, &mark(1), &connmark(2), &marked];
+    assert_eq!(verdict(false, restored, &[]), Verdict::Drop);
+}
+
+#[test]
+fn a_target_that_is_not_known_is_not_told() {
+    let target = |name: &str| vec![Expr::XtTarget(name.into(), 0, vec![0; 64])];
+    assert_eq!(verdict(false, &[&target("LOG")], &[]), Verdict::Pass);
+    let unknown = verdict(false, &[&target("COAL")], &[]);
+    assert!(is_perhaps(&unknown, &Verdict::Drop));
+    assert_eq!(
+        verdict(false, &[&target("COAL"), &[DROP]], &[]),
+        Verdict::Drop
+    );
+}
+
+#[test]
+fn of_one_priority_the_chain_that_came_last_is_asked_first() {
+    let mut all = Rules::default();
+    for (name, handle) in [("old", 1), ("new", 3)] {
+        let mut table = Table {
+            handle: Some(handle),
+            ..Table::default()
+        };
+        let chain = Chain {
+            base: base(false),
+            rules: rules(&[&[ACCEPT]]),
+            ..Chain::default()
+        };
+        table.chains.insert("f".into(), chain);
+        all.tables.insert((Family::Inet, name.into()), table);
+    }
+    let asked = |all: &Rules, span| {
+        let found = hook(all, Hook::Forward, span, &mut packet(), &none_local);
+        let tables = found.into_iter().map(|outcome| outcome.place.table);
+        tables.collect::<Vec<_>>()
+    };
+    assert_eq!(asked(&all, Span::All), ["new", "old"]);
+    // What is not installed yet will come last.
+    assert_eq!(asked(&all, Span::Before(0)), [""; 0]);
+    all.ours.insert(Family::Ip, 2);
+    assert_eq!(asked(&all, Span::Before(0)), ["new"]);
+    assert_eq!(asked(&all, Span::After(0)), ["old"]);
+    // Of the legacy iptables it cannot be told.
+    let mut table = all.tables.remove(&(Family::Inet, "old".into())).unwrap();
+    table.handle = None;
+    table.chains.get_mut("f").unwrap().rules = rules(&[&[DROP]]);
+    all.legacy.insert((Family::Ip, "filter".into()), table);
+    let found = hook(
+        &all,
+        Hook::Forward,
+        Span::Before(0),
+        &mut packet(),
+        &none_local,
+    );
+    assert!(is_perhaps(&found[1].verdict, &Verdict::Drop));
+    assert_eq!(asked(&all, Span::After(0)), [""; 0]);
 }

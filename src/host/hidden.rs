@@ -1,56 +1,22 @@
-//! Other programs that do the same job and that nf_tables does not show: the legacy iptables
-//! and ipvs, as far as `/proc` tells.
+//! Another program that does the same job and that no table shows: ipvs, as far as `/proc`
+//! tells.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::others::{KUBE_SERVICES, Ours, proxied};
+use super::others::{Ours, proxied};
 use crate::plan::FrontendKey;
 use crate::problem::Problem;
 
-/// Tables of the legacy iptables, and virtual servers of ipvs.
+/// Virtual servers of ipvs.
 #[must_use]
-pub fn hidden(ours: &Ours<'_>) -> Vec<Problem> {
-    let legacy = legacy_tables().into_iter();
-    let mut problems: Vec<Problem> = legacy
-        .map(|(program, tables)| legacy_problem(program, &tables))
-        .collect();
-    problems.extend(ipvs(&of_this_namespace("ip_vs"), ours));
-    problems
+pub fn hidden(ours: &Ours<'_>) -> Option<Problem> {
+    ipvs(&of_this_namespace("ip_vs"), ours)
 }
 
 /// A file of /proc/net, empty if there is none.
 fn of_this_namespace(name: &str) -> String {
     std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default()
-}
-
-/// Programs of the legacy iptables that have tables here, and which.
-pub(super) fn legacy_tables() -> Vec<(&'static str, String)> {
-    let programs = [
-        ("ip_tables_names", "iptables-legacy"),
-        ("ip6_tables_names", "ip6tables-legacy"),
-    ];
-    let found = programs.into_iter().map(|(file, program)| {
-        let names = of_this_namespace(file);
-        (program, table_names(&names))
-    });
-    found.filter(|(_, tables)| !tables.is_empty()).collect()
-}
-
-/// The lines of such a file, in one.
-fn table_names(text: &str) -> String {
-    let names: Vec<&str> = text.split_whitespace().collect();
-    names.join(", ")
-}
-
-fn legacy_problem(program: &str, tables: &str) -> Problem {
-    let message = format!(
-        "has tables here ({tables}) whose rules nf_tables does not show: they may drop forwarded \
-         packets, or be kube-proxy's ({KUBE_SERVICES})"
-    );
-    Problem::warning(None, program, "", message)
-        .of(program)
-        .repaired_by(format!("see what {program}-save says"))
 }
 
 /// The lines `TCP  0A60000A:0050 rr` of /proc/net/ip_vs.
@@ -107,12 +73,5 @@ mod tests {
         let found: Vec<_> = table.lines().filter_map(virtual_server).collect();
         let at = |addr: &str, port| (addr.parse().unwrap(), port);
         assert_eq!(found, [at("10.254.0.10", 80), at("fd00:254::a", 53)]);
-    }
-
-    #[test]
-    fn legacy_tables_are_named() {
-        let problem = legacy_problem("iptables-legacy", &table_names("nat\nfilter\n"));
-        assert!(problem.to_string().contains("nat, filter"), "{problem}");
-        assert_eq!(table_names(""), "");
     }
 }

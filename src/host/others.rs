@@ -1,18 +1,18 @@
-//! Other programs that do the same job, or undo it, by everybody's nftables chains. Pure.
+//! Other programs that do the same job, or undo it, by everybody's chains. Pure.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use ipnet::IpNet;
 
-use crate::foreign::{Base, Chain, Conditions, Effect, Family, Hook, Rules, Table};
+use crate::foreign::{Base, Chain, Conditions, Effect, Family, Hook, Origin, Rules, Table};
 use crate::plan::{FrontendKey, NodePlan};
 use crate::problem::Problem;
 
 /// kube-proxy's tables in nftables mode.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 /// Its chain in iptables mode.
-pub(super) const KUBE_SERVICES: &str = "KUBE-SERVICES";
+const KUBE_SERVICES: &str = "KUBE-SERVICES";
 /// What becomes of a translation that is ours to make.
 const ELSEWHERE: &str = "remove the rule, or what wrote it";
 /// Conflicts named of each kind; the rest are counted.
@@ -32,18 +32,30 @@ pub struct Ours<'a> {
 /// A chain and where it is.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    family: Family,
+    origin: Origin,
     table: &'a str,
     name: &'a str,
     base: &'a Base,
+    /// Its table came after ours; `None` if that cannot be told.
+    newer: Option<bool>,
 }
 
 impl Place<'_> {
     fn warn(&self, message: &str, repair: &str) -> Problem {
-        let (family, table) = (self.family.nft_name(), self.table);
-        Problem::warning(None, object(self.family, table), "", message)
-            .of(format!("table {family} {table}"))
-            .repaired_by(format!("{repair}: nft -a list table {family} {table}"))
+        let (origin, table) = (self.origin, self.table);
+        let (owner, look) = match origin.legacy {
+            true => (
+                format!("{origin} table {table}"),
+                format!("{origin}-save -t {table}"),
+            ),
+            false => (
+                format!("table {origin} {table}"),
+                format!("nft -a list table {origin} {table}"),
+            ),
+        };
+        Problem::warning(None, object(origin, table), "", message)
+            .of(owner)
+            .repaired_by(format!("{repair}: {look}"))
     }
 }
 
@@ -59,14 +71,21 @@ impl fmt::Display for Place<'_> {
 #[must_use]
 pub fn others(rules: &Rules, ours: &Ours<'_>) -> Vec<Problem> {
     let mut problems = proxies(rules);
-    for ((family, name), table) in &rules.tables {
+    let unread = rules.unread.iter();
+    problems.extend(unread.map(|what| Problem::warning(None, "other programs", "", what.clone())));
+    for (origin, name, table) in rules.all() {
         for (chain_name, chain) in &table.chains {
             let Some(base) = &chain.base else { continue };
             let place = Place {
-                family: *family,
+                origin,
                 table: name,
                 name: chain_name,
                 base,
+                newer: match rules.ours.values().max() {
+                    // Ours will come after whatever is there.
+                    None => Some(false),
+                    Some(ours) => table.handle.map(|handle| handle > *ours),
+                },
             };
             let found = |effect| rules_that(table, chain_name, chain, &effect);
             match base.hook {
@@ -83,14 +102,17 @@ pub fn others(rules: &Rules, ours: &Ours<'_>) -> Vec<Problem> {
     problems
 }
 
-fn object(family: Family, table: &str) -> String {
-    format!("nftables table {} {table}", family.nft_name())
+fn object(origin: Origin, table: &str) -> String {
+    match origin.legacy {
+        true => format!("{origin} table {table}"),
+        false => format!("nftables table {origin} {table}"),
+    }
 }
 
-/// kube-proxy, in the two modes that show in nf_tables.
+/// kube-proxy, in the two modes that show in tables.
 fn proxies(rules: &Rules) -> Vec<Problem> {
     let mut problems = BTreeSet::new();
-    for ((family, name), table) in &rules.tables {
+    for (origin, name, table) in rules.all() {
         let mode = if name == KUBE_PROXY_TABLE {
             "nftables"
         } else if name == "nat" && table.chains.contains_key(KUBE_SERVICES) {
@@ -98,7 +120,7 @@ fn proxies(rules: &Rules) -> Vec<Problem> {
         } else {
             continue;
         };
-        problems.insert(proxied(&object(*family, name), "", mode));
+        problems.insert(proxied(&object(origin, name), "", mode));
     }
     problems.into_iter().collect()
 }
@@ -148,16 +170,19 @@ fn rules_that<'t>(
 
 /// Translations of destinations that are ours to translate.
 fn translated(place: Place<'_>, rules: &[(&str, Conditions)], ours: &Ours<'_>) -> Vec<Problem> {
-    let order = match place.base.priority.cmp(&ours.priority) {
-        std::cmp::Ordering::Less => "before svcnat's",
-        std::cmp::Ordering::Equal => "at the priority of svcnat's: whoever was there first decides",
-        std::cmp::Ordering::Greater => "after svcnat's, where svcnat leaves it untranslated",
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    let order = match (place.base.priority.cmp(&ours.priority), place.newer) {
+        (Less, _) => "before svcnat's",
+        // The kernel asks the chain that came last first.
+        (Equal, Some(true)) => "before svcnat's, which was there before it",
+        (Equal, None) => "at the priority of svcnat's: whoever came last decides",
+        (Greater | Equal, _) => "after svcnat's, where svcnat leaves it untranslated",
     };
     // kube-proxy is named once, not by each of its services.
     let by_others = rules.iter().filter(|(name, _)| !name.starts_with("KUBE-"));
     let conflicts: BTreeSet<(String, &str)> = by_others
         .filter(|_| place.table != KUBE_PROXY_TABLE)
-        .filter_map(|(name, rule)| Some((claimed(rule, place.family, ours)?, *name)))
+        .filter_map(|(name, rule)| Some((claimed(rule, place.origin.family, ours)?, *name)))
         .collect();
     let named = conflicts.iter().take(NAMED).map(|(what, by)| {
         let by = if *by == place.name {

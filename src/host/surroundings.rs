@@ -6,6 +6,7 @@ use std::fs::{self, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -15,15 +16,14 @@ use nix::sched::{CloneFlags, setns};
 use super::capacity::tracked;
 use super::conntrack::{Conntrack, Flow};
 use super::error::HostError;
-use super::hidden::legacy_tables;
 use super::interfaces::{self, Interface, Kind, local_addresses};
 use super::probe::{Probe, probe};
 use super::sysctl::pod_bridge;
-use crate::foreign::Rules;
+use crate::foreign::{self, Found, Rules};
 use crate::net::{Endpoint, Family, Protocol};
 use crate::netlink::exchange::Exchange;
 use crate::netlink::socket::Bus;
-use crate::netlink::{ExchangeError, neighbour, route};
+use crate::netlink::{ExchangeError, Nfnetlink, neighbour, route};
 use crate::path::{Listener, Neighbour, Node, PodLink, Route, RouteQuestion};
 
 /// Folders in which container runtimes keep the namespaces of pods.
@@ -37,8 +37,9 @@ pub struct Surroundings {
     interfaces: Vec<Interface>,
     /// Their addresses.
     local: BTreeSet<IpAddr>,
-    others: Rules,
-    unread: Vec<String>,
+    others: Arc<Rules>,
+    /// What others' large sets are asked by, once one has to be.
+    kernel: Option<Nfnetlink>,
     /// Tracked connections are looked at, the whole table for each question, and how many there
     /// are.
     pub looks_at_flows: bool,
@@ -60,8 +61,8 @@ impl Surroundings {
             exchange,
             local: local_addresses(&interfaces),
             interfaces,
-            others,
-            unread: unread(),
+            others: Arc::new(others),
+            kernel: None,
             looks_at_flows: true,
             routes: HashMap::new(),
             namespaces: None,
@@ -283,12 +284,16 @@ impl Node for Surroundings {
         })
     }
 
-    fn others(&self) -> &Rules {
-        &self.others
+    fn others(&self) -> Arc<Rules> {
+        Arc::clone(&self.others)
     }
 
-    fn unread(&self) -> &[String] {
-        &self.unread
+    fn element(&mut self, of: (foreign::Family, &str), set: &str, key: &[u8]) -> Found {
+        if self.kernel.is_none() {
+            self.kernel = Nfnetlink::open().ok();
+        }
+        let kernel = self.kernel.as_mut();
+        kernel.map_or(Found::Unknown, |kernel| kernel.holds_key(of, set, key))
     }
 }
 
@@ -309,16 +314,6 @@ fn endpoint(flow: &Flow) -> Option<Endpoint> {
         addr: flow.reply.src,
         port: flow.reply.sport.try_into().ok()?,
     })
-}
-
-/// Rules that the kernel runs and nf_tables does not show.
-fn unread() -> Vec<String> {
-    let legacy = legacy_tables().into_iter();
-    legacy
-        .map(|(program, tables)| {
-            format!("{program} has tables ({tables}) whose rules are not followed: {program}-save")
-        })
-        .collect()
 }
 
 /// The network namespaces that container runtimes and `ip netns` keep, with their interfaces.

@@ -94,6 +94,22 @@ impl Vantage {
         }
     }
 
+    /// How the node gets to a host: another node's pods are behind that node.
+    fn route(&self, addr: IpAddr) -> Route {
+        let behind = |(_, _, cidrs): &&(String, Vec<IpAddr>, Vec<IpNet>)| {
+            cidrs.iter().any(|net| net.contains(&addr))
+        };
+        let hops = self.others.iter().find(behind);
+        let hop = hops.and_then(|(_, addresses, _)| {
+            let same = |hop: &&IpAddr| Family::of(hop) == Family::of(&addr);
+            addresses.iter().find(same).filter(|hop| **hop != addr)
+        });
+        match hop {
+            Some(hop) => Route::via(IpNet::from(addr), *hop),
+            None => Route::at(IpNet::from(addr), DEVICE),
+        }
+    }
+
     /// Is it one of the node's own?
     #[must_use]
     pub fn has(&self, addr: IpAddr) -> bool {
@@ -236,10 +252,8 @@ fn network(vantage: &Vantage, here: &BTreeMap<String, (Kind, BTreeSet<IpAddr>)>)
             continue;
         }
         if *kind != Kind::Pod {
-            let routes = addrs
-                .iter()
-                .map(|addr| Route::at(IpNet::from(*addr), DEVICE));
-            node.routes.extend(routes);
+            node.routes
+                .extend(addrs.iter().map(|addr| vantage.route(*addr)));
         }
         let place = neighbour(vantage, *kind, addrs);
         network.places.insert(name.clone(), place);

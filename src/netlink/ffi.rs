@@ -1,5 +1,5 @@
 //! The only room with `unsafe`: libnftnl objects through the nftnl crate and what that
-//! crate lacks through nftnl-sys, and three socket options.
+//! crate lacks through nftnl-sys, and four socket options.
 //!
 //! Invariants, in one place:
 //! * every object is made, filled, serialised and freed inside one function call here; no
@@ -350,6 +350,37 @@ pub fn namespace_cookie(socket: BorrowedFd<'_>) -> std::io::Result<u64> {
         Ok(cookie)
     } else {
         Err(std::io::Error::last_os_error())
+    }
+}
+
+/// Asks for an option of netfilter's, of level SOL_IP or SOL_IPV6, whose question and answer are
+/// the same bytes.
+///
+/// # Errors
+/// That of getsockopt(2); an answer of another length is EMSGSIZE.
+pub fn netfilter_option(
+    socket: BorrowedFd<'_>,
+    level: i32,
+    option: i32,
+    data: &mut [u8],
+) -> std::io::Result<()> {
+    let wanted = u32::try_from(data.len()).map_err(std::io::Error::other)?;
+    let mut len = wanted;
+    // SAFETY: the descriptor is open for as long as it is borrowed; `data` is readable and
+    // writable for the `len` bytes that are said to be there.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            data.as_mut_ptr().cast::<c_void>(),
+            &raw mut len,
+        )
+    };
+    match result {
+        0 if len == wanted => Ok(()),
+        0 => Err(std::io::Error::from_raw_os_error(libc::EMSGSIZE)),
+        _ => Err(std::io::Error::last_os_error()),
     }
 }
 

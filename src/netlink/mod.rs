@@ -3,17 +3,22 @@
 //!
 //! Messages (`message`, `attr`), sockets (`socket`, `exchange`) and errors ([`ExchangeError`])
 //! are the same for nf_tables (`nftables`), connection tracking (`conntrack`), routes (`route`),
-//! neighbours (`neighbour`) and interfaces (`link`), which know nothing of each other.
+//! neighbours (`neighbour`), interfaces (`link`) and ipsets (`ipset`), which know nothing of each
+//! other. The legacy iptables (`legacy`) is asked by socket options; `others` is all that other
+//! programs have of it.
 
 pub(crate) mod attr;
 pub(crate) mod conntrack;
 mod error;
 pub(crate) mod exchange;
 mod ffi;
+mod ipset;
+mod legacy;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod neighbour;
 mod nftables;
+mod others;
 pub(crate) mod route;
 pub(crate) mod socket;
 #[cfg(feature = "lab")]
@@ -27,3 +32,4 @@ pub use nftables::{
     RefusedElement, SEEN, TRACE_TABLE, Traced, Tracer, Unfit, Verdict, Writer, Writers, decode,
     encode,
 };
+pub use others::others;

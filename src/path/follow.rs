@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use super::way::Way;
 use super::{Hop, Leg, Node, Path, Route, device};
-use crate::foreign::{self, Device, Hook};
+use crate::foreign::{self, Device, Hook, Span};
 use crate::net::Endpoint;
 use crate::ruleset::{self, Table};
 use crate::walk::{Fate, Packet, Trace};
@@ -65,11 +65,11 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
         Hook::Output => ours.priority(ruleset::Hook::Output),
         _ => ours.priority(ruleset::Hook::Prerouting),
     };
-    let before = ours_at.map_or(i32::MAX, |at| at.saturating_sub(1));
+    let before = ours_at.map_or(Span::All, Span::Before);
     if !packet.from_node {
-        way.hook(Hook::Ingress, i32::MIN..=i32::MAX, &mut seen);
+        way.hook(Hook::Ingress, Span::All, &mut seen);
     }
-    let translated = way.hook(asking, i32::MIN..=before, &mut seen);
+    let translated = way.hook(asking, before, &mut seen);
     way.tracking(&seen, ours);
     let mut path = Path::default();
     if translated {
@@ -82,7 +82,7 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
     if ours.trace.fate != Fate::Accepted {
         return path;
     }
-    let after = ours_at.unwrap_or(i32::MAX)..=i32::MAX;
+    let after = Span::After(ours_at.unwrap_or(i32::MAX));
     if ours.trace.candidates.is_empty() {
         let at = (packet.destination, packet.port);
         let ours = (ours, ours.trace.masqueraded);
@@ -102,7 +102,7 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
             &mut way,
             seen,
             asking,
-            after.clone(),
+            after,
             (addr, port.get()),
             (ours, candidate.masqueraded),
         );
@@ -121,7 +121,7 @@ fn leg<N: Node>(
     way: &mut Way<'_, N>,
     mut seen: foreign::Packet,
     asking: Hook,
-    after: std::ops::RangeInclusive<i32>,
+    after: Span,
     (destination, port): (IpAddr, u16),
     (ours, masqueraded): (&Ours<'_>, bool),
 ) -> Vec<Hop> {
@@ -129,7 +129,7 @@ fn leg<N: Node>(
     seen.port = Some(port);
     seen.mark = seen.mark.map(|mark| mark | ours.trace.mark);
     if asking == Hook::Prerouting {
-        way.hook(asking, after.clone(), &mut seen);
+        way.hook(asking, after, &mut seen);
     }
     let is_here = ours.pods.iter().any(|pods| pods.contains(&destination));
     let Some(route) = way.route(&seen, is_here) else {
@@ -140,28 +140,29 @@ fn leg<N: Node>(
         // all see the device of the first routing decision (struct nf_hook_state).
         way.hook(asking, after, &mut seen);
     }
-    let every = i32::MIN..=i32::MAX;
+    let every = Span::All;
     let back = match route {
         Route::Local => {
             if asking != Hook::Output {
-                way.hook(Hook::Input, every.clone(), &mut seen);
+                way.hook(Hook::Input, every, &mut seen);
             }
             way.listener(&seen);
             None
         }
         Route::Device { index, via, .. } => {
             seen.oif = device(way.node, index);
+            seen.next_hop = Some(via.unwrap_or(destination));
             if asking != Hook::Output {
                 way.forwarding(&seen);
-                way.hook(Hook::Forward, every.clone(), &mut seen);
+                way.hook(Hook::Forward, every, &mut seen);
             }
             let masquerade = ours.priority(ruleset::Hook::Postrouting);
-            let before = masquerade.map_or(i32::MAX, |at| at.saturating_sub(1));
-            way.hook(Hook::Postrouting, i32::MIN..=before, &mut seen);
+            let before = masquerade.map_or(Span::All, Span::Before);
+            way.hook(Hook::Postrouting, before, &mut seen);
             seen.mark = seen.mark.map(|mark| mark & !ours.trace.mark);
-            seen.masqueraded = masqueraded;
+            seen.masqueraded |= masqueraded;
             if let Some(at) = masquerade {
-                way.hook(Hook::Postrouting, at..=i32::MAX, &mut seen);
+                way.hook(Hook::Postrouting, Span::After(at), &mut seen);
             }
             way.hook(Hook::Egress, every, &mut seen);
             if via.is_none() {

@@ -2,16 +2,18 @@
 //! hook, routes, neighbours, the endpoint, and the answer's way back. Pure: what the host says is
 //! asked through [`Node`].
 
+mod asked;
 mod follow;
 mod say;
 mod way;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use follow::{Ours, follow};
 
-use crate::foreign::{Device, Hook, Rules};
+use crate::foreign::{Device, Family, Found, Hook, Rules};
 use crate::net::{Endpoint, Protocol};
 
 /// How it looks at one point of the way.
@@ -192,9 +194,9 @@ pub trait Node {
     /// Whether somebody listens there; `None` if that cannot be known here.
     fn listens(&mut self, at: Endpoint, protocol: Protocol) -> Option<Listener>;
     /// Other programs' rules.
-    fn others(&self) -> &Rules;
-    /// Rules that the kernel runs and that were not read: legacy iptables tables, for example.
-    fn unread(&self) -> &[String];
+    fn others(&self) -> Arc<Rules>;
+    /// Whether a set of others, which was not read, holds a key.
+    fn element(&mut self, of: (Family, &str), set: &str, key: &[u8]) -> Found;
 }
 
 /// This node's end of a veth pair whose other end is in a pod.

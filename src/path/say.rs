@@ -24,12 +24,7 @@ pub(super) fn owner(place: &Place) -> String {
         let mut names = names.iter().flatten();
         names.any(|name| name.starts_with(prefix))
     });
-    let chain = format!(
-        "{} {} {}",
-        place.family.nft_name(),
-        place.table,
-        place.chain
-    );
+    let chain = format!("{} {} {}", place.origin, place.table, place.chain);
     match program {
         Some((_, program)) => format!("{chain} ({program})"),
         None => chain,
@@ -40,10 +35,14 @@ pub(super) fn owner(place: &Place) -> String {
 pub(super) fn outcome(at: At, outcome: &Outcome, packet: &Packet) -> Hop {
     let place = &outcome.place;
     let whose = owner(place);
+    let rule = match place.origin.legacy {
+        true => "rule number",
+        false => "rule with handle",
+    };
     let by = match &place.rule {
         None => " by policy".to_owned(),
-        Some((chain, handle)) if *chain == place.chain => format!(" (rule with handle {handle})"),
-        Some((chain, handle)) => format!(" (chain {chain}, rule with handle {handle})"),
+        Some((chain, handle)) if *chain == place.chain => format!(" ({rule} {handle})"),
+        Some((chain, handle)) => format!(" (chain {chain}, {rule} {handle})"),
     };
     let (verdict, why) = match &outcome.verdict {
         Verdict::Perhaps(inner, why) => (&**inner, Some(why)),
@@ -99,17 +98,21 @@ pub(super) fn outcome(at: At, outcome: &Outcome, packet: &Packet) -> Hop {
 
 /// One line that lets such packets through, or removes the translation.
 fn repair(place: &Place, verdict: &Verdict, packet: &Packet) -> String {
-    let (family, table, chain) = (place.family.nft_name(), &place.table, &place.chain);
+    let Place {
+        origin,
+        table,
+        chain,
+        ..
+    } = place;
     if let (Verdict::Dnat(..) | Verdict::Redirect, Some((chain, handle))) = (verdict, &place.rule) {
-        return format!("nft delete rule {family} {table} {chain} handle {handle}");
+        return match origin.legacy {
+            true => format!("{origin} -t {table} -D {chain} {handle}"),
+            false => format!("nft delete rule {origin} {table} {chain} handle {handle}"),
+        };
     }
-    let iptables = matches!(place.family, Family::Ip | Family::Ip6)
-        && ["filter", "raw", "mangle", "nat"].contains(&table.as_str())
-        && chain.chars().all(|c| c.is_ascii_uppercase());
     let address = packet.destination;
     let is_v4 = address.is_ipv4();
-    if iptables {
-        let program = if is_v4 { "iptables" } else { "ip6tables" };
+    if let Some(program) = iptables(place) {
         let what = match packet.is_reply {
             true => "-m conntrack --ctstate ESTABLISHED,RELATED".to_owned(),
             false => format!("-d {address}"),
@@ -122,7 +125,21 @@ fn repair(place: &Place, verdict: &Verdict, packet: &Packet) -> String {
         (false, true) => format!("ip daddr {address}"),
         (false, false) => format!("ip6 daddr {address}"),
     };
-    format!("nft insert rule {family} {table} {chain} {what} accept")
+    format!("nft insert rule {origin} {table} {chain} {what} accept")
+}
+
+/// The program whose chain it is, if it is a chain of iptables.
+fn iptables(place: &Place) -> Option<&'static str> {
+    let origin = place.origin;
+    let known = ["filter", "raw", "mangle", "nat"].contains(&place.table.as_str())
+        && place.chain.chars().all(|c| c.is_ascii_uppercase());
+    match (origin.family, origin.legacy) {
+        (Family::Ip, true) => Some("iptables-legacy"),
+        (Family::Ip6, true) => Some("ip6tables-legacy"),
+        (Family::Ip, false) if known => Some("iptables"),
+        (Family::Ip6, false) if known => Some("ip6tables"),
+        _ => None,
+    }
 }
 
 /// What the kernel means when it does not route a packet.

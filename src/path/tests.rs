@@ -23,7 +23,6 @@ struct Host {
     flows: Vec<Endpoint>,
     listener: Option<Listener>,
     down: bool,
-    unread: Vec<String>,
     /// The link of the client, which is the only pod here.
     link: Option<PodLink>,
     /// What comes in is refused with this error, which this node itself is not.
@@ -79,11 +78,11 @@ impl Node for Host {
     fn listens(&mut self, _: Endpoint, _: Protocol) -> Option<Listener> {
         self.listener.clone()
     }
-    fn others(&self) -> &Rules {
-        &self.rules
+    fn others(&self) -> Arc<Rules> {
+        Arc::new(self.rules.clone())
     }
-    fn unread(&self) -> &[String] {
-        &self.unread
+    fn element(&mut self, _: (Family, &str), _: &str, _: &[u8]) -> Found {
+        Found::Unknown
     }
 }
 
@@ -176,6 +175,7 @@ fn with_chain(hook: Hook, priority: i32, nat: bool, rules: &[&[Expr]]) -> Host {
     let chain = Chain {
         base: Some(base),
         rules: rules.collect(),
+        ..Chain::default()
     };
     let mut table = Table::default();
     table.chains.insert("c".into(), chain);
@@ -335,7 +335,7 @@ fn each_breakage_is_named_with_its_owner_and_a_repair() {
 fn what_cannot_be_told_is_neither_fine_nor_broken() {
     let limit: &[Expr] = &[Expr::Condition("limit".into()), Expr::End(End::Drop)];
     let mut host = with_chain(Hook::Forward, 0, false, &[limit]);
-    host.unread = vec!["legacy iptables has a table filter".into()];
+    host.rules.unread = vec!["legacy iptables has a table filter".into()];
     let path = way(&mut host, Protocol::Udp);
     assert_eq!(path.broken(), None);
     let unknown = path.all().filter(|hop| hop.state == State::Unknown);

@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::asked::Asked;
 use super::follow::Ours;
 use super::say::{outcome, owner, refused};
 use super::{At, Hop, Listener, Neighbour, Node, Route, RouteQuestion, State, device};
-use crate::foreign::{self, Device, Hook, Outcome, Verdict};
+use crate::foreign::{self, Device, Hook, Outcome, Span, Verdict};
 use crate::net::{Endpoint, Protocol};
 use crate::walk::{Fate, Packet};
 
@@ -108,19 +109,14 @@ impl<N: Node> Way<'_, N> {
     }
 
     /// Others' chains at a hook. True if one of them certainly ends or translates the packet.
-    pub(super) fn hook(
-        &mut self,
-        hook: Hook,
-        priorities: std::ops::RangeInclusive<i32>,
-        seen: &mut foreign::Packet,
-    ) -> bool {
+    pub(super) fn hook(&mut self, hook: Hook, span: Span, seen: &mut foreign::Packet) -> bool {
         let name = At::Hook(hook, seen.is_reply);
-        let node = &*self.node;
-        let is_local = |address| node.is_local(address);
-        let outcomes = foreign::hook(node.others(), hook, priorities, seen, &is_local);
-        let unread: Vec<String> = match hook {
-            Hook::Forward | Hook::Input | Hook::Output if !seen.is_reply => node.unread().to_vec(),
-            _ => Vec::new(),
+        let others = self.node.others();
+        let host = Asked::new(self.node);
+        let outcomes = foreign::hook(&others, hook, span, seen, &host);
+        let unread: &[String] = match hook {
+            Hook::Forward | Hook::Input | Hook::Output if !seen.is_reply => &others.unread,
+            _ => &[],
         };
         let mut ended = false;
         let mut passed = Vec::new();
@@ -495,16 +491,16 @@ impl<N: Node> Way<'_, N> {
         from: Option<u32>,
         masqueraded: bool,
     ) {
-        let every = i32::MIN..=i32::MAX;
+        let every = Span::All;
         let iif = from.map_or(Device::None, |index| device(self.node, index));
         let mut reply = seen.reply(iif);
         // What the endpoint answers to; connection tracking gives the client back on the way.
         let to_this_node = masqueraded || asking == Hook::Output;
         if from.is_some() {
-            self.hook(Hook::Ingress, every.clone(), &mut reply);
-            self.hook(Hook::Prerouting, every.clone(), &mut reply);
+            self.hook(Hook::Ingress, every, &mut reply);
+            self.hook(Hook::Prerouting, every, &mut reply);
         } else {
-            self.hook(Hook::Output, every.clone(), &mut reply);
+            self.hook(Hook::Output, every, &mut reply);
         }
         if asking == Hook::Output {
             if from.is_some() {
@@ -520,12 +516,13 @@ impl<N: Node> Way<'_, N> {
             transport: transport(&reply),
         };
         match self.node.route(&question) {
-            Some(Route::Device { index, .. }) => {
+            Some(Route::Device { index, via, .. }) => {
                 reply.oif = device(self.node, index);
+                reply.next_hop = Some(via.unwrap_or(reply.destination));
                 if from.is_some() {
-                    self.hook(Hook::Forward, every.clone(), &mut reply);
+                    self.hook(Hook::Forward, every, &mut reply);
                 }
-                self.hook(Hook::Postrouting, every.clone(), &mut reply);
+                self.hook(Hook::Postrouting, every, &mut reply);
                 // It leaves as the client knows the Service.
                 if let Some((address, port)) = reply.asked {
                     reply.source = address;

@@ -123,6 +123,29 @@ fn kube_proxy_in_iptables_mode_and_a_forward_chain_that_drops_are_named() {
 }
 
 #[test]
+fn of_two_chains_at_one_priority_the_one_that_came_last_is_first() {
+    let rules = "table ip nat {
+           chain PREROUTING {
+             type nat hook prerouting priority -100; policy accept;
+             ip daddr 10.254.0.10 tcp dport 80 dnat to 172.17.1.9:80;
+           }
+         }";
+    let netns = beside(rules);
+    let says = |order: &str| {
+        let text = check(&netns);
+        let found = format!("translates 10.254.0.10:80/TCP of Service default/web too, {order}");
+        assert!(text.contains(&found), "{text}");
+    };
+    says("after svcnat's");
+    svcnat(&netns, &["apply"], &[], SERVICE);
+    says("after svcnat's");
+    netns.sh(&format!(
+        "nft delete table ip nat; nft -f - <<'END'\n{rules}\nEND"
+    ));
+    says("before svcnat's, which was there before it");
+}
+
+#[test]
 fn kube_proxy_in_nftables_and_ipvs_mode_is_named_once() {
     let netns = beside(
         "table ip kube-proxy {
@@ -179,11 +202,7 @@ fn a_forward_chain_that_ends_in_reject_is_named() {
 
 #[test]
 fn translations_of_our_frontends_by_others_are_named_with_what_comes_first() {
-    for (priority, order) in [
-        (-150, "before"),
-        (-100, "at the priority of"),
-        (-50, "after"),
-    ] {
+    for (priority, order) in [(-150, "before"), (-100, "after svcnat's"), (-50, "after")] {
         let text = check(&beside(&format!(
             "table ip other {{ chain pre {{
                type nat hook prerouting priority {priority};

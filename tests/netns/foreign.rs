@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use svcnat::cluster::Protocol;
-use svcnat::foreign::{Device, Hook, Packet, Rules, Verdict, hook};
-use svcnat::netlink::Nfnetlink;
+use svcnat::foreign::{Device, Hook, Packet, Rules, Span, Verdict, hook};
+use svcnat::netlink::{Nfnetlink, others};
 
 use crate::support::{Outcome, PATIENCE, SILENCE, Stage};
 
@@ -159,6 +159,43 @@ const RULES: &[(&str, Told, &str)] = &[
         Certain,
         "meta pkttype broadcast drop",
     ),
+    ("forward priority 0;", Certain, "ct mark 0x7 drop"),
+    (
+        "forward priority 0;",
+        Certain,
+        "ct mark set 0x7\n ct mark 0x7 drop",
+    ),
+    (
+        "forward priority 0;",
+        Certain,
+        "ct direction original ct mark set 0x7\n ct direction reply ct mark 0x7 drop",
+    ),
+    (
+        "forward priority 0;",
+        Certain,
+        "meta mark set 0x7\n ct mark set meta mark\n ct mark 0x7 drop",
+    ),
+    (
+        "forward priority 0;",
+        Certain,
+        "rt ip nexthop 172.17.0.2 drop",
+    ),
+    (
+        "forward priority 0;",
+        Certain,
+        "rt ip nexthop 172.17.0.3 drop",
+    ),
+    ("forward priority 0;", Certain, "numgen inc mod 1 0 drop"),
+    (
+        "forward priority 0;",
+        Certain,
+        "numgen random mod 2 vmap { 0 : drop, 1 : drop }",
+    ),
+    (
+        "forward priority 0;",
+        Not,
+        "numgen random mod 2 vmap { 0 : drop, 1 : accept }",
+    ),
     (
         "forward priority 0;",
         Not,
@@ -278,8 +315,9 @@ fn through(rules: &Rules, packet: &mut Packet, oif: &Device) -> Vec<Verdict> {
     ] {
         if at == Hook::Forward {
             packet.oif = oif.clone();
+            packet.next_hop = Some(packet.destination);
         }
-        let found = hook(rules, at, i32::MIN..=i32::MAX, packet, &|_: IpAddr| false);
+        let found = hook(rules, at, Span::All, packet, &|_: IpAddr| false);
         all.extend(found.into_iter().map(|outcome| outcome.verdict));
     }
     all
@@ -308,7 +346,7 @@ fn send(stage: &Stage, text: &str) -> (Verdict, Outcome) {
             Protocol::Tcp,
             device("eth0"),
         );
-        let rules = Nfnetlink::open().and_then(|mut kernel| kernel.others());
+        let rules = Nfnetlink::open().and_then(|mut kernel| others(&mut kernel));
         fate(&rules.expect("others' rules"), packet, &device("docker0"))
     });
     // Nobody waits long for what will not come.

@@ -1,6 +1,6 @@
 //! Real packets through real namespaces: what svcnat promises, seen by clients and servers.
 //!
-//! Needs root, `ip` and `nft`; fails where it cannot run, and never skips.
+//! Needs root, `ip` and `nft`, and for `programs` also `iptables` and `ipset`; fails where it cannot run, and never skips.
 
 mod support;
 
@@ -23,6 +23,7 @@ mod packets;
 mod policies;
 mod prefixes;
 mod probes;
+mod programs;
 mod sequences;
 mod spread;
 mod standalone;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use svcnat::cluster::Protocol;
 use svcnat::lab::{Source, ask};
 
-use crate::breakages::{ARGS, Named, OBJECTS, apply, shell, stage};
+use crate::breakages::{ARGS, Named, OBJECTS, again, shell, stage};
 use crate::support::{Netns, Outcome, PATIENCE, SILENCE, Stage, run_svcnat};
 
 const POD: &str = "172.17.0.9";
@@ -227,7 +227,7 @@ fn a_full_table_of_connections_is_named() {
     // ctnetlink's deletion without a tuple empties the table (IPCTNL_MSG_CT_DELETE).
     send(node, &message(2, |_| {}));
     assert!(matches!(ask(PATIENCE), Outcome::Answer(_)));
-    apply(&stage);
+    again(&stage);
 }
 
 /// Has these connections tracked, which are established, and so stay.

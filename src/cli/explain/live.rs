@@ -6,7 +6,7 @@ use crate::cluster::Family;
 use crate::compile::{FOLLOWING, SetId};
 use crate::diff::diff;
 use crate::foreign::Rules;
-use crate::netlink::Nfnetlink;
+use crate::netlink::{self, Nfnetlink};
 use crate::node::Node;
 use crate::ruleset::{Ruleset, TABLE};
 
@@ -29,7 +29,7 @@ pub fn installed(inputs: &Node, family: Family) -> Result<Installed, CliError> {
     let mut kernel = Nfnetlink::open()?;
     let live = kernel.read(FOLLOWING)?;
     let mut found = Installed {
-        others: kernel.others()?,
+        others: netlink::others(&mut kernel)?,
         ..Installed::default()
     };
     let ruleset = inputs.ruleset_over(&live);
