@@ -1,6 +1,6 @@
 //! The two ends of a packet, as addresses or as names of objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::cluster::{Cluster, Family, ObjectName, Protocol, Service, ServicePort};
@@ -41,63 +41,92 @@ struct End {
     node: Option<String>,
 }
 
-/// Reads both ends; names are looked up in `inputs`, those without a namespace in `namespace`.
-///
-/// # Errors
-/// If one is neither an address nor the name of an object, or if they have no family in common.
-pub fn of(
-    inputs: &Node,
-    namespace: &str,
-    source: &str,
-    destination: &str,
-) -> Result<Ends, EndError> {
-    let objects = Objects {
-        cluster: &inputs.cluster,
-        namespace,
-    };
-    let from = objects.source(source)?;
-    let (to, port, protocol) = objects.destination(destination)?;
-    // The destination's first family that both speak, as a client's resolver would have it.
-    for to in &to.addresses {
-        let same = |from: &&IpAddr| Family::of(from) == Family::of(to);
-        if let Some(from_address) = from.addresses.iter().find(same) {
-            return Ok(Ends {
-                source: *from_address,
-                destination: *to,
-                port,
-                protocol,
-                sender_node: from.node,
-            });
+/// Who is known by name.
+#[derive(Clone, Copy, Debug)]
+pub struct Names<'a> {
+    /// The objects.
+    cluster: &'a Cluster,
+    /// Of names that do not say theirs.
+    pub namespace: &'a str,
+    /// Hosts that are no objects, such as the clients of a lab.
+    hosts: &'a BTreeMap<String, Vec<IpAddr>>,
+}
+
+static NO_HOSTS: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+
+impl<'a> Names<'a> {
+    /// Objects alone.
+    #[must_use]
+    pub const fn of(inputs: &'a Node, namespace: &'a str) -> Self {
+        Self::with_hosts(inputs, namespace, &NO_HOSTS)
+    }
+
+    /// Objects, and hosts that are none.
+    #[must_use]
+    pub const fn with_hosts(
+        inputs: &'a Node,
+        namespace: &'a str,
+        hosts: &'a BTreeMap<String, Vec<IpAddr>>,
+    ) -> Self {
+        Self {
+            cluster: &inputs.cluster,
+            namespace,
+            hosts,
         }
     }
-    let list = |end: &End| {
-        let shown: Vec<String> = end.addresses.iter().map(ToString::to_string).collect();
-        shown.join(", ")
-    };
-    let why = "are not of one family: no packet goes from one to the other";
-    let (from, to) = (list(&from), list(&to));
-    Err(EndError(format!("{from} and {to} {why}")))
 }
 
-/// The addresses of a source, or of who answers.
-///
-/// # Errors
-/// If it is neither an address nor the name of an object with one.
-pub fn addresses(inputs: &Node, namespace: &str, text: &str) -> Result<Vec<IpAddr>, EndError> {
-    let objects = Objects {
-        cluster: &inputs.cluster,
-        namespace,
-    };
-    objects.source(text).map(|end| end.addresses)
-}
+impl Names<'_> {
+    /// Reads both ends of a packet.
+    ///
+    /// # Errors
+    /// If one is neither an address nor the name of an object, or if they have no family in
+    /// common.
+    pub fn ends(&self, source: &str, destination: &str) -> Result<Ends, EndError> {
+        let from = self.source(source)?;
+        let (to, port, protocol) = self.destination(destination)?;
+        // The destination's first family that both speak, as a client's resolver would have it.
+        for to in &to.addresses {
+            let same = |from: &&IpAddr| Family::of(from) == Family::of(to);
+            if let Some(from_address) = from.addresses.iter().find(same) {
+                return Ok(Ends {
+                    source: *from_address,
+                    destination: *to,
+                    port,
+                    protocol,
+                    sender_node: from.node,
+                });
+            }
+        }
+        let list = |end: &End| {
+            let shown: Vec<String> = end.addresses.iter().map(ToString::to_string).collect();
+            shown.join(", ")
+        };
+        let why = "are not of one family: no packet goes from one to the other";
+        let (from, to) = (list(&from), list(&to));
+        Err(EndError(format!("{from} and {to} {why}")))
+    }
 
-struct Objects<'a> {
-    cluster: &'a Cluster,
-    namespace: &'a str,
-}
+    /// The addresses of a source, or of who answers.
+    ///
+    /// # Errors
+    /// If it is neither an address nor the name of an object with one.
+    pub fn addresses(&self, text: &str) -> Result<Vec<IpAddr>, EndError> {
+        self.source(text).map(|end| end.addresses)
+    }
 
-impl Objects<'_> {
+    fn host(&self, name: &str) -> Option<End> {
+        let addresses = self.hosts.get(name)?.clone();
+        Some(End {
+            addresses,
+            node: None,
+        })
+    }
+
     fn source(&self, text: &str) -> Result<End, EndError> {
+        if let Some(host) = self.host(text) {
+            return Ok(host);
+        }
         if let Some(address) = text
             .strip_prefix("client/")
             .or(Some(text))
@@ -124,6 +153,12 @@ impl Objects<'_> {
             return Ok((end, port, protocol));
         }
         let wrong = || EndError(format!("{text:?} is not {DESTINATION}"));
+        if let Some((host, port)) = text.split_once(':')
+            && let Some(host) = self.host(host)
+        {
+            let (port, protocol) = port_and_protocol(port).ok_or_else(wrong)?;
+            return Ok((host, port, protocol));
+        }
         let (kind, rest) = text.split_once('/').ok_or_else(wrong)?;
         let (name, port) = match rest.split_once(':') {
             Some((name, port)) => (name, Some(port)),

@@ -4,5 +4,5 @@
 pub mod ends;
 pub mod reasons;
 
-pub use ends::{EndError, Ends};
+pub use ends::{EndError, Ends, Names};
 pub use reasons::{Nothing, Reasons, Remembered, Scene};

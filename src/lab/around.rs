@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use super::LabError;
 use super::assign::nth;
-use super::client::{Outcome, Source, ask};
+use super::client::{Outcome, Source, ask_until_silent};
 use super::layout::{POD_BRIDGE, everywhere};
 use super::namespace::Namespace;
 use super::network::{Cable, Kind, Network, Place, Route};
@@ -207,16 +207,7 @@ impl Around {
             addr: Some(from),
             port: 0,
         };
-        let questions = || {
-            let mut outcomes = Vec::new();
-            let answered = |outcome: Option<&Outcome>| {
-                outcome.is_none_or(|outcome| matches!(outcome, Outcome::Answer(_)))
-            };
-            while outcomes.len() < count && answered(outcomes.last()) {
-                outcomes.push(ask(source, protocol, to, patience));
-            }
-            outcomes
-        };
+        let questions = || ask_until_silent(source, protocol, to, patience, count);
         let asked = self.at(from)?.enter(questions);
         asked.map_err(LabError::making(&from.to_string(), "enter its namespace"))
     }

@@ -105,6 +105,23 @@ pub fn ask(from: Source, protocol: Protocol, to: SocketAddr, patience: Duration)
     Outcome::of(open(from, protocol, to, patience).map(|session| session.opened))
 }
 
+/// Asks so many times, or until there is no answer.
+#[must_use]
+pub fn ask_until_silent(
+    from: Source,
+    protocol: Protocol,
+    to: SocketAddr,
+    patience: Duration,
+    count: usize,
+) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    let is_answer = |outcome: &Outcome| matches!(outcome, Outcome::Answer(_));
+    while outcomes.len() < count && outcomes.last().is_none_or(is_answer) {
+        outcomes.push(ask(from, protocol, to, patience));
+    }
+    outcomes
+}
+
 /// Opens a connection, or a UDP flow, to ask over more than once, from the namespace of the
 /// calling thread.
 ///

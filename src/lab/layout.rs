@@ -52,7 +52,9 @@ pub fn pod_place(name: &ObjectName) -> String {
     format!("pod/{}", short(name))
 }
 
-fn short(name: &ObjectName) -> String {
+/// `NAME`, or `NAMESPACE/NAME` outside of `default`: what a pod answers with.
+#[must_use]
+pub fn short(name: &ObjectName) -> String {
     match &*name.namespace {
         "default" => name.name.to_string(),
         _ => name.to_string(),

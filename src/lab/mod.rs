@@ -43,9 +43,9 @@ use std::process::{Command, Stdio};
 
 pub use around::{Around, Vantage};
 pub use assign::{Wishes, assign};
-pub use client::{Answer, Outcome, PATIENCE, Session, Source, ask, open};
+pub use client::{Answer, Outcome, PATIENCE, Session, Source, ask, ask_until_silent, open};
 pub use file::Topology;
-pub use layout::{network, pod_place};
+pub use layout::{network, pod_place, short};
 pub use manifest::manifests;
 pub use namespace::Namespace;
 pub use network::{Cable, Kind, Network, Place, Route};
@@ -321,6 +321,28 @@ impl Lab {
             sysctls,
             ..self.config.clone()
         }
+    }
+
+    /// Installs anew on each node, so that no client is remembered.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn anew(&self) -> Result<(), LabError> {
+        for node in self.nodes() {
+            let name = format!("node/{node}");
+            let remove = || {
+                let mut host = ThisHost::open()?;
+                crate::node::remove(&mut host)
+            };
+            let entered = self.namespace(&name)?.enter(remove);
+            let removed = entered.map_err(LabError::making(&name, "enter its namespace"))?;
+            removed.map_err(|error| LabError::Installing {
+                node: name,
+                why: error.to_string(),
+            })?;
+            self.install_on(node)?;
+        }
+        Ok(())
     }
 
     fn install(&self) -> Result<(), LabError> {

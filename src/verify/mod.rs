@@ -45,7 +45,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::cluster::{Cluster, Family};
-use crate::explain::{Ends, Nothing, Reasons, Scene, ends};
+use crate::explain::{EndError, Ends, Names, Nothing, Reasons, Scene};
 use crate::node::Node;
 use crate::plan::Standing;
 use crate::ruleset::{Ruleset, Table};
@@ -160,10 +160,22 @@ impl<'p> Asked<'p> {
     ///
     /// # Errors
     /// If there are ends that nobody has: all of them.
-    pub fn of(packets: &'p Packets, node: &Node, namespace: &'p str) -> Result<Vec<Self>, Faults> {
+    pub fn of(
+        packets: &'p Packets,
+        node: &'p Node,
+        namespace: &'p str,
+    ) -> Result<Vec<Self>, Faults> {
+        Self::among(packets, Names::of(node, namespace))
+    }
+
+    /// The packets of these lines, by other names as well.
+    ///
+    /// # Errors
+    /// If there are ends that nobody has: all of them.
+    pub fn among(packets: &'p Packets, names: Names<'p>) -> Result<Vec<Self>, Faults> {
         let (mut asked, mut all) = (Vec::new(), Vec::new());
         for packet in packets.packets() {
-            match Self::one(packet, node, namespace) {
+            match Self::one(packet, names) {
                 Ok(one) => asked.push(one),
                 Err((column, error)) => all.push(Fault {
                     line: packet.line,
@@ -179,15 +191,11 @@ impl<'p> Asked<'p> {
         }
     }
 
-    fn one(
-        packet: &'p Packet,
-        node: &Node,
-        namespace: &'p str,
-    ) -> Result<Self, (usize, ends::EndError)> {
+    fn one(packet: &'p Packet, names: Names<'p>) -> Result<Self, (usize, EndError)> {
         let (client, destination) = (&packet.client, &packet.destination);
-        let found = ends::of(node, namespace, &client.text, &destination.text);
+        let found = names.ends(&client.text, &destination.text);
         let ends = found.map_err(|error| {
-            let is_client = ends::addresses(node, namespace, &client.text).is_err();
+            let is_client = names.addresses(&client.text).is_err();
             let at = if is_client { client } else { destination };
             (at.column, error)
         })?;
@@ -196,14 +204,14 @@ impl<'p> Asked<'p> {
             _ => &[],
         };
         let addresses = by.iter().map(|endpoint| {
-            let found = ends::addresses(node, namespace, &endpoint.who.text);
+            let found = names.addresses(&endpoint.who.text);
             found.map_err(|error| (endpoint.who.column, error))
         });
         Ok(Self {
             packet,
             ends,
             addresses: addresses.collect::<Result<_, _>>()?,
-            namespace,
+            namespace: names.namespace,
         })
     }
 

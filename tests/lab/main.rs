@@ -2,6 +2,7 @@
 //! that nothing is left. Needs root.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod examples;
 mod objects;
 
 use std::path::{Path, PathBuf};

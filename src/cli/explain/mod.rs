@@ -14,7 +14,7 @@ use super::error::CliError;
 use super::inputs;
 use super::say::say;
 use crate::cluster::Family;
-use crate::explain::{Ends, Nothing, Reasons, Scene, ends};
+use crate::explain::{Ends, Names, Nothing, Reasons, Scene};
 use crate::host::interfaces;
 use crate::host::surroundings::Surroundings;
 use crate::path::{Ours, follow};
@@ -30,7 +30,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         port,
         protocol,
         sender_node,
-    } = ends::of(&inputs, &args.namespace, &args.source, &args.destination)?;
+    } = Names::of(&inputs, &args.namespace).ends(&args.source, &args.destination)?;
     let family = Family::of(&destination);
     let mut local: BTreeSet<IpAddr> = inputs.context.addresses.iter().copied().collect();
     if args.live {

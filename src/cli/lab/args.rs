@@ -65,7 +65,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "NAME", default_value = "lab")]
     pub name: String,
     /// A Topology document: further clients and links, MTU, failed links, other programs' rules
-    /// (docs/lab.md)
+    /// (docs/lab.md); left out, topology.yaml in a folder of -f
     #[arg(long, value_name = "FILE")]
     pub topology: Option<PathBuf>,
     /// Leave the nodes as an installer does: svcnat, or another, is yours to start

@@ -12,7 +12,7 @@ use super::namespace;
 use crate::cli::args::Output;
 use crate::cli::error::CliError;
 use crate::config::Config;
-use crate::explain::ends;
+use crate::explain::Names;
 use crate::lab::{Namespace, Outcome, Source, ask};
 use crate::node::Node;
 use crate::source::Input;
@@ -20,18 +20,10 @@ use crate::source::Input;
 pub fn run(args: &AskArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let view = Folder::meant(args.lab.name.as_deref())?.view()?;
     let path = namespace(&view, &args.from)?;
-    let place = &view.places[&args.from];
     let read = Node::read(&[Input::Path(view.objects.clone())], Config::default());
     let (objects, _) = read.map_err(|error| CliError::Host(error.to_string()))?;
-    // The first address that has the destination's family.
-    let mut found = Err(CliError::Usage(format!("{} has no address", args.from)));
-    for addr in &place.addresses {
-        found = ends::of(&objects, "default", &addr.to_string(), &args.to).map_err(CliError::from);
-        if found.is_ok() {
-            break;
-        }
-    }
-    let found = found?;
+    let hosts = view.hosts();
+    let found = Names::with_hosts(&objects, "default", &hosts).ends(&args.from, &args.to)?;
     let to = SocketAddr::new(found.destination, found.port);
     let host =
         |error: std::io::Error| CliError::Host(format!("cannot enter {}: {error}", args.from));

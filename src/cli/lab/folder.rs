@@ -38,6 +38,8 @@ pub enum Request {
         files: Vec<PathBuf>,
         stdin: Option<String>,
     },
+    /// svcnat anew on each node, and with it no remembered clients.
+    Anew,
     /// The end.
     Down,
 }
@@ -68,6 +70,16 @@ pub struct View {
     pub places: BTreeMap<String, PlaceView>,
     /// Its Services, in order.
     pub services: Vec<ServiceView>,
+}
+
+impl View {
+    /// Addresses by the name of their place.
+    pub fn hosts(&self) -> BTreeMap<String, Vec<IpAddr>> {
+        let places = self.places.iter();
+        places
+            .map(|(name, place)| (name.clone(), place.addresses.clone()))
+            .collect()
+    }
 }
 
 /// A place of it.

@@ -94,7 +94,16 @@ pub fn keep(args: &UpArgs) -> Result<u8, CliError> {
 }
 
 fn build(args: &UpArgs, folder: &Folder) -> Result<(Lab, UnixListener), CliError> {
-    let topology = args.topology.as_deref().map(Topology::read);
+    let beside = args
+        .inputs
+        .filename
+        .iter()
+        .map(|path| path.join("topology.yaml"));
+    let topology = args
+        .topology
+        .clone()
+        .or_else(|| beside.into_iter().find(|path| path.exists()));
+    let topology = topology.as_deref().map(Topology::read);
     let topology = topology.transpose().map_err(cli)?.unwrap_or_default();
     let (config, mut problems) = inputs::config(&args.inputs)?;
     let on = match inputs::named_node(&args.inputs)? {
@@ -165,6 +174,13 @@ fn serve(mut lab: Lab, listener: &UnixListener, folder: &Folder, ending: SigSet)
         let reply = match request {
             Request::Show => Reply::Lab(view(&lab, folder)),
             Request::Down => Reply::Done { notes: Vec::new() },
+            Request::Anew => match lab.anew() {
+                Ok(()) => Reply::Done { notes: Vec::new() },
+                Err(error) => Reply::Failed {
+                    why: error.to_string(),
+                    input: false,
+                },
+            },
             Request::Change { files, stdin } => change(&mut lab, folder, files, stdin),
         };
         let text = serde_json::to_string(&reply).unwrap_or_default();

@@ -20,7 +20,7 @@ use super::intent::host;
 use super::say::say;
 use super::traffic_args::TraceArgs;
 use crate::cluster::Family;
-use crate::explain::ends;
+use crate::explain::{Ends, Names};
 use crate::host::interfaces;
 use crate::host::surroundings::Surroundings;
 use crate::netlink::{NetlinkError, Nfnetlink, Traced, Tracer};
@@ -37,13 +37,13 @@ const NONE_CAME: u8 = 4;
 
 pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let inputs = inputs::resolve(&args.inputs)?;
-    let ends::Ends {
+    let Ends {
         source,
         destination,
         port,
         protocol,
         ..
-    } = ends::of(&inputs, &args.namespace, &args.source, &args.destination)?;
+    } = Names::of(&inputs, &args.namespace).ends(&args.source, &args.destination)?;
     let found = interfaces::list().map_err(host)?;
     let mut local: BTreeSet<IpAddr> = inputs.context.addresses.iter().copied().collect();
     local.extend(interfaces::local_addresses(&found));

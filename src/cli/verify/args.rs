@@ -16,6 +16,7 @@ pub const EXAMPLES: &str = "Examples:
   svcnat verify tests/*/ --sandbox          installed, in network namespaces of their own
   svcnat verify tests/*/ --send             with real packets between network namespaces
   svcnat verify -f lab/ --packets packets.txt --live
+  svcnat verify --packets packets.txt --lab in the lab that is up (svcnat lab up)
 
 A line of packets.txt is `CLIENT DESTINATION -> END`, with ends as of explain:
   pod/visitor svc/web:80 -> pod/web-1 50%, pod/web-2 50%
@@ -65,6 +66,12 @@ pub struct VerifyArgs {
     #[cfg(feature = "lab")]
     #[arg(long, group = "where", conflicts_with = "write")]
     pub send: bool,
+    /// Send them in the lab of this name, or in the only one, between its places (`svcnat lab`):
+    /// objects and names are the lab's, clients are called as it calls them
+    #[cfg(feature = "lab")]
+    #[arg(long, group = "where", value_name = "NAME", num_args = 0..=1, default_missing_value = "",
+          conflicts_with_all = ["write", "folders", "filename", "config"])]
+    pub lab: Option<String>,
     /// Write what becomes of a packet now in place of what is otherwise
     #[arg(long, conflicts_with_all = ["live", "sandbox"])]
     pub write: bool,

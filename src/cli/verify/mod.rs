@@ -1,6 +1,8 @@
 //! `svcnat verify`: packets and what becomes of them, held against what is.
 
 pub(super) mod args;
+#[cfg(feature = "lab")]
+mod in_lab;
 mod live;
 mod print;
 #[cfg(feature = "lab")]
@@ -35,13 +37,34 @@ struct Found {
 }
 
 pub fn run(args: &VerifyArgs, out: &mut impl Write) -> Result<u8, CliError> {
-    let mut found = Vec::new();
-    for mut scenario in scenarios(args)? {
-        found.push(one(&mut scenario, args)?);
+    let mut found = in_lab(args)?;
+    if found.is_empty() {
+        for mut scenario in scenarios(args)? {
+            found.push(one(&mut scenario, args)?);
+        }
     }
     print::all(out, args.output, &found)?;
     let mut all = found.iter().flat_map(|found| &found.checks);
     Ok(u8::from(all.any(Check::failed)))
+}
+
+/// What was found in a lab, with `--lab`.
+#[cfg(feature = "lab")]
+fn in_lab(args: &VerifyArgs) -> Result<Vec<Found>, CliError> {
+    match (&args.lab, &args.packets) {
+        (None, _) => Ok(Vec::new()),
+        (Some(name), Some(packets)) => {
+            let found = in_lab::found(name, packets, &args.namespace)?;
+            Ok(vec![found])
+        }
+        (Some(_), None) => Err(CliError::Usage("must specify --packets FILE".to_owned())),
+    }
+}
+
+/// Without a lab there is none.
+#[cfg(not(feature = "lab"))]
+fn in_lab(_: &VerifyArgs) -> Result<Vec<Found>, CliError> {
+    Ok(Vec::new())
 }
 
 fn scenarios(args: &VerifyArgs) -> Result<Vec<Scenario>, CliError> {
