@@ -345,6 +345,20 @@ impl Lab {
         Ok(())
     }
 
+    /// Installs once more on each node; the nodes that something was sent to.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn again(&self) -> Result<Vec<String>, LabError> {
+        let mut sent = Vec::new();
+        for node in self.nodes() {
+            if self.install_on(node)?.rules.committed.is_some() {
+                sent.push(node.to_owned());
+            }
+        }
+        Ok(sent)
+    }
+
     fn install(&self) -> Result<(), LabError> {
         for node in self.nodes() {
             self.install_on(node)?;

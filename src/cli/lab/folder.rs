@@ -38,6 +38,8 @@ pub enum Request {
         files: Vec<PathBuf>,
         stdin: Option<String>,
     },
+    /// svcnat once more on each node: the notes are those that something was sent to.
+    Again,
     /// svcnat anew on each node, and with it no remembered clients.
     Anew,
     /// The end.

@@ -174,13 +174,8 @@ fn serve(mut lab: Lab, listener: &UnixListener, folder: &Folder, ending: SigSet)
         let reply = match request {
             Request::Show => Reply::Lab(view(&lab, folder)),
             Request::Down => Reply::Done { notes: Vec::new() },
-            Request::Anew => match lab.anew() {
-                Ok(()) => Reply::Done { notes: Vec::new() },
-                Err(error) => Reply::Failed {
-                    why: error.to_string(),
-                    input: false,
-                },
-            },
+            Request::Anew => done(lab.anew().map(|()| Vec::new())),
+            Request::Again => done(lab.again()),
             Request::Change { files, stdin } => change(&mut lab, folder, files, stdin),
         };
         let text = serde_json::to_string(&reply).unwrap_or_default();
@@ -192,6 +187,16 @@ fn serve(mut lab: Lab, listener: &UnixListener, folder: &Folder, ending: SigSet)
     }
     // The socket first: who waits for the end may clear the folder then.
     fs::remove_file(folder.socket()).ok();
+}
+
+fn done(notes: Result<Vec<String>, LabError>) -> Reply {
+    match notes {
+        Ok(notes) => Reply::Done { notes },
+        Err(error) => Reply::Failed {
+            why: error.to_string(),
+            input: false,
+        },
+    }
 }
 
 fn read(stream: &UnixStream) -> Option<Request> {

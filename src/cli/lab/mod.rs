@@ -14,8 +14,7 @@ use std::process::Command;
 use serde_json::json;
 
 use self::args::{ChangeArgs, DownArgs, ExecArgs, LabVerb, ListArgs, UpArgs};
-use self::folder::Reply;
-pub use self::folder::{Folder, PlaceView, Request, View};
+pub use self::folder::{Folder, PlaceView, Reply, Request, View};
 use super::args::Output;
 use super::error::CliError;
 use super::inputs;

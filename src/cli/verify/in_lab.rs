@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use super::Found;
 use crate::cli::error::CliError;
-use crate::cli::lab::{Folder, PlaceView, Request, View};
+use crate::cli::lab::{Folder, PlaceView, Reply, Request, View};
 use crate::cluster::{Family, Protocol};
 use crate::config::Config;
 use crate::explain::Names;
 use crate::lab::{self, Namespace, Source};
 use crate::node::Node;
 use crate::source::Input;
-use crate::verify::{self, Answer, Ask, Asked, Outcome, Packets};
+use crate::verify::{self, Answer, Ask, Asked, Check, Outcome, Packets};
 
 /// Each line, sent until its end is known well enough.
 pub fn found(name: &str, path: &Path, namespace: &str) -> Result<Found, CliError> {
@@ -37,8 +37,20 @@ pub fn found(name: &str, path: &Path, namespace: &str) -> Result<Found, CliError
     let sent = asked
         .iter()
         .map(|asked| verify::sent(asked, &file, &mut network));
-    let checks = sent.collect();
+    let mut checks: Vec<Check> = sent.collect();
+    checks.push(idempotent(&folder, &file)?);
     Ok(Found { file, checks })
+}
+
+/// Nothing is sent when the same is installed once more.
+fn idempotent(folder: &Folder, at: &str) -> Result<Check, CliError> {
+    let found = match folder.ask(&Request::Again)? {
+        Reply::Done { notes } if notes.is_empty() => Ok(()),
+        Reply::Done { notes } => Err(format!("something is sent to {}", notes.join(", "))),
+        _ => Err("the lab is of another version".to_owned()),
+    };
+    let name = "a second installation sends nothing";
+    Ok(Check::of(at, name, "0 bytes to each node", found))
 }
 
 /// The addresses of those who answer by a name: places, and pods in a node's own network.
