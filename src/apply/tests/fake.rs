@@ -161,7 +161,10 @@ impl Host for Fake {
             mtu: 1500,
             master: None,
             peer: None,
+            peer_namespace: None,
             hairpin: false,
+            isolated: false,
+            mac: None,
             addresses: vec!["192.168.50.11/24".parse().unwrap()],
             default_route: BTreeSet::new(),
         }])
