@@ -26,6 +26,7 @@ pub(crate) mod socket;
 pub(crate) mod wiring;
 
 pub(crate) use ffi::namespace_cookie;
+pub(crate) use nftables::decision;
 pub(crate) use passing::let_packets_pass;
 
 pub use error::{ExchangeError, Refusal};
