@@ -13,7 +13,7 @@ use crate::host::conntrack::{Conntrack, Flow, StaleFlow};
 use crate::host::interfaces::{self, Interface};
 use crate::host::routes::{self, LiveRoute, RouteDelta, RouteReport};
 use crate::host::sysctl::Sysctls;
-use crate::netlink::{Committed, NetlinkError, Nfnetlink};
+use crate::netlink::{self, Committed, NetlinkError, Nfnetlink};
 use crate::ruleset::{Family, LiveRuleset, Set};
 use crate::transaction::Transaction;
 
@@ -45,6 +45,8 @@ pub trait Host {
     /// Carries out `delta`, all of it or nothing. [`NetlinkError::Raced`] if the generation is
     /// not `generation` any more (0: whatever it is).
     fn commit(&mut self, delta: &Transaction, generation: u32) -> Result<Committed, NetlinkError>;
+    /// Returns when each packet that was under way is through the rules it met.
+    fn let_packets_pass(&mut self);
     /// Has the kernel check `delta` and throw it away.
     fn validate(&mut self, delta: &Transaction, generation: u32)
     -> Result<Committed, NetlinkError>;
@@ -167,6 +169,10 @@ impl Host for ThisHost {
             Some(writers) => writers.while_committing(delta, || tables.commit(delta, generation)),
             None => tables.commit(delta, generation),
         }
+    }
+
+    fn let_packets_pass(&mut self) {
+        netlink::let_packets_pass();
     }
 
     fn validate(

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use nix::errno::Errno;
+
 use super::aside::{MOST_ASIDE, set_aside};
 use super::host::Host;
 use crate::cluster::ObjectName;
@@ -15,6 +17,8 @@ use crate::transaction::{Operation, TableChange, Transaction, ahead, take_first}
 pub const TRIES: usize = 100;
 /// Races after which a commit is no longer bound to a generation.
 const BOUND_TRIES: usize = 3;
+/// Times kube-proxy's tables are looked for again after others deleted them, too.
+const TAKE_OVER_TRIES: usize = 3;
 /// Name of kube-proxy's tables (both families).
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 
@@ -85,7 +89,7 @@ pub struct Manner {
     /// Own them, so that nobody else can change or flush them; not any more once the kernel
     /// says that it cannot.
     pub own: bool,
-    /// kube-proxy's tables go out in the transaction that brings ours in; done once.
+    /// kube-proxy's tables go once ours do what they did ([`take_over`]); done once.
     pub take_over: bool,
 }
 
@@ -140,9 +144,25 @@ pub fn look(host: &mut impl Host, wanted: &mut impl DesiredRules) -> Result<Foun
     Ok(Found { before, delta })
 }
 
+/// Commits what was found; kube-proxy's tables go afterwards, if they are to.
+pub(super) fn bring(
+    host: &mut impl Host,
+    wanted: &mut impl DesiredRules,
+    manner: &mut Manner,
+    found: Found,
+) -> Result<Outcome, NetlinkError> {
+    let mut done = bring_ours(host, wanted, manner, found)?;
+    if manner.take_over && take_over(host)? {
+        done.generation = next(done.generation);
+        tracing::info!("took over from kube-proxy");
+    }
+    manner.take_over = false;
+    Ok(done)
+}
+
 /// Commits what was found, bound to the generation it was read at unless others keep coming
 /// first ([`bound_to`]).
-pub(super) fn bring(
+fn bring_ours(
     host: &mut impl Host,
     wanted: &mut impl DesiredRules,
     manner: &mut Manner,
@@ -153,12 +173,12 @@ pub(super) fn bring(
     for _ in 0..TRIES + MOST_ASIDE {
         let Found { before, delta } = found;
         let bound = bound_to(before.generation, done.races);
-        let mut batch = Batch::of(delta, host, wanted, *manner, &before)?;
+        let mut batch = Batch::of(delta, wanted, *manner, &before);
         if batch.delta.is_empty() {
             // In force after all, if the answer to an earlier try was lost.
             let earlier: Transaction = unconfirmed.take().unwrap_or_default();
             let confirmed = (!earlier.is_empty()).then(Committed::default);
-            return Ok(done.with(earlier, confirmed, before.generation, manner));
+            return Ok(done.with(earlier, confirmed, before.generation));
         }
         if !batch.is_first {
             done.counters_lost = host.carry_counters(&mut batch.delta).err();
@@ -173,11 +193,8 @@ pub(super) fn bring(
                 again
             }
             Ok(committed) => {
-                if batch.takes_over {
-                    tracing::info!("took over from kube-proxy");
-                }
                 let generation = next(before.generation);
-                return Ok(done.with(batch.change(), Some(committed), generation, manner));
+                return Ok(done.with(batch.change(), Some(committed), generation));
             }
             Err(error) if wanted.exactly() && !is_unconfirmed(&error) => return Err(error),
             Err(NetlinkError::Raced) if done.races < TRIES => {
@@ -221,9 +238,7 @@ impl Outcome {
         mut delta: Transaction,
         committed: Option<Committed>,
         generation: u32,
-        manner: &mut Manner,
     ) -> Self {
-        manner.take_over = false;
         delta.after(std::mem::take(&mut self.delta));
         self.delta = delta;
         self.committed = committed;
@@ -237,8 +252,6 @@ struct Batch {
     delta: Transaction,
     /// It changes nothing for any packet, and the rest has to be found anew.
     is_first: bool,
-    /// kube-proxy's tables are there, and go.
-    takes_over: bool,
     /// What changes of our tables, if that is not what is sent: to own a table may take
     /// building it anew.
     change: Option<Transaction>,
@@ -247,28 +260,27 @@ struct Batch {
 impl Batch {
     fn of(
         mut delta: Transaction,
-        host: &mut impl Host,
         wanted: &impl DesiredRules,
         manner: Manner,
         before: &LiveRuleset,
-    ) -> Result<Self, NetlinkError> {
-        let change = (manner != Manner::default()).then(|| delta.clone());
+    ) -> Self {
+        let change = manner.own.then(|| delta.clone());
         if manner.own {
             own(&mut delta, wanted.ruleset(), before);
         }
-        let takes_over = manner.take_over && add_take_over(host, &mut delta)?;
-        let first = if takes_over {
-            ahead(&delta)
-        } else {
-            take_first(&mut delta)
-        };
+        let mut first = Transaction::default();
+        if manner.take_over {
+            first = ahead(&delta);
+        }
+        if first.is_empty() {
+            first = take_first(&mut delta);
+        }
         let is_first = !first.is_empty();
-        Ok(Self {
+        Self {
             delta: if is_first { first } else { delta },
             is_first,
-            takes_over,
             change,
-        })
+        }
     }
 
     fn change(self) -> Transaction {
@@ -294,24 +306,43 @@ impl Manner {
     }
 }
 
-/// kube-proxy's tables go out in the transaction that brings our rules in. True if there
-/// are any.
-fn add_take_over(host: &mut impl Host, delta: &mut Transaction) -> Result<bool, NetlinkError> {
-    let mut found = false;
-    for (family, name) in host.table_names()? {
-        if name != KUBE_PROXY_TABLE {
-            continue;
+/// Deletes kube-proxy's tables, which translate beside ours until then: true if there were any.
+///
+/// Not in the transaction that brings ours in. A packet that took up the list of chains before
+/// ours was on it, or passed ours before the commit, and comes to kube-proxy's rules after it,
+/// would find neither. So ours come first, and kube-proxy's go when each packet that was under
+/// way at that moment is through; who is killed in between leaves both, and the next start goes
+/// on from there.
+fn take_over(host: &mut impl Host) -> Result<bool, NetlinkError> {
+    for _ in 0..TAKE_OVER_TRIES {
+        let theirs = kube_proxys_tables(host)?;
+        if theirs.is_empty() {
+            return Ok(false);
         }
-        let operation = Operation::DeleteOtherTable(name);
-        match delta.tables.iter_mut().find(|t| t.family == family) {
-            Some(table) => table.operations.push(operation),
-            None => delta.tables.push(TableChange {
-                operations: vec![operation],
-                ..TableChange::empty(family)
-            }),
+        host.let_packets_pass();
+        match host.commit(&theirs, 0) {
+            Ok(_) => return Ok(true),
+            // It was carried out after all, or somebody else came first.
+            Err(NetlinkError::Unconfirmed { .. }) => {}
+            Err(NetlinkError::Refused {
+                errno: Errno::ENOENT,
+                ..
+            }) => {}
+            Err(error) => return Err(error),
         }
-        tracing::debug!(family = family.nft_name(), "kube-proxy's table goes");
-        found = true;
     }
-    Ok(found)
+    Err(NetlinkError::Raced)
+}
+
+/// What deletes kube-proxy's tables, if there are any.
+fn kube_proxys_tables(host: &mut impl Host) -> Result<Transaction, NetlinkError> {
+    let theirs = host.table_names()?.into_iter();
+    let theirs = theirs.filter(|(_, name)| name == KUBE_PROXY_TABLE);
+    let tables = theirs.map(|(family, name)| TableChange {
+        operations: vec![Operation::DeleteOtherTable(name)],
+        ..TableChange::empty(family)
+    });
+    Ok(Transaction {
+        tables: tables.collect(),
+    })
 }

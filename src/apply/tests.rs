@@ -22,6 +22,7 @@ use crate::host::routes::LiveRoute;
 use crate::netlink::NetlinkError;
 use crate::ruleset::{Chain, Element, Family, Ruleset, Set, Statement, Value};
 use crate::source::{Loaded, load_str};
+use crate::transaction::Operation;
 
 pub(crate) fn config() -> Config {
     Config {
@@ -265,27 +266,63 @@ fn tables_of_another_owner_are_left_alone() {
     assert_eq!(by.host().kernel, before);
 }
 
-#[test]
-fn kube_proxys_tables_go_when_ours_come_and_once_only() {
-    let mut host = Fake::new();
-    let theirs = Family::ALL.map(|family| (family, "kube-proxy".to_owned()));
-    host.kernel.others.extend(theirs.clone());
-    let manner = Manner {
+fn taking_over() -> Manner {
+    Manner {
         own: false,
         take_over: true,
-    };
-    let mut by = installer(host, manner);
+    }
+}
+
+/// A node with kube-proxy's tables.
+fn with_kube_proxy() -> Fake {
+    let mut host = Fake::new();
+    let theirs = Family::ALL.map(|family| (family, "kube-proxy".to_owned()));
+    host.kernel.others.extend(theirs);
+    host
+}
+
+#[test]
+fn kube_proxys_tables_go_when_packets_can_meet_ours_and_once_only() {
+    let mut by = installer(with_kube_proxy(), taking_over());
     let mut engine = engine(&three());
-    install(&mut by, &mut engine).unwrap();
+    let done = install(&mut by, &mut engine).unwrap();
     assert!(by.host().kernel.others.is_empty() && by.host().kernel.holds(engine.ruleset()));
+    let log: Vec<&str> = (by.host().log.iter())
+        .map(|line| line.split(" [").next().unwrap())
+        .collect();
+    // Interval sets, then the rules that use them, and when nobody needs kube-proxy's, those.
+    let order = ["routes come", "commit", "commit", "packets pass", "commit"];
+    assert_eq!(log, order);
+    assert_eq!(by.generation(), by.host().generation);
+    let theirs = |o: &Operation| matches!(o, Operation::DeleteOtherTable(_));
+    let told = done.rules.delta.tables.iter();
+    assert!(!told.flat_map(|t| &t.operations).any(theirs));
     // Whoever starts it again means it.
-    by.host().kernel.others.extend(theirs);
+    by.host().kernel.others = with_kube_proxy().kernel.others;
     install(&mut by, &mut engine).unwrap();
     assert_eq!(by.host().kernel.others.len(), 2);
 }
 
+#[test]
+fn kube_proxys_tables_that_others_delete_too_are_gone_all_the_same() {
+    let mut by = installer(with_kube_proxy(), taking_over());
+    // One goes between our looking for them and our commit.
+    for deed in [false, false, true] {
+        by.host()
+            .in_between
+            .push_back(Box::new(move |kernel: &mut Kernel| {
+                if deed {
+                    kernel.others.pop_first();
+                }
+            }));
+    }
+    let mut engine = engine(&three());
+    install(&mut by, &mut engine).unwrap();
+    assert!(by.host().kernel.others.is_empty() && by.host().kernel.holds(engine.ruleset()));
+}
+
 /// What packets meet: rules, and the sets they look into.
-fn in_force(kernel: &Kernel) -> Vec<(Family, Vec<Chain>, Vec<Set>, usize)> {
+fn in_force(kernel: &Kernel) -> Vec<(Family, Vec<Chain>, Vec<Set>)> {
     let table = |(family, table): (&Family, &crate::ruleset::Table)| {
         let rules = table.chains.iter().flat_map(|chain| &chain.rules);
         let used = rules.flat_map(|rule| &rule.statements);
@@ -294,7 +331,7 @@ fn in_force(kernel: &Kernel) -> Vec<(Family, Vec<Chain>, Vec<Set>, usize)> {
         let sets = sets.filter(|set| used.contains(&&*set.name)).cloned();
         let mut chains = table.chains.clone();
         chains.sort_by(|a, b| a.name.cmp(&b.name));
-        (*family, chains, sets.collect(), kernel.others.len())
+        (*family, chains, sets.collect())
     };
     let tables = kernel.tables.iter().map(table);
     tables
@@ -322,20 +359,29 @@ fn who_is_killed_between_two_commits_leaves_the_old_or_the_new() {
         let old = in_force(&start().kernel);
         let mut by = installer(start(), Manner { own, take_over });
         install(&mut by, &mut with_ranges()).unwrap();
-        let (new, commits) = (in_force(&by.host().kernel), by.host().log.len());
+        let new = in_force(&by.host().kernel);
+        let log = by.host().log.iter();
+        let commits = log.filter(|line| line.starts_with("commit")).count();
         assert!(commits > 1, "{:?}", by.host().log);
         for killed_after in 0..commits {
             let mut by = installer(start(), Manner { own, take_over });
             by.host().broken.dies_after = Some(killed_after);
             install(&mut by, &mut with_ranges()).unwrap_err();
             let found = in_force(&by.host().kernel);
-            assert!(found == old || found == new, "after {killed_after}");
+            // With kube-proxy's tables beside it, as long as they are there.
+            let theirs = by.host().kernel.others.len();
+            let proxied = theirs == usize::from(take_over);
+            assert!(
+                proxied && found == old || found == new,
+                "after {killed_after}"
+            );
             // Whoever starts next goes on from there.
             let mut host = std::mem::replace(by.host(), Fake::new());
             host.broken.dies_after = None;
             let mut by = installer(host, Manner { own, take_over });
             install(&mut by, &mut with_ranges()).unwrap();
             assert_eq!(in_force(&by.host().kernel), new);
+            assert!(by.host().kernel.others.is_empty());
         }
     }
 }

@@ -387,7 +387,7 @@ pub struct RunArgs {
     /// Own our tables (Linux 6.9): nobody else can change or flush them, and they outlive us
     #[arg(long)]
     pub own_tables: bool,
-    /// Remove kube-proxy's nftables tables in the transaction that installs ours
+    /// Remove kube-proxy's nftables tables once ours are in force and no packet needs them.
     #[arg(long)]
     pub take_over_kube_proxy: bool,
     /// Go on although another svcnat writes to this network namespace

@@ -142,11 +142,11 @@ fn run(cli: &Cli, out: &mut Printable<impl Write>) -> Result<u8, CliError> {
     }
 }
 
-/// Moves to this network namespace. That there is none is a fault of who named it.
+/// Moves to this network namespace. That it is none is a fault of who named it.
 fn enter(name: &str) -> Result<(), CliError> {
     netns::enter(name).map_err(|error| {
         let text = format!("--netns {name}: {error}");
-        if netns::is_absent(&error) {
+        if netns::is_misnamed(&error) {
             CliError::Usage(text)
         } else {
             CliError::Host(text)

@@ -182,7 +182,14 @@ pub fn keep(file: &Path, from: Inputs, intent: &Intent, plan: Value) -> Result<(
         steps: Steps::of(intent)?,
         plan,
     };
-    sealed::write(file, KIND, VERSION, &content).map_err(|error| host(format!("--out: {error}")))
+    sealed::write(file, KIND, VERSION, &content).map_err(|error| {
+        let text = format!("--out: {error}");
+        if error.is_full() {
+            host(text)
+        } else {
+            usage(text)
+        }
+    })
 }
 
 impl SavedPlan {

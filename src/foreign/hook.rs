@@ -165,14 +165,14 @@ const fn is_translated(hook: Hook, packet: &Packet) -> bool {
     }
 }
 
-/// True if chains of a family see this packet where this host routes it.
+/// True if chains of a family see this packet where it is.
 fn sees(family: Family, packet: &Packet) -> bool {
+    let on_bridge = packet.bridge.is_some();
     match family {
-        Family::Inet | Family::Netdev => true,
-        Family::Ip => packet.destination.is_ipv4(),
-        Family::Ip6 => packet.destination.is_ipv6(),
-        // Only frames that a bridge forwards come by.
-        Family::Bridge => false,
+        Family::Bridge => on_bridge,
+        Family::Inet | Family::Netdev => !on_bridge,
+        Family::Ip => !on_bridge && packet.destination.is_ipv4(),
+        Family::Ip6 => !on_bridge && packet.destination.is_ipv6(),
     }
 }
 

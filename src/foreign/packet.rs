@@ -47,6 +47,9 @@ pub struct Packet {
     pub asked: Option<(IpAddr, u16)>,
     /// The source of the first packet was translated.
     pub masqueraded: bool,
+    /// It is at the hooks of the bridge of this name, as a frame between ports or to or from the
+    /// host; the devices are the ports then.
+    pub bridge: Option<String>,
 }
 
 impl Packet {
@@ -73,6 +76,7 @@ impl Packet {
             untracked: false,
             asked: None,
             masqueraded: false,
+            bridge: None,
         }
     }
 
@@ -105,6 +109,8 @@ mod meta {
     pub const OIFNAME: u32 = 7;
     pub const NFPROTO: u32 = 15;
     pub const L4PROTO: u32 = 16;
+    pub const BRIDGE_IIFNAME: u32 = 17;
+    pub const BRIDGE_OIFNAME: u32 = 18;
     pub const PKTTYPE: u32 = 19;
 }
 
@@ -225,11 +231,31 @@ impl Packet {
         let end = offset.saturating_add(u32::try_from(len).unwrap_or(u32::MAX));
         (offset..end)
             .map(|at| match base {
+                0 => self.link(at),
                 1 => self.network(at),
                 2 => self.transport(at),
                 _ => None,
             })
             .collect()
+    }
+
+    /// Of an Ethernet header, what it carries.
+    fn link(&self, at: u32) -> Option<u8> {
+        let [high, low] = self.ether_type();
+        match at {
+            12 => Some(high),
+            13 => Some(low),
+            _ => None,
+        }
+    }
+
+    /// ETH_P_IP or ETH_P_IPV6.
+    const fn ether_type(&self) -> [u8; 2] {
+        if self.destination.is_ipv4() {
+            [0x08, 0x00]
+        } else {
+            [0x86, 0xdd]
+        }
     }
 
     fn network(&self, at: u32) -> Option<u8> {
@@ -293,10 +319,7 @@ impl Packet {
             Device::Known(_, index) => Some(index.to_ne_bytes().to_vec()),
         };
         match key {
-            meta::PROTOCOL => Some(vec![
-                if is_v4 { 0x08 } else { 0x86 },
-                if is_v4 { 0 } else { 0xdd },
-            ]),
+            meta::PROTOCOL => Some(self.ether_type().to_vec()),
             meta::MARK => self.mark.map(|mark| mark.to_ne_bytes().to_vec()),
             meta::IIF => index(&self.iif),
             meta::OIF => index(&self.oif),
@@ -304,10 +327,22 @@ impl Packet {
             meta::OIFNAME => name(&self.oif),
             meta::NFPROTO => Some(vec![if is_v4 { 2 } else { 10 }]),
             meta::L4PROTO => Some(vec![self.protocol.number()]),
-            // PACKET_HOST.
-            meta::PKTTYPE => Some(vec![0]),
+            // The bridge of a port that is known.
+            meta::BRIDGE_IIFNAME => self.bridge_of(&self.iif).and_then(|of| name(&of)),
+            meta::BRIDGE_OIFNAME => self.bridge_of(&self.oif).and_then(|of| name(&of)),
+            // PACKET_HOST; frames to another port are PACKET_OTHERHOST.
+            meta::PKTTYPE if self.bridge.is_none() => Some(vec![0]),
             _ => None,
         }
+    }
+
+    /// The bridge that a device is a port of, where the packet is at its hooks.
+    fn bridge_of(&self, port: &Device) -> Option<Device> {
+        let bridge = self.bridge.clone()?;
+        Some(match port {
+            Device::Known(..) => Device::Known(bridge, 0),
+            other => other.clone(),
+        })
     }
 
     /// The address and port of who answers.

@@ -42,6 +42,49 @@ fn rules(list: &[&[Expr]]) -> Vec<Rule> {
     .collect()
 }
 
+#[test]
+fn a_bridges_chains_see_frames_at_its_ports_and_no_packet_elsewhere() {
+    // What `ibrname "docker0" ether type ip drop` is.
+    let mut name = b"docker0".to_vec();
+    name.resize(16, 0);
+    let ether_type = Property::Payload {
+        base: 0,
+        offset: 12,
+    };
+    let drop = [
+        Expr::Load(Property::Meta(17), 16, 16),
+        Expr::Cmp(16, Op::Eq, name),
+        Expr::Load(ether_type, 16, 2),
+        Expr::Cmp(16, Op::Eq, vec![0x08, 0x00]),
+        DROP,
+    ];
+    let chain = Chain {
+        base: base(false),
+        rules: rules(&[&drop]),
+        handle: 0,
+    };
+    let mut table = Table::default();
+    table.chains.insert("f".into(), chain);
+    let rules = Rules {
+        tables: [((Family::Bridge, "t".into()), table)].into(),
+        ..Rules::default()
+    };
+    let seen = |bridge: Option<&str>| {
+        let mut packet = Packet {
+            bridge: bridge.map(str::to_owned),
+            ..packet()
+        };
+        let found = hook(&rules, Hook::Forward, Span::All, &mut packet, &none_local);
+        found
+            .into_iter()
+            .map(|outcome| outcome.verdict)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(seen(None), []);
+    assert_eq!(seen(Some("docker0")), [Verdict::Drop]);
+    assert_eq!(seen(Some("br1")), [Verdict::Pass]);
+}
+
 /// The verdict of a chain `f` at the hook forward, with other chains beside it.
 fn verdict(drops: bool, of_f: &[&[Expr]], others: &[(&str, &[&[Expr]])]) -> Verdict {
     let mut table = Table::default();

@@ -311,7 +311,10 @@ mod tests {
             mtu: 1500,
             master: None,
             peer: None,
+            peer_namespace: None,
             hairpin: false,
+            isolated: false,
+            mac: None,
             addresses: vec![net.parse().unwrap()],
             default_route: BTreeSet::new(),
         }

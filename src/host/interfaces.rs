@@ -57,8 +57,14 @@ pub struct Interface {
     pub master: Option<u32>,
     /// Index of the other end of a veth pair, in whichever namespace that is.
     pub peer: Option<u32>,
+    /// This namespace's number for the one that the other end is in, if that is another.
+    pub peer_namespace: Option<i32>,
     /// As a bridge's port, it sends back to where a frame came from.
     pub hairpin: bool,
+    /// As a bridge's port, it exchanges no frames with others that are isolated.
+    pub isolated: bool,
+    /// Its link-layer address, if that is an Ethernet one.
+    pub mac: Option<[u8; 6]>,
     /// Addresses with their prefix; those that are good as a source of new connections
     /// come first (secondary, temporary, tentative and deprecated ones last).
     pub addresses: Vec<IpNet>,
@@ -155,7 +161,10 @@ fn interface(link: Link) -> Interface {
         mtu: link.mtu,
         master: link.master,
         peer: link.peer,
+        peer_namespace: link.peer_namespace,
         hairpin: link.hairpin,
+        isolated: link.isolated,
+        mac: link.mac,
         addresses: Vec::new(),
         default_route: BTreeSet::new(),
     }
@@ -174,7 +183,10 @@ mod tests {
             mtu: 1500,
             master: None,
             peer: None,
+            peer_namespace: None,
             hairpin: false,
+            isolated: false,
+            mac: None,
             addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
             default_route: BTreeSet::new(),
         }

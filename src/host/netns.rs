@@ -54,10 +54,14 @@ pub fn enter(name: &str) -> Result<(), HostError> {
     })
 }
 
-/// Whether the fault is the name's: there is nothing there.
+/// Whether the fault is the name's: there is nothing there, or no network namespace.
 #[must_use]
-pub fn is_absent(error: &HostError) -> bool {
-    matches!(error, HostError::Namespace { source, .. } if source.kind() == io::ErrorKind::NotFound)
+pub fn is_misnamed(error: &HostError) -> bool {
+    let HostError::Namespace { source, .. } = error else {
+        return false;
+    };
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
+    matches!(source.kind(), NotFound | NotADirectory | InvalidInput)
 }
 
 #[cfg(test)]
@@ -74,13 +78,14 @@ mod tests {
     #[test]
     fn what_is_no_namespace_is_named_with_the_reason() {
         let absent = enter("svcnat-no-such-namespace").unwrap_err();
-        assert!(is_absent(&absent));
+        assert!(is_misnamed(&absent));
         let text = absent.to_string();
         assert!(
             text.contains("/run/netns/svcnat-no-such-namespace"),
             "{text}"
         );
         let other = enter("/dev/null").unwrap_err();
-        assert!(!is_absent(&other) && other.to_string().contains("/dev/null"));
+        assert!(is_misnamed(&other) && other.to_string().contains("/dev/null"));
+        assert!(is_misnamed(&enter("/dev/null/x").unwrap_err()));
     }
 }

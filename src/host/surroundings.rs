@@ -2,8 +2,9 @@
 //! tracked connections, listeners, and other programs' rules.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,13 +24,21 @@ use crate::foreign::{self, Found, Rules};
 use crate::net::{Endpoint, Family, Protocol};
 use crate::netlink::exchange::Exchange;
 use crate::netlink::socket::Bus;
-use crate::netlink::{ExchangeError, Nfnetlink, neighbour, route};
+use crate::netlink::{ExchangeError, Nfnetlink, link, neighbour, route};
 use crate::path::{Listener, Neighbour, Node, PodLink, Route, RouteQuestion};
 
 /// Folders in which container runtimes keep the namespaces of pods.
 const NAMESPACES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 /// A folder of labs, each with such a folder for its own.
 const LABS: &str = "/run/svcnat/labs";
+
+/// Another network namespace of this machine.
+struct Namespace {
+    path: PathBuf,
+    /// Our number for it; `None` if no link of ours leads there.
+    number: Option<i32>,
+    interfaces: Vec<Interface>,
+}
 
 /// This network namespace, asked when something has to be known.
 pub struct Surroundings {
@@ -45,8 +54,11 @@ pub struct Surroundings {
     pub looks_at_flows: bool,
     /// Routes that were asked for.
     routes: HashMap<RouteQuestion, Option<Route>>,
-    /// Where other network namespaces are, and their interfaces; looked for once.
-    namespaces: Option<Vec<(PathBuf, Vec<Interface>)>>,
+    /// Other network namespaces; looked for once.
+    namespaces: Option<Vec<Namespace>>,
+    /// Links of pods that were asked for, and which pods send to whom without a router.
+    links: HashMap<IpAddr, Option<PodLink>>,
+    on_link: HashMap<(IpAddr, IpAddr), bool>,
 }
 
 impl Surroundings {
@@ -66,6 +78,8 @@ impl Surroundings {
             looks_at_flows: true,
             routes: HashMap::new(),
             namespaces: None,
+            links: HashMap::new(),
+            on_link: HashMap::new(),
         })
     }
 
@@ -86,39 +100,6 @@ impl Surroundings {
         nets.next()
     }
 
-    fn look_up(&mut self, question: &RouteQuestion) -> Option<Route> {
-        let request = route::look_up_as(
-            question.destination,
-            question.source,
-            question.iif,
-            question.mark,
-            question.transport,
-        );
-        let mut found = None;
-        let answer: Result<bool, ExchangeError> = self.exchange.request(&request, |message| {
-            found = route::decode(message)?.or(found.take());
-            Ok(())
-        });
-        match answer {
-            Err(ExchangeError::Refused(refusal)) => Some(Route::Refused(refusal.errno as i32)),
-            Err(_) => None,
-            Ok(_) => {
-                let found = found?;
-                Some(match (found.kind, found.interface) {
-                    (route::LOCAL, _) => Route::Local,
-                    (route::UNICAST, Some(index)) => Route::Device {
-                        index,
-                        via: found.via,
-                        dead: found.dead,
-                    },
-                    (route::BLACKHOLE, _) => Route::Refused(libc::EINVAL),
-                    (route::PROHIBIT, _) => Route::Refused(libc::EACCES),
-                    _ => Route::Refused(libc::EHOSTUNREACH),
-                })
-            }
-        }
-    }
-
     /// True if packets of this node to an address go somewhere.
     pub fn leads_to(&mut self, address: IpAddr) -> bool {
         let question = RouteQuestion {
@@ -131,25 +112,27 @@ impl Surroundings {
         matches!(self.route(&question), Some(Route::Device { .. }))
     }
 
-    /// Where an address is among the namespaces of this machine, with the interface that has it.
-    /// Several may have it, as two nodes of one machine do with pods of their own: it is the one
-    /// at the other end of a link of ours. One without a link to us is believed if nobody else has
-    /// the address, and it is on no bridge of ours.
-    fn place(&mut self, address: IpAddr) -> Option<(PathBuf, Interface)> {
-        let namespaces = self.namespaces.get_or_insert_with(namespaces);
-        let all = namespaces.iter().filter_map(|(place, all)| {
-            let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == address);
-            Some((place, all.iter().find(has)?))
+    /// Where an address is among the namespaces of this machine: the namespace, the interface that
+    /// has it, and our end of the link to that. Several may have it, as two nodes of one machine do
+    /// with pods of their own: it is the one at the other end of a link of ours. One without a link
+    /// to us is believed if nobody else has the address, and it is on no bridge of ours.
+    fn place(&mut self, address: IpAddr) -> Option<(PathBuf, Interface, Option<&Interface>)> {
+        let exchange = &mut self.exchange;
+        let namespaces = (self.namespaces).get_or_insert_with(|| namespaces(exchange));
+        let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == address);
+        let all = namespaces.iter().filter_map(|namespace| {
+            let theirs = namespace.interfaces.iter().find(has)?;
+            let ours = our_end(&self.interfaces, theirs, namespace.number);
+            Some((namespace, theirs, ours))
         });
-        let (linked, apart): (Vec<_>, Vec<_>) =
-            all.partition(|(_, at)| our_end(&self.interfaces, at).is_some());
+        let (linked, apart): (Vec<_>, Vec<_>) = all.partition(|(.., ours)| ours.is_some());
         let mut bridges = (self.interfaces.iter()).filter(|i| i.kind == Kind::Bridge);
-        let found = match (&linked[..], &apart[..]) {
-            ([one, ..], _) => one,
-            ([], [one]) if !bridges.any(|bridge| bridge.has_on_link(address)) => one,
+        let (namespace, theirs, ours) = match (&linked[..], &apart[..]) {
+            ([one, ..], _) => *one,
+            ([], [one]) if !bridges.any(|bridge| bridge.has_on_link(address)) => *one,
             _ => return None,
         };
-        Some((found.0.clone(), found.1.clone()))
+        Some((namespace.path.clone(), theirs.clone(), ours))
     }
 
     /// Sends a real packet from where an address is; `None` if that is not known.
@@ -177,6 +160,35 @@ impl Surroundings {
         endpoint(&flow)
     }
 
+    fn find_link(&mut self, address: IpAddr) -> Option<PodLink> {
+        let (.., ours) = self.place(address)?;
+        let ours = ours?.clone();
+        Some(PodLink {
+            index: ours.index,
+            name: ours.name,
+            up: ours.up,
+            master: ours.master.filter(|index| self.is_bridge(*index)),
+            hairpin: ours.hairpin,
+            isolated: ours.isolated,
+        })
+    }
+
+    fn finds_on_link(&mut self, pod: IpAddr, to: IpAddr) -> Option<bool> {
+        let (place, ..) = self.place(pod)?;
+        let question = RouteQuestion {
+            source: None,
+            destination: to,
+            iif: None,
+            mark: 0,
+            transport: None,
+        };
+        let route = inside(&place, || {
+            let mut exchange = Exchange::open(Bus::Route).ok()?;
+            look_up(&mut exchange, &question)
+        })??;
+        Some(matches!(route, Route::Device { via: None, .. }))
+    }
+
     /// Runs `work` where an address is: here, or in a namespace of this machine. `None` if it is
     /// in none, or in one that cannot be entered.
     fn where_it_is<T: Send>(
@@ -187,16 +199,55 @@ impl Surroundings {
         if self.is_local(address) {
             return Some(work());
         }
-        let (place, _) = self.place(address)?;
+        let (place, ..) = self.place(address)?;
         inside(&place, work)
     }
 }
 
-/// Our end of the veth pair whose other end is `theirs`, an interface of another namespace.
-fn our_end<'a>(ours: &'a [Interface], theirs: &Interface) -> Option<&'a Interface> {
+/// Asks the kernel for a route, in the network namespace of the socket.
+fn look_up(exchange: &mut Exchange, question: &RouteQuestion) -> Option<Route> {
+    let request = route::look_up_as(
+        question.destination,
+        question.source,
+        question.iif,
+        question.mark,
+        question.transport,
+    );
+    let mut found = None;
+    let answer: Result<bool, ExchangeError> = exchange.request(&request, |message| {
+        found = route::decode(message)?.or(found.take());
+        Ok(())
+    });
+    match answer {
+        Err(ExchangeError::Refused(refusal)) => Some(Route::Refused(refusal.errno as i32)),
+        Err(_) => None,
+        Ok(_) => {
+            let found = found?;
+            Some(match (found.kind, found.interface) {
+                (route::LOCAL, _) => Route::Local,
+                (route::UNICAST, Some(index)) => Route::Device {
+                    index,
+                    via: found.via,
+                    dead: found.dead,
+                },
+                (route::BLACKHOLE, _) => Route::Refused(libc::EINVAL),
+                (route::PROHIBIT, _) => Route::Refused(libc::EACCES),
+                _ => Route::Refused(libc::EHOSTUNREACH),
+            })
+        }
+    }
+}
+
+/// Our end of the veth pair whose other end is `theirs`, in the namespace with our number.
+fn our_end<'a>(
+    ours: &'a [Interface],
+    theirs: &Interface,
+    namespace: Option<i32>,
+) -> Option<&'a Interface> {
     let veth = |i: &Interface| i.kind == Kind::Veth;
     ours.iter().find(|i| {
-        veth(i) && veth(theirs) && i.peer == Some(theirs.index) && theirs.peer == Some(i.index)
+        let pair = i.peer == Some(theirs.index) && theirs.peer == Some(i.index);
+        veth(i) && veth(theirs) && pair && namespace.is_some() && i.peer_namespace == namespace
     })
 }
 
@@ -209,7 +260,7 @@ impl Node for Surroundings {
         if let Some(known) = self.routes.get(question) {
             return known.clone();
         }
-        let found = self.look_up(question);
+        let found = look_up(&mut self.exchange, question);
         self.routes.insert(question.clone(), found.clone());
         found
     }
@@ -222,6 +273,11 @@ impl Node for Surroundings {
         (interface.name.clone(), wrong)
     }
 
+    fn is_bridge(&self, index: u32) -> bool {
+        let interface = self.interface(index);
+        interface.is_some_and(|interface| interface.kind == Kind::Bridge)
+    }
+
     fn index(&self, name: &str) -> Option<u32> {
         let found = self.interfaces.iter().find(|i| i.name == name);
         found.map(|interface| interface.index)
@@ -231,26 +287,40 @@ impl Node for Surroundings {
         let mut found = None;
         let request = neighbour::get(device, address);
         let answer: Result<bool, ExchangeError> = self.exchange.request(&request, |message| {
-            found = neighbour::answers(message)?.or(found);
+            found = neighbour::decode(message)?.or(found);
             Ok(())
         });
         match (answer, found) {
-            (Ok(_), Some(true)) => Neighbour::Known,
-            (Ok(_), Some(false)) => Neighbour::Silent,
+            (Ok(_), Some(entry)) if entry.answers => {
+                // Of a pod that is at the other end of a link of ours, it is known.
+                let theirs = self.place(address);
+                let theirs = theirs.and_then(|(_, theirs, ours)| ours.and(theirs.mac));
+                match (entry.mac, theirs) {
+                    (Some(asked), Some(own)) if asked != own => Neighbour::Mistaken(asked, own),
+                    _ => Neighbour::Known,
+                }
+            }
+            (Ok(_), Some(_)) => Neighbour::Silent,
             _ => Neighbour::Unasked,
         }
     }
 
     fn link(&mut self, address: IpAddr) -> Option<PodLink> {
-        let (_, theirs) = self.place(address)?;
-        let ours = our_end(&self.interfaces, &theirs)?;
-        Some(PodLink {
-            index: ours.index,
-            name: ours.name.clone(),
-            up: ours.up,
-            master: ours.master,
-            hairpin: ours.hairpin,
-        })
+        if let Some(known) = self.links.get(&address) {
+            return known.clone();
+        }
+        let found = self.find_link(address);
+        self.links.insert(address, found.clone());
+        found
+    }
+
+    fn is_on_link(&mut self, pod: IpAddr, to: IpAddr) -> bool {
+        if let Some(known) = self.on_link.get(&(pod, to)) {
+            return *known;
+        }
+        let found = self.finds_on_link(pod, to).unwrap_or(false);
+        self.on_link.insert((pod, to), found);
+        found
     }
 
     fn setting(&self, path: &str) -> Option<String> {
@@ -317,7 +387,7 @@ fn endpoint(flow: &Flow) -> Option<Endpoint> {
 }
 
 /// The network namespaces that container runtimes and `ip netns` keep, with their interfaces.
-fn namespaces() -> Vec<(PathBuf, Vec<Interface>)> {
+fn namespaces(exchange: &mut Exchange) -> Vec<Namespace> {
     let labs = fs::read_dir(LABS).into_iter().flatten();
     let labs = labs.filter_map(|lab| Some(lab.ok()?.path().join("netns")));
     let inode = |place: &Path| Some(fs::metadata(place).ok()?.ino());
@@ -333,21 +403,41 @@ fn namespaces() -> Vec<(PathBuf, Vec<Interface>)> {
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()));
     places
-        .filter_map(|place| {
-            let found = inside(&place, interfaces::list)?.ok()?;
-            Some((place, found))
+        .filter_map(|path| {
+            let interfaces = inside(&path, interfaces::list)?.ok()?;
+            Some(Namespace {
+                number: number(exchange, &path),
+                interfaces,
+                path,
+            })
         })
         .collect()
 }
 
+/// Our number for a namespace.
+fn number(exchange: &mut Exchange, path: &Path) -> Option<i32> {
+    let file = open(path)?;
+    let mut found = None;
+    let request = link::get_namespace(file.as_raw_fd());
+    let answer: Result<bool, ExchangeError> = exchange.request(&request, |message| {
+        found = link::decode_namespace(message).or(found);
+        Ok(())
+    });
+    answer.ok().and(found)
+}
+
+/// Opens a namespace; what is a pipe is not waited for.
+fn open(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    let options = options.read(true).custom_flags(libc::O_NONBLOCK);
+    options.open(path).ok()
+}
+
 /// Runs `work` in a network namespace, in a thread of its own that ends with it.
-fn inside<T: Send>(place: &PathBuf, work: impl FnOnce() -> T + Send) -> Option<T> {
+fn inside<T: Send>(place: &Path, work: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            // What is a pipe is not waited for.
-            let mut options = OpenOptions::new();
-            let file = options.read(true).custom_flags(libc::O_NONBLOCK);
-            setns(file.open(place).ok()?, CloneFlags::CLONE_NEWNET).ok()?;
+            setns(open(place)?, CloneFlags::CLONE_NEWNET).ok()?;
             Some(work())
         });
         thread.join().ok().flatten()

@@ -271,7 +271,10 @@ mod tests {
             mtu: 1500,
             master: None,
             peer: None,
+            peer_namespace: None,
             hairpin: false,
+            isolated: false,
+            mac: None,
             addresses: addresses.iter().map(|net| net.parse().unwrap()).collect(),
             default_route: BTreeSet::new(),
         }

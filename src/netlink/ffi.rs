@@ -1,5 +1,5 @@
 //! The only room with `unsafe`: libnftnl objects through the nftnl crate and what that
-//! crate lacks through nftnl-sys, and four socket options.
+//! crate lacks through nftnl-sys, four socket options, and one system call.
 //!
 //! Invariants, in one place:
 //! * every object is made, filled, serialised and freed inside one function call here; no
@@ -381,6 +381,20 @@ pub fn netfilter_option(
         0 if len == wanted => Ok(()),
         0 => Err(std::io::Error::from_raw_os_error(libc::EMSGSIZE)),
         _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Waits as membarrier(2) does with MEMBARRIER_CMD_GLOBAL, which nix does not know.
+///
+/// # Errors
+/// That of membarrier(2).
+pub fn membarrier_global() -> std::io::Result<()> {
+    // SAFETY: the call takes numbers only.
+    let result = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(std::io::Error::last_os_error())
     }
 }
 

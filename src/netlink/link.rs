@@ -1,5 +1,7 @@
 //! Interfaces and their addresses as rtnetlink messages; linux/if_link.h, linux/if_addr.h.
 
+use std::os::fd::RawFd;
+
 use ipnet::IpNet;
 
 use super::attr::{request, u32_at};
@@ -11,6 +13,11 @@ pub(super) const NEW_LINK: u16 = 16;
 const GET_LINK: u16 = 18;
 pub(super) const NEW_ADDRESS: u16 = 20;
 const GET_ADDRESS: u16 = 22;
+/// RTM_NEWNSID and RTM_GETNSID (linux/net_namespace.h).
+const NEW_NAMESPACE: u16 = 88;
+const GET_NAMESPACE: u16 = 90;
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
 /// RTM_NEWLINK to RTM_DELADDR.
 const CHANGES: std::ops::RangeInclusive<u16> = 16..=21;
 
@@ -18,14 +25,17 @@ const CHANGES: std::ops::RangeInclusive<u16> = 16..=21;
 pub(super) const UP: u32 = 0x1;
 const LOOPBACK: u32 = 0x8;
 
+const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
 pub(super) const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
 pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
 pub(super) const IFLA_INFO_SLAVE_DATA: u16 = 5;
 pub(super) const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 pub(super) const IFA_ADDRESS: u16 = 1;
 pub(super) const IFA_LOCAL: u16 = 2;
@@ -49,8 +59,14 @@ pub struct Link {
     pub master: Option<u32>,
     /// Index of the other end of a veth pair, in whichever namespace that is.
     pub peer: Option<u32>,
+    /// This namespace's number for the one that the other end is in, if that is another.
+    pub peer_namespace: Option<i32>,
     /// A bridge's port that sends back to where a frame came from (hairpin).
     pub hairpin: bool,
+    /// A bridge's port that exchanges no frames with others that are isolated.
+    pub isolated: bool,
+    /// Its link-layer address, if that is an Ethernet one.
+    pub mac: Option<[u8; 6]>,
 }
 
 /// An address of an interface.
@@ -75,6 +91,26 @@ pub fn dump_links() -> Vec<u8> {
 pub fn dump_addresses() -> Vec<u8> {
     // struct ifaddrmsg.
     request(GET_ADDRESS, flag::DUMP, &[0; 8], |_| {})
+}
+
+/// Asks which number this namespace has for the one that a descriptor of ours stands for.
+#[must_use]
+pub fn get_namespace(descriptor: RawFd) -> Vec<u8> {
+    // struct rtgenmsg.
+    request(GET_NAMESPACE, 0, &[0; 4], |w| {
+        w.attr(NETNSA_FD, &descriptor.to_ne_bytes());
+    })
+}
+
+/// Decodes a namespace's number; `None` for other messages, and if it has none.
+#[must_use]
+pub fn decode_namespace(message: &Message<'_>) -> Option<i32> {
+    if message.kind != NEW_NAMESPACE {
+        return None;
+    }
+    let (_, a) = message.split::<4>()?;
+    let number = a.host_u32(NETNSA_NSID)?.cast_signed();
+    (number >= 0).then_some(number)
 }
 
 /// True if a message says that an interface or address came, went or changed.
@@ -104,7 +140,10 @@ pub fn decode_link(message: &Message<'_>) -> Result<Option<Link>, ExchangeError>
         mtu: a.host_u32(IFLA_MTU).unwrap_or_default(),
         master: a.host_u32(IFLA_MASTER),
         peer: a.host_u32(IFLA_LINK),
+        peer_namespace: a.host_u32(IFLA_LINK_NETNSID).map(u32::cast_signed),
         hairpin: port.u8(IFLA_BRPORT_MODE) == Some(1),
+        isolated: port.u8(IFLA_BRPORT_ISOLATED) == Some(1),
+        mac: a.get(IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()),
     }))
 }
 
@@ -146,6 +185,7 @@ mod tests {
         head[4] = 7;
         head[8] = 1;
         let bytes = request(NEW_LINK, 0, &head, |w| {
+            w.attr(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 7]);
             w.attr(IFLA_IFNAME, b"br\xff\0");
             w.attr(IFLA_MTU, &1450_u32.to_ne_bytes());
             w.attr(IFLA_MASTER, &3_u32.to_ne_bytes());
@@ -153,9 +193,11 @@ mod tests {
             w.string(IFLA_INFO_KIND, "veth");
             let port = w.nest(IFLA_INFO_SLAVE_DATA);
             w.attr(IFLA_BRPORT_MODE, &[1]);
+            w.attr(IFLA_BRPORT_ISOLATED, &[1]);
             w.end_nest(port);
             w.end_nest(info);
             w.attr(IFLA_LINK, &2_u32.to_ne_bytes());
+            w.attr(IFLA_LINK_NETNSID, &0_i32.to_ne_bytes());
         });
         let expected = Link {
             index: 7,
@@ -166,7 +208,10 @@ mod tests {
             mtu: 1450,
             master: Some(3),
             peer: Some(2),
+            peer_namespace: Some(0),
             hairpin: true,
+            isolated: true,
+            mac: Some([2, 0, 0, 0, 0, 7]),
         };
         assert_eq!(decode_link(&first(&bytes)).unwrap(), Some(expected));
         assert!(is_change(&first(&bytes)));

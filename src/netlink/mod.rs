@@ -19,12 +19,15 @@ pub(crate) mod message;
 pub(crate) mod neighbour;
 mod nftables;
 mod others;
+mod passing;
 pub(crate) mod route;
 pub(crate) mod socket;
 #[cfg(feature = "lab")]
 pub(crate) mod wiring;
 
 pub(crate) use ffi::namespace_cookie;
+pub(crate) use nftables::decision;
+pub(crate) use passing::let_packets_pass;
 
 pub use error::{ExchangeError, Refusal};
 pub use nftables::{

@@ -11,6 +11,7 @@ use crate::net::Family;
 const NEW: u16 = 28;
 const GET: u16 = 30;
 const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
 
 /// RTM_NEWNEIGHTBL and RTM_GETNEIGHTBL; NDTA_*.
 const NEW_TABLE: u16 = 64;
@@ -72,15 +73,27 @@ pub fn decode_table(message: &Message<'_>) -> Result<Option<Table>, ExchangeErro
     }))
 }
 
-/// Whether the neighbour in an answer answers; `None` for other messages.
+/// What the kernel holds of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// It answered, or needs not to.
+    pub answers: bool,
+    /// Its link-layer address, if that is an Ethernet one.
+    pub mac: Option<[u8; 6]>,
+}
+
+/// The neighbour in an answer; `None` for other messages.
 ///
 /// # Errors
 /// If its lengths do not add up.
-pub fn answers(message: &Message<'_>) -> Result<Option<bool>, ExchangeError> {
+pub fn decode(message: &Message<'_>) -> Result<Option<Entry>, ExchangeError> {
     if message.kind != NEW {
         return Ok(None);
     }
-    let (head, _) = message.split::<12>().ok_or(ExchangeError::Garbled)?;
+    let (head, a) = message.split::<12>().ok_or(ExchangeError::Garbled)?;
     let state = u16_at(head, 8).ok_or(ExchangeError::Garbled)?;
-    Ok(Some(state & SILENT == 0))
+    Ok(Some(Entry {
+        answers: state & SILENT == 0,
+        mac: a.get(NDA_LLADDR).and_then(|mac| mac.try_into().ok()),
+    }))
 }

@@ -29,7 +29,7 @@ pub struct Ours<'a> {
 }
 
 impl Ours<'_> {
-    fn priority(&self, hook: ruleset::Hook) -> Option<i32> {
+    pub(super) fn priority(&self, hook: ruleset::Hook) -> Option<i32> {
         let bases = self.table.chains.iter().filter_map(|chain| chain.base);
         bases
             .into_iter()
@@ -44,6 +44,13 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
         node,
         hops: Vec::new(),
     };
+    if !packet.from_node
+        && packet.iif.is_none()
+        && ours.trace.candidates.is_empty()
+        && let Some(ports) = way.direct(packet.source, packet.destination)
+    {
+        return way.bridged(packet, &ports, ours);
+    }
     let iif = way.arrival(packet);
     let oif = match packet.from_node {
         true => way.sent(packet.destination),
@@ -66,8 +73,10 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
         _ => ours.priority(ruleset::Hook::Prerouting),
     };
     let before = ours_at.map_or(Span::All, Span::Before);
-    if !packet.from_node {
-        way.hook(Hook::Ingress, Span::All, &mut seen);
+    // Frames of a bridge that are translated before they are taken up from it may never be.
+    let called = !packet.from_node && way.enters(&mut seen);
+    if !packet.from_node && !called {
+        way.taken_up(&mut seen);
     }
     let translated = way.hook(asking, before, &mut seen);
     way.tracking(&seen, ours);
@@ -132,9 +141,20 @@ fn leg<N: Node>(
         way.hook(asking, after, &mut seen);
     }
     let is_here = ours.pods.iter().any(|pods| pods.contains(&destination));
+    let called = asking == Hook::Prerouting && way.is_at_port(&seen);
+    let ports = match seen.asked {
+        Some(_) if called => way.ports(seen.source, destination),
+        _ => None,
+    };
     let Some(route) = way.route(&seen, is_here) else {
         return std::mem::take(&mut way.hops);
     };
+    let leads_to =
+        |bridge| matches!(route, Route::Device { index, via: None, .. } if index == bridge);
+    let ports = ports.filter(|ports| leads_to(ports.bridge));
+    if called && ports.is_none() {
+        way.taken_up(&mut seen);
+    }
     if asking == Hook::Output {
         // What this node sends is routed anew once it is translated, but the chains of the hook
         // all see the device of the first routing decision (struct nf_hook_state).
@@ -152,8 +172,12 @@ fn leg<N: Node>(
         Route::Device { index, via, .. } => {
             seen.oif = device(way.node, index);
             seen.next_hop = Some(via.unwrap_or(destination));
-            if asking != Hook::Output {
+            if let Some(ports) = &ports {
+                way.crosses(ports, &mut seen);
+            } else if asking != Hook::Output {
                 way.forwarding(&seen);
+            }
+            if asking != Hook::Output {
                 way.hook(Hook::Forward, every, &mut seen);
             }
             let masquerade = ours.priority(ruleset::Hook::Postrouting);
@@ -164,7 +188,13 @@ fn leg<N: Node>(
             if let Some(at) = masquerade {
                 way.hook(Hook::Postrouting, Span::After(at), &mut seen);
             }
-            way.hook(Hook::Egress, every, &mut seen);
+            match &ports {
+                Some(ports) => way.leaves(ports, &mut seen),
+                None => {
+                    way.hook(Hook::Egress, every, &mut seen);
+                    way.goes_out(index, &mut seen);
+                }
+            }
             if via.is_none() {
                 way.link(index, destination, destination == seen.source);
             }

@@ -3,6 +3,7 @@
 //! asked through [`Node`].
 
 mod asked;
+mod bridge;
 mod follow;
 mod say;
 mod way;
@@ -167,6 +168,8 @@ pub enum Neighbour {
     Unasked,
     /// It did not answer.
     Silent,
+    /// Packets go to this link-layer address, and it has that one.
+    Mistaken([u8; 6], [u8; 6]),
 }
 
 /// What is asked of the host.
@@ -177,6 +180,8 @@ pub trait Node {
     fn route(&mut self, question: &RouteQuestion) -> Option<Route>;
     /// The name of a device; what is wrong with it, if anything is.
     fn device(&mut self, index: u32) -> (String, Option<String>);
+    /// True if a device is a bridge.
+    fn is_bridge(&self, index: u32) -> bool;
     /// The index of a device.
     fn index(&self, name: &str) -> Option<u32>;
     /// Whether a neighbour answers on a device.
@@ -184,6 +189,8 @@ pub trait Node {
     /// This node's end of the link to a pod, by the pod's address; `None` if that cannot be known
     /// here.
     fn link(&mut self, address: IpAddr) -> Option<PodLink>;
+    /// True if the pod with one address sends to the other without a router.
+    fn is_on_link(&mut self, pod: IpAddr, to: IpAddr) -> bool;
     /// A setting under /proc/sys.
     fn setting(&self, path: &str) -> Option<String>;
     /// Tracked connections, and how many there may be.
@@ -212,6 +219,8 @@ pub struct PodLink {
     pub master: Option<u32>,
     /// As a bridge's port, it sends back to where a frame came from.
     pub hairpin: bool,
+    /// As a bridge's port, it exchanges no frames with others that are isolated.
+    pub isolated: bool,
 }
 
 /// Who is at an endpoint.

@@ -53,6 +53,9 @@ impl Node for Host {
         let name = if index == 3 { "docker0" } else { "eth0" };
         (name.to_owned(), wrong)
     }
+    fn is_bridge(&self, _: u32) -> bool {
+        false
+    }
     fn index(&self, _: &str) -> Option<u32> {
         None
     }
@@ -65,6 +68,9 @@ impl Node for Host {
     fn link(&mut self, address: IpAddr) -> Option<PodLink> {
         let is_client = address.to_string() == POD;
         self.link.clone().filter(|_| is_client)
+    }
+    fn is_on_link(&mut self, _: IpAddr, _: IpAddr) -> bool {
+        false
     }
     fn setting(&self, path: &str) -> Option<String> {
         self.settings.get(path).cloned()
@@ -93,6 +99,7 @@ const LINK: PodLink = PodLink {
     up: true,
     master: Some(3),
     hairpin: true,
+    isolated: false,
 };
 
 impl PodLink {

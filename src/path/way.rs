@@ -17,7 +17,13 @@ pub(super) struct Way<'n, N> {
 }
 
 impl<N: Node> Way<'_, N> {
-    fn note(&mut self, at: At, state: State, found: impl Into<String>, repair: Option<String>) {
+    pub(super) fn note(
+        &mut self,
+        at: At,
+        state: State,
+        found: impl Into<String>,
+        repair: Option<String>,
+    ) {
         self.hops.push(Hop {
             at,
             state,
@@ -115,7 +121,11 @@ impl<N: Node> Way<'_, N> {
         let host = Asked::new(self.node);
         let outcomes = foreign::hook(&others, hook, span, seen, &host);
         let unread: &[String] = match hook {
-            Hook::Forward | Hook::Input | Hook::Output if !seen.is_reply => &others.unread,
+            Hook::Forward | Hook::Input | Hook::Output
+                if !seen.is_reply && seen.bridge.is_none() =>
+            {
+                &others.unread
+            }
             _ => &[],
         };
         let mut ended = false;
@@ -383,20 +393,20 @@ impl<N: Node> Way<'_, N> {
         }
     }
 
-    pub(super) fn forwarding(&mut self, seen: &foreign::Packet) {
+    /// True if this node does not forward what comes in by the packet's device.
+    pub(super) fn forwarding(&mut self, seen: &foreign::Packet) -> bool {
         let Device::Known(name, _) = &seen.iif else {
-            return;
+            return false;
         };
         let setting = forwarding(seen, name);
-        if self
-            .node
-            .setting(&setting)
-            .is_some_and(|value| value.trim() == "0")
-        {
+        let value = self.node.setting(&setting);
+        let is_off = value.is_some_and(|value| value.trim() == "0");
+        if is_off {
             let found = format!("this node does not forward what comes in by {name}");
             let repair = format!("sysctl -w {}=1", dotted(&setting));
             self.note(At::Forwarding, State::Broken, found, Some(repair));
         }
+        is_off
     }
 
     pub(super) fn neighbour(&mut self, index: u32, next: IpAddr) {
@@ -411,6 +421,13 @@ impl<N: Node> Way<'_, N> {
                 );
             }
             Neighbour::Unasked => {}
+            Neighbour::Mistaken(asked, own) => {
+                let (asked, own) = (mac(asked), mac(own));
+                let found =
+                    format!("packets to {next} go to {asked} on {name}, and {next} has {own}");
+                let repair = format!("ip neigh del {next} dev {name}");
+                self.note(At::Neighbour, State::Broken, found, Some(repair));
+            }
             Neighbour::Silent => {
                 let found =
                     format!("{next} does not answer on {name} (ARP or neighbour discovery)");
@@ -418,40 +435,6 @@ impl<N: Node> Way<'_, N> {
                 self.note(At::Neighbour, State::Broken, found, Some(repair));
             }
         }
-    }
-
-    /// What is wrong with the link to a pod that is on link by `device`. `back`: the packet came
-    /// from the same pod.
-    pub(super) fn link(&mut self, device: u32, address: IpAddr, back: bool) {
-        let Some(link) = self.node.link(address) else {
-            return;
-        };
-        let (name, of) = (&link.name, self.node.device(device).0);
-        let bridged = match address {
-            IpAddr::V4(_) => "net/bridge/bridge-nf-call-iptables",
-            IpAddr::V6(_) => "net/bridge/bridge-nf-call-ip6tables",
-        };
-        let (found, repair) = if !link.up {
-            let found = format!("{name}, by which {address} is reached, is down");
-            (found, format!("ip link set {name} up"))
-        } else if link.index != device && link.master != Some(device) {
-            let found = format!("{name}, by which {address} is reached, is no port of {of}");
-            (found, format!("ip link set {name} master {of}"))
-        } else if back
-            && link.master == Some(device)
-            && !link.hairpin
-            // What is translated on the bridge does not come to it from above.
-            && (self.node.setting(bridged)).is_some_and(|value| value.trim() == "1")
-        {
-            let found = format!(
-                "{name} sends nothing back to {address}, where it came from: hairpin is off"
-            );
-            let repair = format!("ip link set {name} type bridge_slave hairpin on");
-            (found, repair)
-        } else {
-            return;
-        };
-        self.note(At::Link, State::Broken, found, Some(repair));
     }
 
     pub(super) fn listener(&mut self, seen: &foreign::Packet) {
@@ -471,7 +454,12 @@ impl<N: Node> Way<'_, N> {
             }
             Some(Listener::No) => {
                 let found = format!("nobody listens at {port}/{protocol} of {addr}");
-                let repair = "compare targetPort with the port the program listens at".to_owned();
+                let repair = match seen.asked {
+                    Some(_) => "compare targetPort with the port the program listens at".to_owned(),
+                    None => {
+                        format!("ss -ln, in the network namespace of {addr}: who listens where?")
+                    }
+                };
                 self.note(At::Endpoint, State::Broken, found, Some(repair));
             }
             Some(Listener::Elsewhere(other)) => {
@@ -497,8 +485,11 @@ impl<N: Node> Way<'_, N> {
         // What the endpoint answers to; connection tracking gives the client back on the way.
         let to_this_node = masqueraded || asking == Hook::Output;
         if from.is_some() {
-            self.hook(Hook::Ingress, every, &mut reply);
-            self.hook(Hook::Prerouting, every, &mut reply);
+            if !to_this_node && let Some(ports) = self.direct(reply.source, reply.destination) {
+                self.answered_over(&ports, &mut reply);
+                return;
+            }
+            self.comes_in(&mut reply, every);
         } else {
             self.hook(Hook::Output, every, &mut reply);
         }
@@ -529,7 +520,9 @@ impl<N: Node> Way<'_, N> {
                     reply.source_port = Some(port);
                 }
                 self.hook(Hook::Egress, every, &mut reply);
+                self.goes_out(index, &mut reply);
             }
+            Some(Route::Refused(_)) if from.is_some() && self.forwarding(&reply) => {}
             Some(Route::Refused(errno)) => {
                 if let (at @ At::Forwarding, found, repair) = self.no_route(&reply, errno) {
                     self.note(at, State::Broken, found, repair);
@@ -549,6 +542,11 @@ impl<N: Node> Way<'_, N> {
             Some(Route::Local) | None => {}
         }
     }
+}
+
+/// As `ip link` writes it.
+fn mac(address: [u8; 6]) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// What gives packets a way, or says which route or rule denies it to them.

@@ -5,7 +5,8 @@
 //! 6.18, with sets and rules in one commit, some 5 of 60 take-overs under traffic refused
 //! connections to node ports, whose rule looks into one; with the sets committed ahead, none
 //! did (`tests/netns/takeover.rs`). The same goes for a table of ours whose rules come to use
-//! such a set: an older layout, or the first of a kind.
+//! such a set: an older layout, or the first of a kind. A table that is built anew under its own
+//! name, to be owned, has no moment in which its sets could go ahead.
 
 use std::collections::BTreeSet;
 

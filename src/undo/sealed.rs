@@ -45,6 +45,13 @@ pub enum SealedError {
 }
 
 impl SealedError {
+    /// True if there is no room for it.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
+
     /// True if there is no such file.
     #[must_use]
     pub fn is_missing(&self) -> bool {

@@ -9,11 +9,12 @@
 mod hash;
 mod rule;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::net::Endpoint;
-use crate::ruleset::{Family, Protocol, Rule, Table};
+use crate::ruleset::{Family, Protocol, Rule, Table, Value};
 use rule::{Flow, State};
 
 /// The first packet of a connection.
@@ -81,10 +82,28 @@ pub struct Trace {
     pub mark: u32,
 }
 
+/// Keys that were looked for, by set.
+pub type Asked = BTreeMap<String, BTreeSet<Value>>;
+
 /// Walks `packet` through `table`; `is_local` says which addresses are this node's.
 #[must_use]
 pub fn walk(table: &Table, packet: &Packet, is_local: &dyn Fn(IpAddr) -> bool) -> Trace {
+    through(State::new(table, packet, is_local), packet, is_local)
+}
+
+/// What a walk looks for in the table's sets, but for intervals, whether or not it is there: for
+/// who reads from the kernel only what a packet meets. With what is found the next walk may go
+/// on, and look for more.
+#[must_use]
+pub fn asked(table: &Table, packet: &Packet, is_local: &dyn Fn(IpAddr) -> bool) -> Asked {
+    let asked = RefCell::default();
     let mut state = State::new(table, packet, is_local);
+    state.asked = Some(&asked);
+    through(state, packet, is_local);
+    asked.into_inner()
+}
+
+fn through(mut state: State<'_>, packet: &Packet, is_local: &dyn Fn(IpAddr) -> bool) -> Trace {
     let nat = if packet.from_node {
         "nat-output"
     } else {

@@ -1,13 +1,14 @@
 //! One chain after the other: matches and actions on a packet's state.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{Packet, Step, hash};
+use super::{Asked, Packet, Step, hash};
 use crate::net::Endpoint;
 use crate::ruleset::{
     Action, DataType, Element, ElementData, FieldValue, Match, Rule, Selector, Set, SetData,
-    Statement, Table, Value,
+    SetKind, Statement, Table, Value,
 };
 
 /// What a chain or rule says.
@@ -45,6 +46,8 @@ pub struct State<'a> {
     pub candidates: BTreeMap<Endpoint, f64>,
     /// Rules that did something.
     pub steps: Vec<Step>,
+    /// Takes down what is looked for, if that is asked.
+    pub asked: Option<&'a RefCell<Asked>>,
 }
 
 /// Values a selector may have: one, or as many as there are slots.
@@ -75,6 +78,7 @@ impl<'a> State<'a> {
             left: 1.0,
             candidates: BTreeMap::new(),
             steps: Vec::new(),
+            asked: None,
         }
     }
 
@@ -166,7 +170,17 @@ impl<'a> State<'a> {
             return None;
         };
         let set = self.table.sets.get(set)?;
+        self.note_asked(set, &[value]);
         Some((set, set.lookup(&value)?))
+    }
+
+    fn note_asked(&self, set: &Set, keys: &[Value]) {
+        if let Some(asked) = self.asked
+            && set.kind != SetKind::Interval
+        {
+            let mut asked = asked.borrow_mut();
+            asked.entry(set.name.clone()).or_default().extend(keys);
+        }
     }
 
     fn matches(&self, m: &Match, element: &mut Option<String>) -> bool {
@@ -236,6 +250,7 @@ impl<'a> State<'a> {
             Key::One(value) => vec![value],
             Key::Slots(values) => values,
         };
+        self.note_asked(set, &keys);
         #[expect(clippy::cast_precision_loss, reason = "at most 2^20 slots")]
         let share = self.left / keys.len() as f64;
         let mut hits = 0_usize;

@@ -130,6 +130,9 @@ pub const FAR_6: Question = ask("fd00:17::9", "[fd00:254::11]:80", "[fd00:254::1
 pub const HERE_6: Question = ask("fd00:17::9", "[fd00:254::10]:80", "[fd00:254::10]:80");
 pub const HOST: Question = ask("172.17.0.9", "svc/host", "10.254.0.12:80");
 pub const OUTSIDE: Question = ask("203.0.113.9", "node/node1:30080", "192.168.50.11:30080");
+pub const DIRECT: Question = ask("172.17.0.9", "172.17.0.2:8080/tcp", "172.17.0.2:8080");
+pub const DIRECT_6: Question = ask("fd00:17::9", "[fd00:17::2]:8080/tcp", "[fd00:17::2]:8080");
+pub const ITSELF: Question = ask("172.17.0.2", "svc/here:80", "10.254.0.10:80");
 pub const FROM_NODE: Question = ask("192.168.50.11", "svc/far:80", "10.254.0.11:80");
 
 /// A chain of a firewall.
@@ -145,7 +148,7 @@ macro_rules! chain {
     };
 }
 
-const UNDO: &str = "nft delete table inet fw";
+pub const UNDO: &str = "nft delete table inet fw";
 
 /// How it is broken on the node, by whom it is asked, what is said, and how it is repaired.
 #[rustfmt::skip]
@@ -192,8 +195,8 @@ const BREAKAGES: &[(&str, Question, &str, &str)] = &[
     ("ip rule add fwmark 0x4000/0x4000 prohibit pref 10", OUTSIDE, "route: no way to 172.17.0.2: the route or a rule is `prohibit`", "ip rule del pref 10"),
     (chain!("forward priority 0", "meta mark & 0x4000 == 0x4000 drop;"), OUTSIDE, "forward: inet fw c drops it (rule", UNDO),
     (chain!("forward priority 0", "ct status snat drop;"), OUTSIDE, "answer: forward: inet fw c drops it (rule", UNDO),
-    ("ip link set port3 down", HERE, "link: port3, by which 172.17.0.2 is reached, is down", "ip link set port3 up"),
-    ("ip link set port3 nomaster", OUTSIDE, "link: port3, by which 172.17.0.2 is reached, is no port of docker0", "ip link set port3 master docker0; ip link set port3 type bridge_slave hairpin on"),
+    ("ip link set pod1 down", HERE, "link: pod1, by which 172.17.0.2 is reached, is down", "ip link set pod1 up"),
+    ("ip link set pod1 nomaster", OUTSIDE, "link: pod1, by which 172.17.0.2 is reached, is no port of docker0", "ip link set pod1 master docker0; ip link set pod1 type bridge_slave hairpin on"),
     ("ip rule add from 172.17.0.9 to 172.17.1.2 prohibit", FAR, "route: ", "ip rule del from 172.17.0.9 to 172.17.1.2 prohibit"),
     ("nft 'table inet fw { chain c { type filter hook prerouting priority -150; ip saddr 172.17.0.9 meta mark set 0x5; }; }'; ip rule add fwmark 5 prohibit", FAR,
      "route: no way to 172.17.1.2: the route or a rule is `prohibit`", "ip rule del fwmark 5 prohibit; nft delete table inet fw"),
@@ -201,6 +204,13 @@ const BREAKAGES: &[(&str, Question, &str, &str)] = &[
     ("ip route del 203.0.113.9", OUTSIDE, "arrives: no answer finds its way to 203.0.113.9", "ip route add 203.0.113.9 dev eth0"),
     ("sysctl -qw net.ipv4.ip_forward=0", FAR, "this node does not forward what comes in by docker0 [sysctl -w net.ipv4.conf.docker0.forwarding=1]", "sysctl -qw net.ipv4.ip_forward=1"),
     ("sysctl -qw net.ipv4.conf.docker0.forwarding=0", over_udp(HERE), "this node does not forward what comes in by docker0", "sysctl -qw net.ipv4.conf.docker0.forwarding=1"),
+    ("sysctl -qw net.ipv4.conf.docker0.forwarding=0", OUTSIDE, "forwarding: this node does not forward what comes in by docker0 [sysctl -w net.ipv4.conf.docker0.forwarding=1]", "sysctl -qw net.ipv4.conf.docker0.forwarding=1"),
+    ("ip neigh replace 172.17.0.2 lladdr 02:00:00:00:00:99 dev docker0 nud permanent", OUTSIDE, "neighbour: packets to 172.17.0.2 go to 02:00:00:00:00:99 on docker0, and 172.17.0.2 has ", "ip neigh del 172.17.0.2 dev docker0"),
+    ("nft 'table netdev fw { chain c { type filter hook egress device pod1 priority 0; tcp dport 8080 drop; }; }'", OUTSIDE, "egress: netdev fw c drops it (rule", "nft delete table netdev fw"),
+    ("ip rule add from 172.17.0.9 to 172.17.0.2 prohibit pref 10", DIRECT, "route: ", "ip rule del pref 10"),
+    ("nft 'table bridge fw { chain c { type filter hook input priority 0; ip saddr 172.17.0.9 drop; }; }'", FAR, "input: bridge fw c drops it (rule", "nft delete table bridge fw"),
+    ("nft 'table bridge fw { chain c { type filter hook input priority 0; ip saddr 172.17.0.2 drop; }; }'", HERE, "answer: input: bridge fw c drops it (rule", "nft delete table bridge fw"),
+    ("nft 'table bridge fw { chain c { type filter hook output priority 0; oifname pod1 ip daddr 172.17.0.2 drop; }; }'", OUTSIDE, "output: bridge fw c drops it (rule", "nft delete table bridge fw"),
     ("sysctl -qw net.ipv6.conf.all.forwarding=0", FAR_6, "this node does not forward", "sysctl -qw net.ipv6.conf.all.forwarding=1"),
     ("ip route replace 203.0.113.9 dev docker0; sysctl -qw net.ipv4.conf.eth0.rp_filter=1", Question { more: &["--iif=eth0"], ..OUTSIDE },
      "the kernel does not believe that 203.0.113.9 comes in by eth0", "sysctl -qw net.ipv4.conf.eth0.rp_filter=0; ip route replace 203.0.113.9 dev eth0"),
@@ -216,6 +226,7 @@ const BREAKAGES: &[(&str, Question, &str, &str)] = &[
 const FAULTS: &[(Question, &str)] = &[
     (ask("172.17.0.9", "svc/wrong-port", "10.254.0.13:80"), "endpoint: nobody listens at 9999/TCP of 172.17.0.2"),
     (ask("172.17.0.9", "svc/nobody", "10.254.0.14:80"), "svcnat: refuses it: Service default/nobody has no usable endpoint"),
+    (ask("172.17.0.9", "172.17.0.2:9999/tcp", "172.17.0.2:9999"), "endpoint: nobody listens at 9999/TCP of 172.17.0.2 [ss -ln, in"),
     (ask("172.17.0.9", "10.254.0.10:81/tcp", "10.254.0.10:81"), "svcnat: refuses it: "),
 ];
 
@@ -269,6 +280,7 @@ pub fn explained(stage: &Stage, question: &Question) -> (i32, String, String) {
         Some((_, rest)) if question.protocol == Protocol::Udp && rest.contains(':') => {
             format!("{}/udp", question.name)
         }
+        _ if question.name.ends_with("/tcp") => question.name.to_owned(),
         None if question.protocol == Protocol::Udp => format!("{}/udp", question.name),
         _ => question.name.to_owned(),
     };
@@ -304,7 +316,7 @@ pub fn sent(stage: &Stage, question: &Question, patience: std::time::Duration) -
 }
 
 /// What is wrong where nothing should be.
-fn works(stage: &Stage, question: &Question) -> Result<(), String> {
+pub fn works(stage: &Stage, question: &Question) -> Result<(), String> {
     let outcome = sent(stage, question, PATIENCE);
     if !matches!(outcome, Outcome::Answer(_)) {
         return Err(format!("{question:?}: {outcome:?}"));
@@ -343,7 +355,9 @@ pub fn is_found(stage: &Stage, question: &Question, says: &str) -> Result<(), St
                 from if from == FROM_NODE.from => {
                     is_checked(stage, sentence.rsplit(": ").next().unwrap_or_default())
                 }
-                from if from.starts_with("172.17.") => is_checked(stage, sentence),
+                from if from == FAR.from && question.to.starts_with("10.254.") => {
+                    is_checked(stage, sentence)
+                }
                 _ => Ok(()),
             }
         }
@@ -351,6 +365,23 @@ pub fn is_found(stage: &Stage, question: &Question, says: &str) -> Result<(), St
             "{question:?}: exit code {code}\nsays {found}\nnot  {says}\n{all}"
         )),
     }
+}
+
+/// Gives the bridge's port that a pod is at a name.
+fn name_port(stage: &Stage, pod: &str, name: &str) {
+    let pod = stage.at(pod.parse().expect("an address"));
+    let eth0 = pod.must("ip", &["-o", "link", "show", "eth0"], "");
+    let (_, peer) = eth0.split_once("eth0@if").expect("a veth pair");
+    let (index, _) = peer.split_once(':').expect("an index");
+    let links = stage.node().must("ip", &["-o", "link"], "");
+    let of = format!("{index}: ");
+    let port = links.lines().find_map(|line| line.strip_prefix(&of));
+    let port = port
+        .and_then(|rest| rest.split('@').next())
+        .expect("a port");
+    let script =
+        format!("ip link set {port} down; ip link set {port} name {name}; ip link set {name} up");
+    shell(stage, &script);
 }
 
 pub fn stage() -> (Stage, Named) {
@@ -374,6 +405,9 @@ pub fn stage() -> (Stage, Named) {
         &stage,
         "ip route add 10.254.0.0/16 via 192.168.50.12; ip route add fd00:254::/112 via fd00:50::12",
     );
+    for (pod, port) in [("172.17.0.2", "pod1"), ("172.17.0.9", "pod2")] {
+        name_port(&stage, pod, port);
+    }
     again(&stage);
     (stage, named)
 }
@@ -382,7 +416,9 @@ pub fn stage() -> (Stage, Named) {
 fn every_breakage_is_found_where_it_is() {
     let (stage, _named) = stage();
     let mut wrong = Vec::new();
-    for question in [FAR, HERE, FAR_6, HERE_6, HOST, OUTSIDE, FROM_NODE] {
+    for question in [
+        FAR, HERE, FAR_6, HERE_6, HOST, OUTSIDE, FROM_NODE, DIRECT, ITSELF,
+    ] {
         wrong.extend(works(&stage, &question).err());
     }
     // One of the Services leads to a port at which nobody listens, and nothing else is wrong.

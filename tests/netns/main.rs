@@ -6,7 +6,9 @@ mod support;
 
 mod absent;
 mod affinity;
+#[macro_use]
 mod breakages;
+mod bridges;
 mod claims;
 mod cluster_ips;
 mod counters;

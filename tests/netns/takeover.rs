@@ -21,7 +21,10 @@ fn web() -> Service {
 
 /// What kube-proxy's nftables mode would have installed for [`web`], in its shape: a map of
 /// verdicts, a chain for the service and one for each endpoint, marks for what is masqueraded.
+/// Its lookups come after so many rules that a packet is a while on its way to them: the longer
+/// that takes, the more packets are on it when ours come and these go.
 fn kube_proxy(family: Family) -> String {
+    const SLOW: usize = 5_000;
     let ip = family.nft_name();
     let vip = cluster_ip(10).of(family);
     let endpoint = |place| {
@@ -55,6 +58,7 @@ fn kube_proxy(family: Family) -> String {
              elements = {{ tcp . 30080 : goto external-web }}
            }}
            chain services {{
+             {slow}
              {ip} daddr . meta l4proto . th dport vmap @service-ips
              fib daddr type local meta l4proto . th dport vmap @service-nodeports
            }}
@@ -73,6 +77,7 @@ fn kube_proxy(family: Family) -> String {
              masquerade fully-random
            }}
          }}\n",
+        slow = "meta mark 0x7fff0001 drop\n".repeat(SLOW),
         a0 = endpoint("a0"),
         b0 = endpoint("b0"),
         number = if family == Family::Ip { 4 } else { 6 },

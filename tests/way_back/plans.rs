@@ -176,3 +176,14 @@ fn a_plan_has_its_own_inputs() {
         said.names("cannot be used with");
     }
 }
+
+#[test]
+fn a_plan_that_cannot_be_kept_where_it_was_asked_for_is_bad_usage() {
+    let lab = Lab::new("nowhere");
+    lab.file("input.yaml", after());
+    for nowhere in ["no-such-folder/plan.json", "input.yaml/plan.json", "."] {
+        let verb = ["diff", "--out", nowhere, "-f", "input.yaml"];
+        let said = lab.svcnat(&[&verb[..], &lab::SETTINGS].concat());
+        said.expect(2).names("--out: ");
+    }
+}

@@ -161,7 +161,10 @@ impl Host for Fake {
             mtu: 1500,
             master: None,
             peer: None,
+            peer_namespace: None,
             hairpin: false,
+            isolated: false,
+            mac: None,
             addresses: vec!["192.168.50.11/24".parse().unwrap()],
             default_route: BTreeSet::new(),
         }])
@@ -245,6 +248,10 @@ impl Host for Fake {
             messages: 1,
             micros: 1,
         })
+    }
+
+    fn let_packets_pass(&mut self) {
+        self.log.push("packets pass".to_owned());
     }
 
     fn validate(&mut self, delta: &Transaction, bound: u32) -> Result<Committed, NetlinkError> {

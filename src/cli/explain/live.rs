@@ -1,21 +1,26 @@
-//! What the kernel holds, to be walked through.
+//! What the kernel holds of what a packet meets, to be walked through.
+
+use std::net::IpAddr;
 
 use crate::cli::error::CliError;
 use crate::cli::say::say;
 use crate::cluster::Family;
-use crate::compile::{FOLLOWING, SetId};
 use crate::diff::diff;
 use crate::foreign::Rules;
-use crate::netlink::{self, Nfnetlink};
+use crate::netlink::{self, NetlinkError, Nfnetlink};
 use crate::node::Node;
-use crate::ruleset::{Ruleset, TABLE};
+use crate::ruleset::{Ruleset, SetKind, TABLE, Table};
+use crate::walk::{Asked, Packet, asked};
+
+/// Times it is read again because somebody committed meanwhile.
+const TRIES: usize = 5;
 
 /// What the kernel holds.
 #[derive(Default)]
 pub struct Installed {
-    /// The rules of this configuration with the elements the kernel holds, those that packets
-    /// filled included for the packet's family. Rules are constant, so this is what is installed
-    /// unless somebody changed them. `None` if there should be a table of the packet's family,
+    /// The rules of this configuration with the elements that the kernel holds of what the packets
+    /// meet, those that packets filled included. Rules are constant, so this is what is installed
+    /// unless somebody changed them. `None` if there should be a table of that family,
     /// and there is none.
     pub ruleset: Option<Ruleset>,
     /// Somebody changed the rules, or they are of another configuration.
@@ -24,15 +29,20 @@ pub struct Installed {
     pub others: Rules,
 }
 
-/// Reads it. O(elements + remembered clients + others' rules).
-pub fn installed(inputs: &Node, family: Family) -> Result<Installed, CliError> {
+/// Reads it for packets of one family. O(plan + what they meet + intervals + others' rules).
+pub fn installed(
+    inputs: &Node,
+    family: Family,
+    packets: &[Packet],
+    is_local: &dyn Fn(IpAddr) -> bool,
+) -> Result<Installed, CliError> {
     let mut kernel = Nfnetlink::open()?;
-    let live = kernel.read(FOLLOWING)?;
+    let live = kernel.outline()?;
     let mut found = Installed {
         others: netlink::others(&mut kernel)?,
         ..Installed::default()
     };
-    let ruleset = inputs.ruleset_over(&live);
+    let mut ruleset = inputs.ruleset();
     let given = !ruleset.tables.is_empty();
     if !live.tables.contains_key(&family) && (ruleset.tables.contains_key(&family) || !given) {
         say(&format!(
@@ -41,6 +51,11 @@ pub fn installed(inputs: &Node, family: Family) -> Result<Installed, CliError> {
         ));
         return Ok(found);
     }
+    let sets = ruleset
+        .tables
+        .values_mut()
+        .flat_map(|t| t.sets.values_mut());
+    sets.for_each(|set| set.elements.clear());
     let counts = diff(&ruleset, &live).counts();
     found.other_rules = counts.rules_added > 0 || counts.objects > 0;
     if found.other_rules {
@@ -49,15 +64,62 @@ pub fn installed(inputs: &Node, family: Family) -> Result<Installed, CliError> {
              the packet is walked through these rules with the installed elements\n",
         );
     }
-    let mut ruleset = ruleset.holding(&live);
-    let remembered = SetId::AffinityClients.fixed_name();
-    let remembers = live.tables.get(&family).map(|t| &t.sets);
-    if remembers.is_some_and(|sets| sets.contains_key(remembered))
-        && let Some(table) = ruleset.tables.get_mut(&family)
-        && let Some(set) = table.sets.get_mut(remembered)
-    {
-        *set = kernel.elements(family, set.clone())?;
+    if let Some(table) = ruleset.tables.get_mut(&family) {
+        let there = live.tables.get(&family).map(|live| &live.sets);
+        table
+            .sets
+            .retain(|name, _| there.is_some_and(|sets| sets.contains_key(name)));
+        let mut generation = live.generation;
+        for _ in 0..TRIES {
+            fill(&mut kernel, table, packets, is_local)?;
+            let now = kernel.generation()?;
+            if now == generation {
+                break;
+            }
+            generation = now;
+        }
     }
     found.ruleset = Some(ruleset);
     Ok(found)
+}
+
+/// Reads of the table's sets what packets look for: each key that it finds may lead on.
+fn fill(
+    kernel: &mut Nfnetlink,
+    table: &mut Table,
+    packets: &[Packet],
+    is_local: &dyn Fn(IpAddr) -> bool,
+) -> Result<(), NetlinkError> {
+    let family = table.family;
+    for set in table.sets.values_mut() {
+        set.elements.clear();
+        if set.kind == SetKind::Interval {
+            *set = kernel.elements(family, set.clone())?;
+        }
+    }
+    let mut known = Asked::new();
+    loop {
+        let mut more = false;
+        let mut looked_for = Asked::new();
+        for packet in packets {
+            for (name, keys) in asked(table, packet, is_local) {
+                looked_for.entry(name).or_default().extend(keys);
+            }
+        }
+        for (name, keys) in looked_for {
+            let known = known.entry(name.clone()).or_default();
+            let new: Vec<_> = keys.difference(known).copied().collect();
+            if let Some(set) = table.sets.get_mut(&name)
+                && !new.is_empty()
+            {
+                set.elements
+                    .extend(kernel.elements_at(family, &name, &new)?);
+                known.extend(new);
+                more = true;
+            }
+        }
+        if !more {
+            return Ok(());
+        }
+    }
 }

@@ -53,8 +53,9 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
         iif: args.iif.as_ref().map(ToString::to_string),
         from_node: args.from_node || (args.iif.is_none() && local.contains(&source)),
     };
+    let is_local = |addr: IpAddr| addr.is_loopback() || local.contains(&addr);
     let installed = if args.live {
-        live::installed(&inputs, family)?
+        live::installed(&inputs, family, std::slice::from_ref(&packet), &is_local)?
     } else {
         Installed {
             ruleset: Some(inputs.ruleset()),
@@ -68,7 +69,6 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let given = !args.inputs.filename.is_empty();
     let nothing = Nothing::of(given, ruleset.is_some(), table.is_some());
     let table = table.unwrap_or(&none);
-    let is_local = |addr: IpAddr| addr.is_loopback() || local.contains(&addr);
     let trace = walk(table, &packet, &is_local);
     let scene = Scene {
         inputs: &inputs,

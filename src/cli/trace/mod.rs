@@ -181,10 +181,10 @@ fn foretell(
     local: &BTreeSet<IpAddr>,
 ) -> Result<Foretold, CliError> {
     let family = Family::of(&packet.destination);
-    let installed = live::installed(inputs, family)?;
+    let is_local = |addr: IpAddr| addr.is_loopback() || local.contains(&addr);
+    let installed = live::installed(inputs, family, std::slice::from_ref(packet), &is_local)?;
     let mut tables = installed.ruleset.map(|r| r.tables).unwrap_or_default();
     let table = tables.remove(&family).unwrap_or_else(|| Table::new(family));
-    let is_local = |addr: IpAddr| addr.is_loopback() || local.contains(&addr);
     let trace = walk(&table, packet, &is_local);
     let ours = Ours {
         table: &table,

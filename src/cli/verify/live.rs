@@ -24,12 +24,20 @@ pub fn checks(node: &Node, file: &str, asked: &[Asked<'_>]) -> Result<Vec<Check>
         &interfaces::list().map_err(host)?,
     ));
     let mut found: BTreeMap<Family, Installed> = BTreeMap::new();
+    let is_local = |addr: IpAddr| addr.is_loopback() || local.contains(&addr);
+    let none = Ruleset::default();
+    let walker = Walker {
+        node,
+        ruleset: &none,
+        local: &local,
+        absent: true,
+    };
     for family in Family::ALL {
-        if asked
-            .iter()
-            .any(|asked| Family::of(&asked.ends.destination) == family)
-        {
-            found.insert(family, live::installed(node, family)?);
+        let ends = asked.iter().map(|asked| &asked.ends);
+        let ends = ends.filter(|ends| Family::of(&ends.destination) == family);
+        let packets: Vec<_> = ends.map(|ends| walker.packet(ends)).collect();
+        if !packets.is_empty() {
+            found.insert(family, live::installed(node, family, &packets, &is_local)?);
         }
     }
     let mut checks = Vec::new();

@@ -23,8 +23,7 @@ use crate::netlink::error::ExchangeError;
 use crate::netlink::exchange::Exchange;
 use crate::netlink::message::{ERROR, Message, Messages, flag, nfgenmsg};
 use crate::netlink::socket::{Bus, Socket};
-use said::decision;
-pub use said::{Decision, Ends, Judge, Verdict};
+pub use said::{Decision, Ends, Judge, Verdict, decision};
 
 /// The name of the table, of the packet's family.
 pub const TRACE_TABLE: &str = "svcnat-trace";

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use super::{DUMP_TRIES, KEYS_AT_ONCE, Nfnetlink};
 use crate::netlink::nftables::constants::msg;
 use crate::netlink::nftables::{NetlinkError, decode};
-use crate::ruleset::{Family, Following, LiveTable, SetKind, Value};
+use crate::ruleset::{Element, Family, Following, LiveTable, SetKind, Value};
 
 impl Nfnetlink {
     /// Fills the sets of `table`, but for those that packets fill. A set of `following` that
@@ -85,14 +85,27 @@ impl Nfnetlink {
         name: &str,
         keys: &[Value],
     ) -> Result<(), NetlinkError> {
-        let Some(set) = table.sets.get_mut(name) else {
-            return Ok(());
-        };
+        if let Some(set) = table.sets.get_mut(name) {
+            set.elements = self.elements_at(family, name, keys)?.into_iter().collect();
+        }
+        Ok(())
+    }
+
+    /// The elements of one of our sets that have these keys. O(keys).
+    ///
+    /// # Errors
+    /// If the kernel does not let us read.
+    pub fn elements_at(
+        &mut self,
+        family: Family,
+        set: &str,
+        keys: &[Value],
+    ) -> Result<Vec<(Value, Element)>, NetlinkError> {
         let mut found = Vec::with_capacity(keys.len());
         let mut rest = keys;
         while !rest.is_empty() {
             let some: Vec<&Value> = rest.iter().take(KEYS_AT_ONCE).collect();
-            let there = self.ask(family, name, &some, |message| {
+            let there = self.ask(family, set, &some, |message| {
                 decode::each_element(message, |key, element| found.push((*key, element.clone())));
             });
             let there = match there {
@@ -106,7 +119,6 @@ impl Nfnetlink {
             let passed = there + usize::from(there < some.len());
             rest = rest.get(passed..).unwrap_or_default();
         }
-        set.elements = found.into_iter().collect();
-        Ok(())
+        Ok(found)
     }
 }
