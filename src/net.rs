@@ -1,9 +1,10 @@
-//! The words of networking that every room speaks: address family, transport protocol, and an
-//! endpoint's address and port.
+//! The words of networking that every room speaks: address family, transport protocol, an
+//! endpoint's address and port, and what is asked of one.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,4 +138,19 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         SocketAddr::new(self.addr, self.port.get()).fmt(f)
     }
+}
+
+/// What is asked of whoever answers at an address and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The client's address.
+    pub from: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Address and port.
+    pub to: SocketAddr,
+    /// Silence is what takes longer.
+    pub patience: Duration,
+    /// How often, each time over a connection of its own; no more once there is no answer.
+    pub count: usize,
 }

@@ -12,13 +12,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::LabError;
 use super::assign::nth;
-use super::client::{Outcome, Source, ask_until_silent};
+use super::client::{Outcome, ask_often};
 use super::layout::{POD_BRIDGE, everywhere};
 use super::namespace::Namespace;
 use super::network::{Cable, Kind, Network, Place, Route};
@@ -26,6 +25,7 @@ use super::server::{Answer, Servers};
 use super::wire::{Namespaces, make};
 use crate::cluster::{Family, Protocol};
 use crate::config::Config;
+use crate::net::Question;
 use crate::plan::NodeContext;
 
 const SWITCH: &str = "switch";
@@ -190,26 +190,14 @@ impl Around {
         self.vantage.has(addr)
     }
 
-    /// Asks from an address `count` times, each over a connection of its own, or until there
-    /// is no answer.
+    /// Asks from one of its addresses.
     ///
     /// # Errors
     /// If nobody has that address.
-    pub fn ask(
-        &self,
-        from: IpAddr,
-        protocol: Protocol,
-        to: SocketAddr,
-        patience: Duration,
-        count: usize,
-    ) -> Result<Vec<Outcome>, LabError> {
-        let source = Source {
-            addr: Some(from),
-            port: 0,
-        };
-        let questions = || ask_until_silent(source, protocol, to, patience, count);
-        let asked = self.at(from)?.enter(questions);
-        asked.map_err(LabError::making(&from.to_string(), "enter its namespace"))
+    pub fn ask(&self, question: &Question) -> Result<Vec<Outcome>, LabError> {
+        let asked = self.at(question.from)?.enter(|| ask_often(question));
+        let from = question.from.to_string();
+        asked.map_err(LabError::making(&from, "enter its namespace"))
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use super::sctp;
-use crate::net::Protocol;
+use crate::net::{Protocol, Question};
 
 /// How long an answer may take before it counts as silence. Generous: machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(4);
@@ -105,19 +105,24 @@ pub fn ask(from: Source, protocol: Protocol, to: SocketAddr, patience: Duration)
     Outcome::of(open(from, protocol, to, patience).map(|session| session.opened))
 }
 
-/// Asks so many times, or until there is no answer.
+/// Asks from the namespace of the calling thread, which has the client's address.
 #[must_use]
-pub fn ask_until_silent(
-    from: Source,
-    protocol: Protocol,
-    to: SocketAddr,
-    patience: Duration,
-    count: usize,
-) -> Vec<Outcome> {
+pub fn ask_often(question: &Question) -> Vec<Outcome> {
+    let Question {
+        from,
+        protocol,
+        to,
+        patience,
+        count,
+    } = *question;
+    let source = Source {
+        addr: Some(from),
+        port: 0,
+    };
     let mut outcomes = Vec::new();
     let is_answer = |outcome: &Outcome| matches!(outcome, Outcome::Answer(_));
     while outcomes.len() < count && outcomes.last().is_none_or(is_answer) {
-        outcomes.push(ask(from, protocol, to, patience));
+        outcomes.push(ask(source, protocol, to, patience));
     }
     outcomes
 }

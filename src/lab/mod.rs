@@ -43,7 +43,7 @@ use std::process::{Command, Stdio};
 
 pub use around::{Around, Vantage};
 pub use assign::{Wishes, assign};
-pub use client::{Answer, Outcome, PATIENCE, Session, Source, ask, ask_until_silent, open};
+pub use client::{Answer, Outcome, PATIENCE, Session, Source, ask, ask_often, open};
 pub use file::Topology;
 pub use layout::{network, pod_place, short};
 pub use manifest::manifests;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::{Asked, Check, End, Failure, Verdict, spread, written};
-use crate::net::Protocol;
+use crate::net::Question;
 
 /// How long an answer may take before it counts as silence. Generous: machines are shared.
 pub const PATIENCE: Duration = Duration::from_secs(4);
@@ -38,18 +38,43 @@ pub enum Outcome {
     Failed(String),
 }
 
+#[cfg(feature = "lab")]
+impl Outcome {
+    /// Of a question in a lab; `by` says at which address somebody of that name was reached.
+    #[must_use]
+    pub fn of(outcome: crate::lab::Outcome, by: impl FnOnce(&str) -> Option<IpAddr>) -> Self {
+        use crate::lab::Outcome as Of;
+        match outcome {
+            Of::Answer(answer) => match by(&answer.name) {
+                Some(addr) => Self::Answer(Answer {
+                    by: SocketAddr::new(addr, answer.port),
+                    seen: answer.client.ip(),
+                }),
+                None => Self::Failed(format!("{} answered", answer.name)),
+            },
+            Of::Refused => Self::Refused,
+            Of::Silence => Self::Silence,
+            Of::Failed(error) => Self::Failed(error),
+        }
+    }
+}
+
+/// The question of a line, so often.
+fn question(asked: &Asked<'_>, patience: Duration, count: usize) -> Question {
+    let ends = &asked.ends;
+    Question {
+        from: ends.source,
+        protocol: ends.protocol,
+        to: SocketAddr::new(ends.destination, ends.port),
+        patience,
+        count,
+    }
+}
+
 /// A network in which questions can be asked and somebody answers at each address and port.
 pub trait Ask {
-    /// Asks `count` times, each over a connection of its own, from the host that has the address
-    /// `from`; or until there is no answer. Silence is what took longer than `patience`.
-    fn ask(
-        &mut self,
-        from: IpAddr,
-        protocol: Protocol,
-        to: SocketAddr,
-        patience: Duration,
-        count: usize,
-    ) -> Vec<Outcome>;
+    /// Asks from the host that has the client's address.
+    fn ask(&mut self, question: &Question) -> Vec<Outcome>;
     /// The node forgets which clients asked for `to` before.
     ///
     /// # Errors
@@ -63,7 +88,7 @@ pub trait Ask {
 pub fn sent(asked: &Asked<'_>, file: &str, network: &mut impl Ask) -> Check {
     let ends = &asked.ends;
     let to = SocketAddr::new(ends.destination, ends.port);
-    let mut ask = |patience, count| network.ask(ends.source, ends.protocol, to, patience, count);
+    let mut ask = |patience, count| network.ask(&question(asked, patience, count));
     let found = match &asked.packet.end {
         None => Err("it cannot be told when it is enough".to_owned()),
         Some(End::Refused { .. }) => only(&ask(PATIENCE, 1), &Outcome::Refused),
@@ -108,7 +133,7 @@ pub fn sent(asked: &Asked<'_>, file: &str, network: &mut impl Ask) -> Check {
 pub fn reaches_its_destination(asked: &Asked<'_>, network: &mut impl Ask) -> Result<(), String> {
     let ends = &asked.ends;
     let to = SocketAddr::new(ends.destination, ends.port);
-    let outcomes = network.ask(ends.source, ends.protocol, to, PATIENCE, 1);
+    let outcomes = network.ask(&question(asked, PATIENCE, 1));
     let owner = Candidate {
         addresses: &[to.ip()],
         port: Some(to.port()),
@@ -155,7 +180,7 @@ fn as_a_new_client(asked: &Asked<'_>, network: &mut impl Ask) -> Result<Outcome,
     let ends = &asked.ends;
     let to = SocketAddr::new(ends.destination, ends.port);
     network.forget(to.ip())?;
-    let outcomes = network.ask(ends.source, ends.protocol, to, PATIENCE, 2);
+    let outcomes = network.ask(&question(asked, PATIENCE, 2));
     match &outcomes[..] {
         [Outcome::Answer(one), Outcome::Answer(two)] if one.by != two.by => Err(format!(
             "{} and then {}: the client was not remembered",

@@ -2,11 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::*;
 use crate::config::Config;
-use crate::net::Protocol;
+use crate::net::Question;
 
 const OBJECTS: &str = "
 {apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.254.0.10, ports: [{name: http, port: 80, nodePort: 30080}]}}
@@ -197,16 +196,15 @@ fn another_order_shows_a_ruleset_that_depends_on_it() {
 struct Answers(Vec<Outcome>, usize);
 
 impl Ask for Answers {
-    fn ask(
-        &mut self,
-        _: IpAddr,
-        _: Protocol,
-        _: SocketAddr,
-        _: Duration,
-        count: usize,
-    ) -> Vec<Outcome> {
-        let given = self.0.iter().cycle().skip(self.1).take(count).cloned();
-        self.1 += count;
+    fn ask(&mut self, question: &Question) -> Vec<Outcome> {
+        let given = self
+            .0
+            .iter()
+            .cycle()
+            .skip(self.1)
+            .take(question.count)
+            .cloned();
+        self.1 += question.count;
         given.collect()
     }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use svcnat::cluster::{Family, Protocol};
+use svcnat::net::Question;
 use svcnat::verify::{self, Ask, Asked, Check, End, reaches_its_destination, sent};
 
 use crate::support::{Outcome, PATIENCE, SILENCE, Stage, run_svcnat};
@@ -100,25 +101,12 @@ fn every_folder_has_its_test() {
 struct Network<'a>(&'a Stage);
 
 impl Ask for Network<'_> {
-    fn ask(
-        &mut self,
-        from: IpAddr,
-        protocol: Protocol,
-        to: SocketAddr,
-        patience: Duration,
-        count: usize,
-    ) -> Vec<verify::Outcome> {
-        let outcomes = self.0.ask(from, protocol, to, patience, count);
-        let outcome = |outcome| match outcome {
-            Outcome::Answer(answer) => verify::Outcome::Answer(verify::Answer {
-                by: SocketAddr::new(answer.name.parse().unwrap(), answer.port),
-                seen: answer.client.ip(),
-            }),
-            Outcome::Refused => verify::Outcome::Refused,
-            Outcome::Silence => verify::Outcome::Silence,
-            Outcome::Failed(error) => verify::Outcome::Failed(error),
-        };
-        outcomes.into_iter().map(outcome).collect()
+    fn ask(&mut self, question: &Question) -> Vec<verify::Outcome> {
+        let outcomes = self.0.asked(question).into_iter();
+        let by = |name: &str| name.parse().ok();
+        outcomes
+            .map(|outcome| verify::Outcome::of(outcome, by))
+            .collect()
     }
 
     fn forget(&mut self, to: IpAddr) -> Result<(), String> {

@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use super::Found;
 use crate::cli::error::CliError;
 use crate::cli::lab::{Folder, PlaceView, Reply, Request, View};
-use crate::cluster::{Family, Protocol};
+use crate::cluster::Family;
 use crate::config::Config;
 use crate::explain::Names;
-use crate::lab::{self, Namespace, Source};
+use crate::lab::{self, Namespace};
+use crate::net::Question;
 use crate::node::Node;
 use crate::source::Input;
-use crate::verify::{self, Answer, Ask, Asked, Check, Outcome, Packets};
+use crate::verify::{self, Ask, Asked, Check, Outcome, Packets};
 
 /// Each line, sent until its end is known well enough.
 pub fn found(name: &str, path: &Path, namespace: &str) -> Result<Found, CliError> {
@@ -69,59 +69,23 @@ struct Network<'a> {
 }
 
 impl Network<'_> {
-    fn questions(
-        &self,
-        from: IpAddr,
-        protocol: Protocol,
-        to: SocketAddr,
-        patience: Duration,
-        count: usize,
-    ) -> Result<Vec<lab::Outcome>, String> {
+    fn questions(&self, question: &Question) -> Result<Vec<lab::Outcome>, String> {
+        let from = question.from;
         let has = |place: &&PlaceView| place.addresses.contains(&from);
         let place = self.view.places.values().find(has);
         let place = place.ok_or_else(|| format!("nobody in the lab has {from}"))?;
         let namespace = Namespace::open(&place.namespace).map_err(|error| error.to_string())?;
-        let source = Source {
-            addr: Some(from),
-            port: 0,
-        };
-        let asked =
-            namespace.enter(|| lab::ask_until_silent(source, protocol, to, patience, count));
+        let asked = namespace.enter(|| lab::ask_often(question));
         asked.map_err(|error| error.to_string())
-    }
-
-    fn answer(&self, answer: &lab::Answer, to: SocketAddr) -> Result<Answer, String> {
-        let same = |addr: &&IpAddr| Family::of(addr) == Family::of(&to.ip());
-        let addresses = self.answerers.get(&answer.name).into_iter().flatten();
-        let by = addresses.into_iter().find(same);
-        let by = by.ok_or_else(|| format!("{} answered, which has no address", answer.name))?;
-        Ok(Answer {
-            by: SocketAddr::new(*by, answer.port),
-            seen: answer.client.ip(),
-        })
     }
 }
 
 impl Ask for Network<'_> {
-    fn ask(
-        &mut self,
-        from: IpAddr,
-        protocol: Protocol,
-        to: SocketAddr,
-        patience: Duration,
-        count: usize,
-    ) -> Vec<Outcome> {
-        let asked = self.questions(from, protocol, to, patience, count);
-        let outcome = |outcome| match outcome {
-            lab::Outcome::Answer(answer) => self
-                .answer(&answer, to)
-                .map_or_else(Outcome::Failed, Outcome::Answer),
-            lab::Outcome::Refused => Outcome::Refused,
-            lab::Outcome::Silence => Outcome::Silence,
-            lab::Outcome::Failed(error) => Outcome::Failed(error),
-        };
-        match asked {
-            Ok(outcomes) => outcomes.into_iter().map(outcome).collect(),
+    fn ask(&mut self, question: &Question) -> Vec<Outcome> {
+        let same = |addr: &&IpAddr| Family::of(addr) == Family::of(&question.to.ip());
+        let by = |name: &str| self.answerers.get(name)?.iter().find(same).copied();
+        match self.questions(question) {
+            Ok(outcomes) => outcomes.into_iter().map(|o| Outcome::of(o, by)).collect(),
             Err(error) => vec![Outcome::Failed(error)],
         }
     }

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use crate::apply::ThisHost;
 use crate::cli::error::CliError;
 use crate::cluster::Protocol;
-use crate::lab::{self, Around, Vantage};
+use crate::lab::{Around, Vantage};
+use crate::net::Question;
 use crate::netlink::NetlinkError;
 use crate::node::{self, Node};
-use crate::verify::{self, Answer, Ask, Asked, Check, Outcome, Walker};
+use crate::verify::{self, Ask, Asked, Check, Outcome, Walker};
 
 /// Each line, sent until its end is known well enough. The tables are installed alone: the
 /// network brings the routes.
@@ -80,29 +80,10 @@ impl Network<'_> {
 }
 
 impl Ask for Network<'_> {
-    fn ask(
-        &mut self,
-        from: IpAddr,
-        protocol: Protocol,
-        to: SocketAddr,
-        patience: Duration,
-        count: usize,
-    ) -> Vec<Outcome> {
-        let asked = self.around.ask(from, protocol, to, patience, count);
-        let outcome = |outcome| match outcome {
-            // Those around a node answer with their address.
-            lab::Outcome::Answer(answer) => match answer.name.parse() {
-                Ok(addr) => Outcome::Answer(Answer {
-                    by: SocketAddr::new(addr, answer.port),
-                    seen: answer.client.ip(),
-                }),
-                Err(_) => Outcome::Failed(format!("{} answered", answer.name)),
-            },
-            lab::Outcome::Refused => Outcome::Refused,
-            lab::Outcome::Silence => Outcome::Silence,
-            lab::Outcome::Failed(error) => Outcome::Failed(error),
-        };
-        match asked {
+    fn ask(&mut self, question: &Question) -> Vec<Outcome> {
+        // Those around a node answer with their address.
+        let outcome = |outcome| Outcome::of(outcome, |name| name.parse().ok());
+        match self.around.ask(question) {
             Ok(outcomes) => outcomes.into_iter().map(outcome).collect(),
             Err(error) => vec![Outcome::Failed(error.to_string())],
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use svcnat::cluster::Protocol;
 use svcnat::lab::{Around, Outcome, Vantage};
+use svcnat::net::Question;
 
 use super::netns::Netns;
 
@@ -80,7 +81,17 @@ impl Stage {
         patience: Duration,
         count: usize,
     ) -> Vec<Outcome> {
-        let asked = self.around.ask(from, protocol, to, patience, count);
-        asked.expect("a host")
+        self.asked(&Question {
+            from,
+            protocol,
+            to,
+            patience,
+            count,
+        })
+    }
+
+    /// The same.
+    pub fn asked(&self, question: &Question) -> Vec<Outcome> {
+        self.around.ask(question).expect("a host")
     }
 }
