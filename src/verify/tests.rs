@@ -1,8 +1,6 @@
 //! Lines against made-up packets and made-up answers: what is as written passes, and nothing else.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
-use std::net::SocketAddr;
-
 use super::*;
 use crate::config::Config;
 use crate::net::Question;

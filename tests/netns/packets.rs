@@ -11,13 +11,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use svcnat::cluster::{Family, Protocol};
 use svcnat::net::Question;
 use svcnat::verify::{self, Ask, Asked, Check, End, reaches_its_destination, sent};
 
-use crate::support::{Outcome, PATIENCE, SILENCE, Stage, run_svcnat};
+use crate::support::{PATIENCE, SILENCE, Stage, run_svcnat};
 use crate::traces::Tracing;
 
 /// A test for each folder, so that they run side by side and can be named.
