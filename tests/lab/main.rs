@@ -4,6 +4,7 @@
 
 mod examples;
 mod objects;
+mod order;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -80,7 +80,9 @@ pub fn keep(args: &UpArgs) -> Result<u8, CliError> {
     ending
         .thread_block()
         .map_err(|error| CliError::Host(format!("the lab's signals: {error}")))?;
-    folder.make()?;
+    let lock = folder.make()?;
+    // Each place has files and sockets. Where it cannot be raised the lab may still be small.
+    crate::observe::raise_descriptor_limit().ok();
     let kept = build(args, &folder).and_then(|(lab, listener)| {
         let in_the_background = detach(&folder);
         in_the_background.map_err(|error| CliError::Host(format!("the lab's log: {error}")))?;
@@ -90,6 +92,7 @@ pub fn keep(args: &UpArgs) -> Result<u8, CliError> {
     if kept.is_err() {
         folder.clear()?;
     }
+    drop(lock);
     kept
 }
 
@@ -185,7 +188,7 @@ fn serve(mut lab: Lab, listener: &UnixListener, folder: &Folder, ending: SigSet)
             break;
         }
     }
-    // The socket first: who waits for the end may clear the folder then.
+    // Nobody is to come any more; whoever waits for the end waits for the lock.
     fs::remove_file(folder.socket()).ok();
 }
 

@@ -39,9 +39,6 @@ pub fn run(verb: &LabVerb, out: &mut impl Write) -> Result<u8, CliError> {
 fn up(args: &UpArgs, out: &mut impl Write) -> Result<u8, CliError> {
     inputs::given(&args.inputs)?;
     let folder = Folder::of(&args.name)?;
-    if folder.connect().is_ok() {
-        folder.make()?;
-    }
     Progress::during("building the lab", keeper::start)?;
     let view = folder.view()?;
     show::draw(&view, out)?;
@@ -52,7 +49,11 @@ fn list(args: &ListArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let labs = Folder::all()?;
     let views: Vec<(String, Option<View>)> = labs
         .iter()
-        .map(|folder| (folder.name.clone(), folder.view().ok()))
+        .map(|folder| {
+            // One that is being built is not waited for.
+            let view = folder.connect().ok().and_then(|_| folder.view().ok());
+            (folder.name.clone(), view)
+        })
         .collect();
     if args.output == Output::Json {
         let rows: Vec<_> = views
@@ -62,8 +63,9 @@ fn list(args: &ListArgs, out: &mut impl Write) -> Result<u8, CliError> {
         writeln!(out, "{}", json!(rows))?;
         return Ok(0);
     }
-    for (name, view) in views {
+    for (folder, (name, view)) in labs.iter().zip(views) {
         match view {
+            None if folder.is_alive() => writeln!(out, "{name}  is being built or taken down")?,
             None => writeln!(
                 out,
                 "{name}  ended: svcnat lab down --name {name} takes the rest away"
