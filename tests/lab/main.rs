@@ -4,6 +4,7 @@
 
 mod examples;
 mod objects;
+mod odd;
 mod order;
 
 use std::path::{Path, PathBuf};

@@ -121,6 +121,30 @@ fn an_up_that_is_killed_takes_what_it_built_along() {
 }
 
 #[test]
+fn a_load_balancers_clients_follow_its_endpoint_to_another_node() {
+    let at = |node| {
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: w, labels: {{app: web}}}}, spec: {{nodeName: {node},
+  containers: [{{name: c, ports: [{{containerPort: 8080}}]}}]}}}}
+---
+{{apiVersion: v1, kind: Service, metadata: {{name: web}}, spec: {{type: LoadBalancer,
+  externalTrafficPolicy: Local, selector: {{app: web}}, ports: [{{port: 80, targetPort: 8080}}]}}}}"
+        )
+    };
+    let lab = Lab::up(&at("node1"), &[]);
+    for node in ["node1", "node2", "node1"] {
+        lab.write(&at(node));
+        lab.must(&["change", "-f", lab.input().to_str().unwrap()]);
+        let asked = lab.ask("client", "lb/web", 1);
+        assert_eq!(
+            asked,
+            [("w".to_owned(), "203.0.113.9".to_owned())],
+            "{node}"
+        );
+    }
+}
+
+#[test]
 fn few_descriptors_at_the_terminal_are_no_limit() {
     let lab = Lab::new(SHOP);
     let script = "ulimit -S -n 24; exec \"$@\"";

@@ -19,9 +19,8 @@ use super::args::Output;
 use super::error::CliError;
 use super::inputs;
 use super::say::say;
-use crate::lab::Namespace;
+use crate::lab::{Namespace, meant, place_name};
 use crate::progress::Progress;
-use crate::text::did_you_mean;
 
 pub fn run(verb: &LabVerb, out: &mut impl Write) -> Result<u8, CliError> {
     match verb {
@@ -91,10 +90,10 @@ fn list(args: &ListArgs, out: &mut impl Write) -> Result<u8, CliError> {
 
 /// The namespace of a place.
 fn namespace(view: &View, place: &str) -> Result<PathBuf, CliError> {
-    if let Some(found) = view.places.get(place) {
+    if let Some(found) = view.places.get(&place_name(place)) {
         return Ok(found.namespace.clone());
     }
-    let near = did_you_mean(place, view.places.keys().map(String::as_str));
+    let near = meant(place, view.places.keys().map(String::as_str));
     Err(CliError::Usage(format!(
         "the lab {} has no {place}{near} (svcnat lab show)",
         view.name
