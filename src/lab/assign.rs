@@ -19,6 +19,8 @@ use crate::problem::Problem;
 const ORIGIN: &str = "<lab>";
 /// Nodes of a lab whose objects have none.
 pub const NODES: usize = 2;
+/// Each pod is a network namespace.
+const MOST_REPLICAS: u32 = 5000;
 /// The first addresses of made-up nodes, of their pods, and of load balancers; that of nodes
 /// and load balancers is followed by those that come after it.
 const NODE_ADDRESSES: [IpAddr; 2] = [
@@ -70,6 +72,13 @@ pub fn assign(
         config.cluster_cidrs = IpNet::aggregate(&all.copied().collect());
     }
     for workload in cluster.workloads.clone() {
+        if let Some(replicas) = workload.replicas.filter(|n| *n > MOST_REPLICAS) {
+            let object = format!("{} {}", workload.kind, workload.name);
+            let message = format!("is {replicas}; a lab has up to {MOST_REPLICAS}");
+            let origin = Some(&workload.origin);
+            problems.push(Problem::error(origin, object, "spec.replicas", message));
+            continue;
+        }
         make_pods(cluster, &workload);
     }
     problems.extend(schedule(cluster, before));
@@ -287,9 +296,27 @@ fn make_pods(cluster: &mut Cluster, workload: &Workload) {
 /// What a node has to give, and gave.
 struct Room {
     pods: usize,
+    /// How many pods more its prefixes have addresses for.
+    left: u32,
     addresses: Vec<IpAddr>,
     cidrs: Vec<IpNet>,
     host_ports: BTreeSet<(Protocol, u16)>,
+}
+
+impl Room {
+    fn take(&mut self, pod: &Pod) {
+        self.pods += 1;
+        if !pod.host_network {
+            self.left = self.left.saturating_sub(1);
+        }
+        self.host_ports.extend(host_ports(pod));
+    }
+}
+
+/// How many pods a prefix has addresses for: all but the network's, the bridge's and the last.
+fn hosts(cidr: &IpNet) -> u32 {
+    let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len());
+    2_u32.saturating_pow(bits).saturating_sub(3)
 }
 
 /// The ports of its node that a pod takes.
@@ -313,6 +340,7 @@ fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
     for (name, node) in &cluster.nodes {
         let room = Room {
             pods: 0,
+            left: node.pod_cidrs.iter().map(hosts).min().unwrap_or(0),
             addresses: node.addresses.clone(),
             cidrs: node.pod_cidrs.clone(),
             host_ports: BTreeSet::new(),
@@ -337,8 +365,7 @@ fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
         }
         taken.extend(&pod.addresses);
         if let Some(room) = pod.node_name.as_ref().and_then(|node| rooms.get_mut(node)) {
-            room.pods += 1;
-            room.host_ports.extend(host_ports(pod));
+            room.take(pod);
         }
     }
     let slices = cluster.slices.values().flat_map(|slices| slices.iter());
@@ -347,12 +374,12 @@ fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
         if pod.node_name.is_none() {
             let fits = |room: &Room| host_ports(pod).all(|port| !room.host_ports.contains(&port));
             let fitting = rooms.iter_mut().filter(|(_, room)| fits(room));
-            let Some((node, room)) = fitting.min_by_key(|(_, room)| room.pods) else {
+            let fullest_last = |room: &Room| (room.left == 0 && !pod.host_network, room.pods);
+            let Some((node, room)) = fitting.min_by_key(|(_, room)| fullest_last(room)) else {
                 problems.push(pending(pod, "no node has its hostPorts free"));
                 continue;
             };
-            room.pods += 1;
-            room.host_ports.extend(host_ports(pod));
+            room.take(pod);
             pod.node_name = Some(node.clone());
         }
         let Some(room) = pod.node_name.as_ref().and_then(|node| rooms.get(node)) else {

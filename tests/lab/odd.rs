@@ -29,8 +29,13 @@ fn what_cannot_be_names_object_field_and_value_and_nothing_is_left() {
     let twins = same("p") + &same("q");
     let host = |name| pod(name, "nodeName: node1, hostNetwork: true", "");
     let hosts = host("p") + &host("q");
+    let many = SHOP.replace("replicas: 2,", "replicas: 2147483647,");
     let two = |address: &str, cidr: &str| NODE.to_owned() + &other(address, cidr);
     let objects = [
+        (
+            &many,
+            "Deployment default/web: spec.replicas: is 2147483647; a lab has up to 5000",
+        ),
         (
             &bridge,
             "Pod default/p: status.podIPs: 172.17.0.1 is an address of node/node1",
@@ -159,6 +164,31 @@ fn a_node_may_join_and_those_that_are_there_stay_as_they_are() {
             (to, after[from]["addresses"][0].as_str().unwrap())
         );
     }
+}
+
+#[test]
+fn pods_go_where_there_are_addresses_and_are_drawn_in_their_order() {
+    let small = NODE.replace("10.4.1.0/24", "10.4.1.0/30");
+    let web = SHOP.replace("replicas: 2,", "replicas: 11,");
+    let headless =
+        "---\n{apiVersion: v1, kind: Service, metadata: {name: all}, spec: {clusterIP: None,
+  selector: {app: web}, ports: [{port: 80}]}}";
+    let manifests = [&small, &other("10.1.0.6", "10.4.2.0/24"), &web, headless].concat();
+    let lab = Lab::new(&manifests);
+    let drawn = lab.must_up(&[]);
+    let pods: Vec<&str> = drawn
+        .lines()
+        .filter_map(|line| line.split("pod/").nth(1))
+        .collect();
+    let pods: Vec<&str> = pods
+        .iter()
+        .filter_map(|pod| pod.split(' ').next())
+        .collect();
+    assert_eq!(pods[..2], ["agent-n1", "agent-n2"], "{drawn}");
+    assert_eq!(pods[2..5], ["visitor", "web-1", "web-2"], "{drawn}");
+    assert_eq!(pods.last(), Some(&"web-11"), "{drawn}");
+    assert!(drawn.contains("default/all     headless\n"), "{drawn}");
+    assert!(drawn.contains("web-8, ... (11)\n"), "{drawn}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use super::folder::{Folder, PlaceView, Reply, Request, ServiceView, View};
 use crate::cli::error::CliError;
 use crate::cli::inputs;
 use crate::cli::say::report;
+use crate::cluster::ServiceType;
 use crate::lab::{Kind, Lab, LabError, On, Topology, manifests, ports};
 use crate::problem::Severity;
 use crate::source::{self, Input};
@@ -311,14 +312,14 @@ fn view(lab: &Lab, folder: &Folder) -> View {
                         })
                 });
                 let mut endpoints: Vec<String> = endpoints.collect();
-                endpoints.sort();
+                endpoints.sort_by_key(|name| super::show::counted(name));
                 endpoints.dedup();
                 ServiceView {
                     name: service.name.to_string(),
-                    at: if service.headless {
-                        vec!["headless".to_owned()]
-                    } else {
-                        at.chain(nodes).collect()
+                    at: match service.service_type {
+                        _ if service.headless => vec!["headless".to_owned()],
+                        ServiceType::ExternalName => vec!["a name of others".to_owned()],
+                        _ => at.chain(nodes).collect(),
                     },
                     endpoints,
                 }
