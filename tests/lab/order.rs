@@ -145,6 +145,31 @@ fn a_load_balancers_clients_follow_its_endpoint_to_another_node() {
 }
 
 #[test]
+fn what_runs_in_a_pod_ends_with_it() {
+    let lab = Lab::up(SHOP, &[]);
+    let said = "echo inside >&2; exec sleep 1000";
+    let mut inside = start(&lab, &["exec", "pod/visitor", "--", "sh", "-c", said]);
+    let mut stays = start(&lab, &["exec", "pod/web-1", "--", "sleep", "1000"]);
+    let mut begun = [0; 6];
+    let stderr = inside.stderr.as_mut().unwrap();
+    std::io::Read::read_exact(stderr, &mut begun).unwrap();
+    lab.write(&SHOP.replace("name: visitor", "name: guest"));
+    lab.must(&["change", "-f", lab.input().to_str().unwrap()]);
+    let mut ended = None;
+    for _ in 0..2000 {
+        ended = inside.try_wait().unwrap();
+        if ended.is_some() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(ended.is_some_and(|status| !status.success()), "{ended:?}");
+    assert_eq!(stays.try_wait().unwrap(), None);
+    lab.must(&["down"]);
+    assert!(!stays.wait().unwrap().success());
+}
+
+#[test]
 fn few_descriptors_at_the_terminal_are_no_limit() {
     let lab = Lab::new(SHOP);
     let script = "ulimit -S -n 24; exec \"$@\"";

@@ -286,13 +286,29 @@ impl Folder {
     }
 
     /// Notes which namespaces are the lab's, by the kernel's cookies: no other gets one of
-    /// these numbers.
+    /// these numbers. What runs in those that were and are not any more is ended, as what ran
+    /// in a pod is.
     pub fn note<'a>(&self, all: impl Iterator<Item = &'a Namespace>) -> io::Result<()> {
-        let mut file = File::create(self.namespaces())?;
+        let mut gone = self.noted();
+        let mut text = String::new();
         for namespace in all {
-            writeln!(file, "{}", namespace.enter(network_namespace)??)?;
+            let cookie = namespace.enter(network_namespace)??;
+            gone.remove(&cookie);
+            text += &format!("{cookie}\n");
+        }
+        let new = self.namespaces().with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(new, self.namespaces())?;
+        if !gone.is_empty() {
+            end_all_in(&gone);
         }
         Ok(())
+    }
+
+    /// The namespaces that were noted last, none before.
+    fn noted(&self) -> BTreeSet<u64> {
+        let noted = fs::read_to_string(self.namespaces()).unwrap_or_default();
+        noted.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Links to the places' namespaces, for this program and others: who is told of a pod may
@@ -352,6 +368,9 @@ impl Folder {
         BufReader::new(&stream)
             .read_line(&mut answer)
             .map_err(ended)?;
+        if answer.is_empty() {
+            return Err(ended(ErrorKind::ConnectionRefused.into()));
+        }
         let reply = serde_json::from_str(&answer).map_err(|error| ended(error.into()))?;
         match reply {
             Reply::Failed { why, input: true } => Err(CliError::Usage(why)),
@@ -400,9 +419,7 @@ impl Folder {
 
     /// Ends what still runs in its namespaces, and removes the folder.
     pub fn clear(&self) -> Result<(), CliError> {
-        let noted = fs::read_to_string(self.namespaces()).unwrap_or_default();
-        let cookies: BTreeSet<u64> = noted.lines().filter_map(|line| line.parse().ok()).collect();
-        end_all_in(&cookies);
+        end_all_in(&self.noted());
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(host("remove", &self.path)(error))
