@@ -19,6 +19,8 @@ use crate::problem::Problem;
 const ORIGIN: &str = "<lab>";
 /// Nodes of a lab whose objects have none.
 pub const NODES: usize = 2;
+/// Each pod is a network namespace.
+const MOST_REPLICAS: u32 = 5000;
 /// The first addresses of made-up nodes, of their pods, and of load balancers; that of nodes
 /// and load balancers is followed by those that come after it.
 const NODE_ADDRESSES: [IpAddr; 2] = [
@@ -31,6 +33,8 @@ const LOAD_BALANCERS: [IpAddr; 2] = [
 ];
 /// The service range where settings and objects name none.
 const SERVICE_RANGES: [&str; 2] = ["10.254.0.0/16", "fd00:254::/112"];
+/// Where prefixes for nodes' pods are made up if settings have no cluster CIDR.
+const PODS: [&str; 2] = ["172.17.0.0/16", "fd00:17::/48"];
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 
 /// What is wished for where objects say nothing.
@@ -53,12 +57,10 @@ pub fn assign(
     let families = families(cluster, config, wishes);
     if cluster.nodes.is_empty() {
         let count = wishes.nodes.unwrap_or(NODES);
-        cluster.nodes = (0..count).map(|n| made_node(n, &families)).collect();
+        cluster.nodes = (0..count).map(made_node).collect();
     }
     let mut problems = Vec::new();
-    for (n, node) in cluster.nodes.values_mut().enumerate() {
-        fill_node(n, node, &families);
-    }
+    fill_nodes(cluster, config, &families, before);
     if config.service_cidrs.is_empty() && cluster.service_cidrs.is_empty() {
         config.service_cidrs = families
             .iter()
@@ -70,6 +72,13 @@ pub fn assign(
         config.cluster_cidrs = IpNet::aggregate(&all.copied().collect());
     }
     for workload in cluster.workloads.clone() {
+        if let Some(replicas) = workload.replicas.filter(|n| *n > MOST_REPLICAS) {
+            let object = format!("{} {}", workload.kind, workload.name);
+            let message = format!("is {replicas}; a lab has up to {MOST_REPLICAS}");
+            let origin = Some(&workload.origin);
+            problems.push(Problem::error(origin, object, "spec.replicas", message));
+            continue;
+        }
         make_pods(cluster, &workload);
     }
     problems.extend(schedule(cluster, before));
@@ -142,15 +151,12 @@ fn families(cluster: &Cluster, config: &Config, wishes: &Wishes) -> Vec<Family> 
     found.into_iter().collect()
 }
 
-fn made_node(n: usize, families: &[Family]) -> (String, Node) {
+fn made_node(n: usize) -> (String, Node) {
     let name = format!("node{}", n + 1);
     let node = Node {
         name: name.clone(),
         origin: origin(),
-        addresses: families
-            .iter()
-            .map(|family| nth(NODE_ADDRESSES[at(*family)], n as u128))
-            .collect(),
+        addresses: Vec::new(),
         pod_cidrs: Vec::new(),
         zone: None,
         deleting: false,
@@ -159,28 +165,65 @@ fn made_node(n: usize, families: &[Family]) -> (String, Node) {
     (name, node)
 }
 
-/// Addresses and prefixes for pods that a Node does not say.
-fn fill_node(n: usize, node: &mut Node, families: &[Family]) {
-    for family in families {
-        let of = |addr: &IpAddr| Family::of(addr) == *family;
-        if !node.addresses.iter().any(of) {
-            node.addresses
-                .push(nth(NODE_ADDRESSES[at(*family)], n as u128));
+/// Addresses and prefixes for pods that Nodes do not say: those from before, of its number, or
+/// the next that no other has.
+fn fill_nodes(cluster: &mut Cluster, config: &Config, families: &[Family], before: &Cluster) {
+    for (name, node) in &mut cluster.nodes {
+        let Some(old) = before.nodes.get(name) else {
+            continue;
+        };
+        if node.addresses.is_empty() {
+            node.addresses.clone_from(&old.addresses);
         }
-        if !node.pod_cidrs.iter().any(|net| of(&net.addr())) {
-            node.pod_cidrs.extend(pod_cidr(*family, n));
+        if node.pod_cidrs.is_empty() {
+            node.pod_cidrs.clone_from(&old.pod_cidrs);
+        }
+    }
+    let nodes = cluster.nodes.values();
+    let mut taken: BTreeSet<IpAddr> = nodes.clone().flat_map(|n| n.addresses.clone()).collect();
+    let mut nets: Vec<IpNet> = nodes.flat_map(|node| node.pod_cidrs.clone()).collect();
+    for (n, node) in cluster.nodes.values_mut().enumerate() {
+        for family in families {
+            let of = |addr: &IpAddr| Family::of(addr) == *family;
+            if !node.addresses.iter().any(of) {
+                let mut numbers = n as u128..;
+                let addr = |number| nth(NODE_ADDRESSES[at(*family)], number);
+                let free = numbers.find_map(|n| Some(addr(n)).filter(|a| !taken.contains(a)));
+                taken.extend(free);
+                node.addresses.extend(free);
+            }
+            if !node.pod_cidrs.iter().any(|net| of(&net.addr())) {
+                let all = all_pods(config, *family);
+                let free = |cidr: &IpNet| {
+                    !nets
+                        .iter()
+                        .any(|net| net.contains(cidr) || cidr.contains(net))
+                };
+                let new = all.and_then(|(all, each)| all.subnets(each).ok()?.skip(n).find(free));
+                nets.extend(new);
+                node.pod_cidrs.extend(new);
+            }
         }
     }
 }
 
-/// 172.17.N.0/24 and fd00:17:0:N::/64.
-fn pod_cidr(family: Family, n: usize) -> Option<IpNet> {
-    let number = u8::try_from(n).ok()?;
-    let (addr, length): (IpAddr, u8) = match family {
-        Family::Ip => ([172, 17, number, 0].into(), 24),
-        Family::Ip6 => ([0xfd00, 0x17, 0, number.into(), 0, 0, 0, 0].into(), 64),
+/// Where prefixes for pods are made up: in the cluster CIDR, or 172.17.0.0/16 and
+/// fd00:17::/48; and how long each of them is.
+fn all_pods(config: &Config, family: Family) -> Option<(IpNet, u8)> {
+    let given = config
+        .cluster_cidrs
+        .iter()
+        .find(|net| Family::of(&net.addr()) == family);
+    let all = match given {
+        Some(given) => *given,
+        None => PODS[at(family)].parse().ok()?,
     };
-    IpNet::new(addr, length).ok()
+    let length = all.prefix_len();
+    let each = match [(24, 30), (64, 126)][at(family)] {
+        (usual, _) if length < usual => usual,
+        (_, most) => length.max(most.min(length + 2)),
+    };
+    Some((all.trunc(), each))
 }
 
 fn origin() -> Origin {
@@ -253,9 +296,27 @@ fn make_pods(cluster: &mut Cluster, workload: &Workload) {
 /// What a node has to give, and gave.
 struct Room {
     pods: usize,
+    /// How many pods more its prefixes have addresses for.
+    left: u32,
     addresses: Vec<IpAddr>,
     cidrs: Vec<IpNet>,
     host_ports: BTreeSet<(Protocol, u16)>,
+}
+
+impl Room {
+    fn take(&mut self, pod: &Pod) {
+        self.pods += 1;
+        if !pod.host_network {
+            self.left = self.left.saturating_sub(1);
+        }
+        self.host_ports.extend(host_ports(pod));
+    }
+}
+
+/// How many pods a prefix has addresses for: all but the network's, the bridge's and the last.
+fn hosts(cidr: &IpNet) -> u32 {
+    let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len());
+    2_u32.saturating_pow(bits).saturating_sub(3)
 }
 
 /// The ports of its node that a pod takes.
@@ -279,6 +340,7 @@ fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
     for (name, node) in &cluster.nodes {
         let room = Room {
             pods: 0,
+            left: node.pod_cidrs.iter().map(hosts).min().unwrap_or(0),
             addresses: node.addresses.clone(),
             cidrs: node.pod_cidrs.clone(),
             host_ports: BTreeSet::new(),
@@ -303,8 +365,7 @@ fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
         }
         taken.extend(&pod.addresses);
         if let Some(room) = pod.node_name.as_ref().and_then(|node| rooms.get_mut(node)) {
-            room.pods += 1;
-            room.host_ports.extend(host_ports(pod));
+            room.take(pod);
         }
     }
     let slices = cluster.slices.values().flat_map(|slices| slices.iter());
@@ -313,12 +374,12 @@ fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
         if pod.node_name.is_none() {
             let fits = |room: &Room| host_ports(pod).all(|port| !room.host_ports.contains(&port));
             let fitting = rooms.iter_mut().filter(|(_, room)| fits(room));
-            let Some((node, room)) = fitting.min_by_key(|(_, room)| room.pods) else {
+            let fullest_last = |room: &Room| (room.left == 0 && !pod.host_network, room.pods);
+            let Some((node, room)) = fitting.min_by_key(|(_, room)| fullest_last(room)) else {
                 problems.push(pending(pod, "no node has its hostPorts free"));
                 continue;
             };
-            room.pods += 1;
-            room.host_ports.extend(host_ports(pod));
+            room.take(pod);
             pod.node_name = Some(node.clone());
         }
         let Some(room) = pod.node_name.as_ref().and_then(|node| rooms.get(node)) else {
@@ -330,6 +391,9 @@ fn schedule(cluster: &mut Cluster, before: &Cluster) -> Vec<Problem> {
         if pod.host_network {
             pod.addresses.clone_from(&room.addresses);
             continue;
+        }
+        if room.cidrs.is_empty() {
+            problems.push(pending(pod, "its node has no podCIDR"));
         }
         for cidr in &room.cidrs {
             // The network's own address, and the bridge's.

@@ -1,5 +1,6 @@
 //! The `Topology` document: what of a lab's network manifests cannot say.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -13,6 +14,8 @@ use crate::syntax::parse;
 
 /// `kind` of the document.
 const KIND: &str = "Topology";
+/// There are no more made-up addresses for nodes in their network.
+const MOST_NODES: usize = 240;
 
 /// What a lab has besides what follows from its objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -143,6 +146,57 @@ impl Topology {
                 read.api_version, read.kind
             )));
         }
+        read.check()
+            .map_err(|message| LabError::Input(format!("{name}: Topology: {message}")))?;
         Ok(read)
+    }
+
+    /// What has the form and no meaning.
+    fn check(&self) -> Result<(), String> {
+        if let Some(n) = self.nodes.filter(|n| !(1..=MOST_NODES).contains(n)) {
+            return Err(format!("nodes: is {n}; expected 1 to {MOST_NODES}"));
+        }
+        let mut names = BTreeSet::new();
+        for (n, client) in self.clients.iter().enumerate() {
+            let Client {
+                name,
+                addresses,
+                ports,
+            } = client;
+            let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c);
+            if name.is_empty() || !name.chars().all(good) {
+                let expected = "lower-case letters, digits, hyphens and dots";
+                return Err(format!(
+                    "clients[{n}].name: is {name:?}; expected {expected}"
+                ));
+            }
+            if !names.insert(name) {
+                return Err(format!("clients[{n}].name: there are two {name:?}"));
+            }
+            if addresses.is_empty() {
+                return Err(format!("clients[{n}].addresses: is empty; expected one"));
+            }
+            if ports.contains(&0) {
+                return Err(format!("clients[{n}].ports: is 0; expected 1 to 65535"));
+            }
+        }
+        for (n, link) in self.links.iter().enumerate() {
+            let Link {
+                device, addresses, ..
+            } = link;
+            // `net-` goes before it, and names of interfaces have up to 15 bytes (IFNAMSIZ).
+            let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if !(1..=11).contains(&device.len()) || !device.chars().all(good) {
+                let expected = "up to 11 letters, digits, hyphens, dots and underscores";
+                return Err(format!(
+                    "links[{n}].device: is {device:?}; expected {expected}"
+                ));
+            }
+            if (*device == eth0()) != addresses.is_empty() {
+                let message = "are for a further device than eth0, and that needs some";
+                return Err(format!("links[{n}].addresses: {message}"));
+            }
+        }
+        Ok(())
     }
 }

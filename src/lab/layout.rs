@@ -61,22 +61,37 @@ pub fn short(name: &ObjectName) -> String {
     }
 }
 
+/// What the name of a place means: `pod/default/web` is `pod/web`.
+#[must_use]
+pub fn place_name(said: &str) -> String {
+    let pod = said.strip_prefix("pod/default/");
+    pod.map_or_else(|| said.to_owned(), |name| format!("pod/{name}"))
+}
+
+/// For who named a place that there is not: the one that he may have meant.
+#[must_use]
+pub fn meant<'n>(said: &str, names: impl Iterator<Item = &'n str> + Clone) -> String {
+    let without_kind = |name: &&str| name.split_once('/').is_some_and(|(_, own)| own == said);
+    match names.clone().find(without_kind) {
+        Some(name) => format!("; did you mean {name}?"),
+        None => crate::text::did_you_mean(said, names),
+    }
+}
+
 /// The network that objects ask for, which must be completed. On nodes that are not
-/// `managed` nobody sets routes and forwarding but the lab.
+/// `managed` nobody sets routes and forwarding but the lab. The router knows where pods are if
+/// svcnat does `not_route` to them.
 pub fn network(
     cluster: &Cluster,
     topology: &Topology,
     managed: impl Fn(&str) -> bool,
+    not_route: bool,
 ) -> (Network, Vec<Problem>) {
     let mut network = Network::default();
     let mut problems = Vec::new();
-    network.places.insert(ROUTER.to_owned(), router(cluster));
-    for node in cluster.nodes.values() {
-        network.add_node(node, cluster, managed(&node.name));
-    }
-    for pod in cluster.pods.values() {
-        problems.extend(network.add_pod(pod, cluster));
-    }
+    network
+        .places
+        .insert(ROUTER.to_owned(), router(cluster, not_route));
     let families: BTreeSet<Family> = cluster
         .nodes
         .values()
@@ -86,9 +101,21 @@ pub fn network(
         .into_iter()
         .filter(|addr| families.contains(&Family::of(addr)));
     network.add_client(CLIENT, CLIENT, usual.collect(), &[]);
-    for client in &topology.clients {
+    for (n, client) in topology.clients.iter().enumerate() {
+        let mut addresses = client.addresses.iter();
+        if let Some((addr, other)) = addresses.find_map(|a| Some((a, network.owner(*a)?))) {
+            let field = format!("clients[{n}].addresses");
+            let message = format!("{addr} is an address of {other} as well");
+            problems.push(Problem::error(None, "Topology", field, message));
+        }
         let name = format!("client/{}", client.name);
         network.add_client(&name, &client.name, client.addresses.clone(), &client.ports);
+    }
+    for node in cluster.nodes.values() {
+        problems.extend(network.add_node(node, cluster, managed(&node.name)));
+    }
+    for pod in cluster.pods.values() {
+        problems.extend(network.add_pod(pod, cluster));
     }
     network.add_endpoints_without_pods(cluster);
     network.route_services(cluster);
@@ -120,6 +147,31 @@ pub fn everywhere(family: Family) -> IpNet {
     }
 }
 
+/// Nodes whose svcnat cannot route to the first one's pods, as they are no neighbours of it.
+pub(super) fn far_apart<'c>(nodes: impl Iterator<Item = &'c Node>) -> Vec<Problem> {
+    let mut first: BTreeMap<Family, (&str, IpNet)> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for node in nodes {
+        let mut seen = BTreeSet::new();
+        for addr in &node.addresses {
+            let Some(net) = node_network(*addr).filter(|_| seen.insert(Family::of(addr))) else {
+                continue;
+            };
+            let (other, others) = *first.entry(Family::of(addr)).or_insert((&node.name, net));
+            if net != others {
+                let message = format!(
+                    "{addr} is not in {others}, as {other} is, and svcnat routes to pods of neighbours alone; \
+                     with manageRoutes false (--manage-routes=false) the lab's router does it"
+                );
+                let object = format!("Node {}", node.name);
+                let origin = Some(&node.origin);
+                problems.push(Problem::error(origin, object, "status.addresses", message));
+            }
+        }
+    }
+    problems
+}
+
 /// The router's address in a network of nodes: its first that no node has.
 fn gateway(net: &IpNet, nodes: &BTreeSet<IpAddr>) -> IpAddr {
     let mut candidates = (1..).map(|n| nth(net.network(), n));
@@ -136,7 +188,16 @@ fn node_addresses(cluster: &Cluster) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-fn router(cluster: &Cluster) -> Place {
+/// A route to each pod CIDR of a node, by its first address of that family.
+fn routes_to_pods(node: &Node) -> impl Iterator<Item = Route> {
+    node.pod_cidrs.iter().filter_map(|net| {
+        let family = Family::of(&net.addr());
+        let hop = node.addresses.iter().find(|a| Family::of(a) == family);
+        Some(Route::via(*net, *hop?))
+    })
+}
+
+fn router(cluster: &Cluster, leads_to_pods: bool) -> Place {
     let nodes = node_addresses(cluster);
     let nets: BTreeSet<IpNet> = nodes
         .iter()
@@ -157,6 +218,8 @@ fn router(cluster: &Cluster) -> Place {
         .bridges
         .insert(CLIENTS_BRIDGE.to_owned(), outside.collect());
     router.forwards = true;
+    let nodes = cluster.nodes.values().filter(|_| leads_to_pods);
+    router.routes.extend(nodes.flat_map(routes_to_pods));
     router.addresses = router.bridges.values().flatten().map(IpNet::addr).collect();
     router
 }
@@ -181,7 +244,24 @@ impl Network {
         });
     }
 
-    fn add_node(&mut self, node: &Node, cluster: &Cluster, managed: bool) {
+    fn add_node(&mut self, node: &Node, cluster: &Cluster, managed: bool) -> Option<Problem> {
+        let bridges = node.pod_cidrs.iter().map(|net| nth(net.network(), 1));
+        let bridges = bridges.map(|addr| ("spec.podCIDRs", addr));
+        let own = node
+            .addresses
+            .iter()
+            .map(|addr| ("status.addresses", *addr));
+        let mut all_own = own.chain(bridges);
+        let clash = all_own.find_map(|(field, addr)| Some((field, addr, self.owner(addr)?)));
+        let clash = clash.map(|(field, addr, other)| {
+            let message = format!("{addr} is an address of {other} as well");
+            Problem::error(
+                Some(&node.origin),
+                format!("Node {}", node.name),
+                field,
+                message,
+            )
+        });
         let all = node_addresses(cluster);
         let mut place = Place::new(Kind::Node, &node.name, node.addresses.clone());
         let mut families = BTreeSet::new();
@@ -207,24 +287,19 @@ impl Network {
             .insert(POD_BRIDGE.to_owned(), bridge.collect());
         place.forwards = !managed;
         if !managed {
-            for other in cluster
-                .nodes
-                .values()
-                .filter(|other| other.name != node.name)
-            {
-                for net in &other.pod_cidrs {
-                    let family = Family::of(&net.addr());
-                    let hop = other
-                        .addresses
-                        .iter()
-                        .find(|addr| Family::of(addr) == family);
-                    place.routes.extend(hop.map(|hop| Route::via(*net, *hop)));
-                }
-            }
+            // To those that are not on link the default route leads.
+            let near = |route: &Route| {
+                let hop = route.via.and_then(node_network);
+                node.addresses.iter().any(|addr| node_network(*addr) == hop)
+            };
+            let others = cluster.nodes.values().filter(|o| o.name != node.name);
+            let routes = others.flat_map(routes_to_pods).filter(near);
+            place.routes.extend(routes);
         }
         let name = format!("node/{}", node.name);
         self.places.insert(name.clone(), place);
         self.connect(&name, ROUTER, NODES_BRIDGE);
+        clash
     }
 
     fn add_pod(&mut self, pod: &Pod, cluster: &Cluster) -> Option<Problem> {
@@ -255,10 +330,21 @@ impl Network {
                 ..answer
             };
             let place = self.place(&format!("node/{node}"))?;
+            if let Some(taken) = answers.iter().find(|answer| place.answers_at(answer)) {
+                let message = format!(
+                    "{node} answers at {}/{} already, for another pod with hostNetwork",
+                    taken.port, taken.protocol
+                );
+                return wrong("spec.containers[].ports", message);
+            }
             place.answers.extend(answers.into_iter().map(named));
             return None;
         }
         for addr in &pod.addresses {
+            if let Some(other) = self.owner(*addr) {
+                let message = format!("{addr} is an address of {other} as well");
+                return wrong("status.podIPs", message);
+            }
             if !of.pod_cidrs.iter().any(|net| net.contains(addr)) {
                 let nets: Vec<String> = of.pod_cidrs.iter().map(ToString::to_string).collect();
                 let nets = nets.join(", ");
@@ -302,12 +388,25 @@ impl Network {
         self.connect(name, &format!("node/{}", node.name), POD_BRIDGE);
     }
 
-    /// A host of any addresses: the router has a route to each.
+    /// A host of any addresses: the router has a route to each. One with an address of the
+    /// nodes' network is in that.
     fn add_client(&mut self, name: &str, says: &str, addresses: Vec<IpAddr>, ports: &[u16]) {
         let mut place = Place::new(Kind::Client, says, addresses.clone());
         let mut own = Vec::new();
+        let near = self.places[ROUTER].bridges[NODES_BRIDGE].clone();
+        let near = |addr: &IpAddr| near.iter().find(|net| net.contains(addr));
+        let bridge = match addresses.iter().find_map(near) {
+            Some(_) => NODES_BRIDGE,
+            None => CLIENTS_BRIDGE,
+        };
         for addr in &addresses {
             let family = Family::of(addr);
+            if let Some(net) = near(addr) {
+                own.extend(within(*addr, net.prefix_len()));
+                let out = Route::via(everywhere(family), net.addr());
+                place.routes.insert(out);
+                continue;
+            }
             let gateway = OUTSIDE[at(family)];
             own.push(IpNet::from(*addr));
             let neighbour = Route::at(gateway.into(), DEVICE);
@@ -315,7 +414,7 @@ impl Network {
                 .routes
                 .extend([neighbour, Route::via(everywhere(family), gateway)]);
             if let Some(router) = self.place(ROUTER) {
-                let to = Route::at(IpNet::from(*addr), CLIENTS_BRIDGE);
+                let to = Route::at(IpNet::from(*addr), bridge);
                 router.routes.insert(to);
             }
         }
@@ -327,7 +426,7 @@ impl Network {
         };
         place.answers = ports.iter().flat_map(|port| both(*port)).collect();
         self.places.insert(name.to_owned(), place);
-        self.connect(name, ROUTER, CLIENTS_BRIDGE);
+        self.connect(name, ROUTER, bridge);
     }
 
     /// Endpoints that no Pod has: on a bridge if a node's podCIDR has the address, else beyond
@@ -406,7 +505,7 @@ impl Network {
         let mut problems = Vec::new();
         let names: Vec<String> = self.places.keys().cloned().collect();
         let mut unknown = |field: String, place: &str| {
-            let near = crate::text::did_you_mean(place, names.iter().map(String::as_str));
+            let near = meant(place, names.iter().map(String::as_str));
             let message = format!("the lab has no {place}{near}");
             problems.push(Problem::error(None, "Topology", field, message));
         };

@@ -45,7 +45,7 @@ pub use around::{Around, Vantage};
 pub use assign::{Wishes, assign};
 pub use client::{Answer, Outcome, PATIENCE, Session, Source, ask, ask_often, open};
 pub use file::Topology;
-pub use layout::{network, pod_place, short};
+pub use layout::{meant, network, place_name, pod_place, short};
 pub use manifest::manifests;
 pub use namespace::Namespace;
 pub use network::{Cable, Kind, Network, Place, Route};
@@ -53,9 +53,10 @@ pub use server::{Answer as Serves, Servers, ports};
 pub use wire::{Namespaces, make};
 
 use crate::apply::{Anew, Installed, Installer, Manner, ThisHost, look};
-use crate::cluster::{Cluster, Protocol};
+use crate::cluster::{Cluster, Node, Protocol};
 use crate::config::{Config, Sysctls};
 use crate::engine::Engine;
+use crate::plan::{NodeContext, plan};
 use crate::problem::{Problem, Severity};
 use crate::source::{self, Loaded};
 
@@ -107,6 +108,8 @@ pub struct Lab {
     pub cluster: Cluster,
     /// Settings, completed but for the node's name.
     pub config: Config,
+    /// The same as they were given.
+    given: Config,
     /// Places and links.
     pub network: Network,
     topology: Topology,
@@ -168,6 +171,7 @@ impl Lab {
     ) -> Result<(Self, Vec<Problem>), LabError> {
         let mut lab = Self {
             cluster: Cluster::default(),
+            given: config.clone(),
             config,
             network: Network::default(),
             topology,
@@ -196,7 +200,7 @@ impl Lab {
     /// Places, links and servers of these objects.
     fn become_of(&mut self, loaded: Loaded) -> Result<Vec<Problem>, LabError> {
         let (mut cluster, mut problems) = (loaded.cluster, loaded.problems);
-        let mut config = self.config.clone();
+        let mut config = self.given.clone();
         let wishes = Wishes {
             nodes: self.topology.nodes,
             families: self
@@ -208,8 +212,21 @@ impl Lab {
         };
         problems.extend(assign(&mut cluster, &mut config, &wishes, &self.cluster));
         let managed = |node: &str| self.on == On::None || self.on.is_on(node);
-        let (new, found) = network(&cluster, &self.topology, managed);
+        let not_route = !config.manage_routes;
+        let (new, found) = network(&cluster, &self.topology, managed, not_route);
         problems.extend(found);
+        let on: Vec<&Node> = cluster.nodes.values().collect();
+        let on = on.into_iter().filter(|node| self.on.is_on(&node.name));
+        if config.manage_routes {
+            problems.extend(layout::far_apart(on.clone()));
+        }
+        // What is odd about Services is on all nodes: one is asked.
+        if let Some(node) = on.clone().next() {
+            let config = config_of(&config, &node.name);
+            let (context, _) = NodeContext::resolve(&cluster, &config, &[]);
+            let (_, found) = plan(&cluster, &config, &context);
+            problems.extend(found);
+        }
         if let On::One(only) = &self.on
             && !cluster.nodes.contains_key(only)
         {
@@ -252,6 +269,7 @@ impl Lab {
             self.namespaces.remove(name);
         }
         new.keep_ports(&old, &gone);
+        wire::forget(&old, &new, &self.namespaces)?;
         wire::make(&new, &mut self.namespaces)?;
         wire::adjust(&new, &self.namespaces)?;
         for (name, place) in &new.places {
@@ -312,15 +330,7 @@ impl Lab {
     /// The settings of a node.
     #[must_use]
     pub fn config_of(&self, node: &str) -> Config {
-        let sysctls = match self.config.sysctls {
-            Sysctls::Ignore => Sysctls::Ignore,
-            Sysctls::Check | Sysctls::Apply => Sysctls::Apply,
-        };
-        Config {
-            node_name: node.to_owned(),
-            sysctls,
-            ..self.config.clone()
-        }
+        config_of(&self.config, node)
     }
 
     /// Installs anew on each node, so that no client is remembered.
@@ -401,15 +411,11 @@ impl Lab {
     /// # Errors
     /// If there is none.
     pub fn namespace(&self, place: &str) -> Result<&Namespace, LabError> {
-        self.namespaces.get(place).ok_or_else(|| self.absent(place))
-    }
-
-    fn absent(&self, place: &str) -> LabError {
-        let names = self.namespaces.keys().map(String::as_str);
-        LabError::Absent(format!(
-            "{place}{}",
-            crate::text::did_you_mean(place, names)
-        ))
+        let found = self.namespaces.get(&place_name(place));
+        found.ok_or_else(|| {
+            let names = self.namespaces.keys().map(String::as_str);
+            LabError::Absent(format!("{place}{}", meant(place, names)))
+        })
     }
 
     /// The places with their namespaces.
@@ -439,6 +445,18 @@ impl Lab {
         let namespace = self.namespace(from)?;
         let asked = namespace.enter(|| ask(Source::default(), protocol, to, PATIENCE));
         asked.map_err(LabError::making(from, "enter its namespace"))
+    }
+}
+
+fn config_of(config: &Config, node: &str) -> Config {
+    let sysctls = match config.sysctls {
+        Sysctls::Ignore => Sysctls::Ignore,
+        Sysctls::Check | Sysctls::Apply => Sysctls::Apply,
+    };
+    Config {
+        node_name: node.to_owned(),
+        sysctls,
+        ..config.clone()
     }
 }
 

@@ -44,7 +44,15 @@ impl Namespace {
     /// If the caller may not: CAP_SYS_ADMIN is needed.
     pub fn new() -> io::Result<Self> {
         let made = thread::spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET)?;
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| {
+                let error = io::Error::from(errno);
+                match error.kind() {
+                    io::ErrorKind::PermissionDenied => {
+                        io::Error::new(error.kind(), format!("{error}; it needs CAP_SYS_ADMIN"))
+                    }
+                    _ => error,
+                }
+            })?;
             for (name, value) in SETTINGS {
                 write(name, value)?;
             }

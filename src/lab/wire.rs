@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
+use ipnet::IpNet;
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 
 use super::LabError;
@@ -59,6 +61,27 @@ pub fn make(network: &Network, namespaces: &mut Namespaces) -> Result<(), LabErr
         .filter(|(name, _)| !new.contains(&name.as_str()))
     {
         inside(&namespaces[name], name, || lead(&place.routes))?;
+    }
+    Ok(())
+}
+
+/// Takes routes away that `old` has and `new` has not, of the places that both have and that
+/// `namespaces` has.
+///
+/// # Errors
+/// Naming the place and what could not be taken away.
+pub fn forget(old: &Network, new: &Network, namespaces: &Namespaces) -> Result<(), LabError> {
+    for (name, place) in &new.places {
+        let (Some(before), Some(namespace)) = (old.places.get(name), namespaces.get(name)) else {
+            continue;
+        };
+        let gone: Vec<&Route> = before.routes.difference(&place.routes).collect();
+        if !gone.is_empty() {
+            inside(namespace, name, || {
+                let request = |to: &IpNet, via, _| wiring::remove_route(to, via);
+                tell_routes(gone, "remove", request, Errno::ESRCH)
+            })?;
+        }
     }
     Ok(())
 }
@@ -217,19 +240,29 @@ fn finish(place: &Place) -> Step {
 fn lead<'a>(routes: impl IntoIterator<Item = &'a Route>) -> Step {
     let mut routes: Vec<&Route> = routes.into_iter().collect();
     routes.sort_by_key(|route| route.via.is_some());
+    tell_routes(routes, "add", wiring::add_route, Errno::EEXIST)
+}
+
+/// Tells each, and that the kernel says it is so already is no error.
+fn tell_routes<'a>(
+    routes: impl IntoIterator<Item = &'a Route>,
+    what: &str,
+    request: impl Fn(&IpNet, Option<IpAddr>, Option<u32>) -> Vec<u8>,
+    already: Errno,
+) -> Step {
     let mut talk = Talk::open()?;
     for Route { to, via, device } in routes {
         let interface = device.as_deref().map(index).transpose()?;
         let by = via
             .map(|via: IpAddr| format!(" via {via}"))
             .unwrap_or_default();
-        let request = wiring::add_route(to, *via, interface);
+        let request = request(to, *via, interface);
         match talk
             .0
             .request(&request, |_| Ok::<(), crate::netlink::ExchangeError>(()))
         {
-            Err(error) if error.refused() != Some(nix::errno::Errno::EEXIST) => {
-                return Err((format!("add the route to {to}{by}"), error.to_string()));
+            Err(error) if error.refused() != Some(already) => {
+                return Err((format!("{what} the route to {to}{by}"), error.to_string()));
             }
             _ => {}
         }

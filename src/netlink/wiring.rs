@@ -134,3 +134,9 @@ pub fn add_route(destination: &IpNet, via: Option<IpAddr>, interface: Option<u32
         }
     })
 }
+
+/// Takes away a route that was added so.
+#[must_use]
+pub fn remove_route(destination: &IpNet, via: Option<IpAddr>) -> Vec<u8> {
+    route::delete(destination, via, 0, STATIC)
+}

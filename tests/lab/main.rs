@@ -4,6 +4,8 @@
 
 mod examples;
 mod objects;
+mod odd;
+mod order;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

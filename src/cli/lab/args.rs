@@ -139,10 +139,12 @@ pub struct ExecArgs {
 pub struct AskArgs {
     /// Who asks: a place
     pub from: String,
-    /// What for: ADDRESS:PORT[/PROTOCOL], or svc/, lb/, node/ or pod/ with a name, as of explain
+    /// What for: ADDRESS:PORT[/PROTOCOL], or svc/, lb/, node/ or pod/ with a name, as of explain;
+    /// or client or router with a port
     pub to: String,
     /// How often, each time over a new connection
-    #[arg(short = 'n', long, default_value_t = 1, value_name = "COUNT")]
+    #[arg(short = 'n', long, default_value_t = 1, value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..))]
     pub count: u32,
     /// How long to wait for each answer
     #[arg(long, default_value = "4s", value_parser = crate::cli::duration::duration, value_name = "TIME")]

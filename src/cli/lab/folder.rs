@@ -1,11 +1,12 @@
 //! Where labs are known by name: `/run/svcnat/labs/NAME/`, for root alone, with the socket of
-//! the process that keeps the lab. A lab whose socket nobody listens to has ended.
+//! the process that keeps the lab. That process has the folder locked (flock) from before there
+//! is a part of the lab until there is none: a lab whose folder nobody has locked has ended.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,10 @@ use crate::undo::network_namespace;
 const ROOT: &str = "/run/svcnat/labs";
 /// How long what runs in a lab may take to end when it is told to.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How long who keeps a lab may take to end.
-const ENDING: Duration = Duration::from_secs(30);
+/// How long who keeps a lab may take to build it, and to end.
+const LONG: Duration = Duration::from_secs(30);
+/// Between two looks.
+const TURN: Duration = Duration::from_millis(5);
 
 /// What is asked of who keeps a lab: a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -141,7 +144,23 @@ fn check(name: &str) -> Result<(), CliError> {
 
 fn host(what: &str, path: &Path) -> impl FnOnce(io::Error) -> CliError {
     let what = format!("cannot {what} {}", path.display());
-    move |error| CliError::Host(format!("{what}: {error}"))
+    move |error| {
+        let root = match error.kind() {
+            ErrorKind::PermissionDenied => "; labs are for root",
+            _ => "",
+        };
+        CliError::Host(format!("{what}: {error}{root}"))
+    }
+}
+
+/// Who has a lab's folder locked.
+enum Held {
+    /// This process, as long as it has the file.
+    Here(File),
+    /// Who keeps the lab, or takes the rest of it away.
+    Elsewhere,
+    /// Nobody: there is no folder.
+    Absent,
 }
 
 impl Folder {
@@ -177,10 +196,7 @@ impl Folder {
             let near = did_you_mean(name, names);
             return Err(CliError::Usage(format!("there is no lab {name}{near}")));
         }
-        let alive: Vec<&Self> = all
-            .iter()
-            .filter(|folder| folder.connect().is_ok())
-            .collect();
+        let alive: Vec<&Self> = all.iter().filter(|folder| folder.is_alive()).collect();
         match alive[..] {
             [only] => Ok(only.clone()),
             [] => match &all[..] {
@@ -199,26 +215,58 @@ impl Folder {
         }
     }
 
-    /// Makes it; what an ended lab left behind is taken away.
-    pub fn make(&self) -> Result<(), CliError> {
-        let mut make = DirBuilder::new();
-        make.mode(0o700);
+    /// Locks the folder, if nobody else has.
+    fn hold(&self) -> io::Result<Held> {
+        loop {
+            let file = match File::open(&self.path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Held::Absent),
+                opened => opened?,
+            };
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(Held::Elsewhere),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+            // Another one may have taken its place meanwhile.
+            let inode = file.metadata()?.ino();
+            if fs::metadata(&self.path).is_ok_and(|now| now.ino() == inode) {
+                return Ok(Held::Here(file));
+            }
+        }
+    }
+
+    /// Is it being built, there, or being taken down?
+    pub fn is_alive(&self) -> bool {
+        matches!(self.hold(), Ok(Held::Elsewhere))
+    }
+
+    /// Makes it, and locks it for as long as the file is open; what an ended lab left behind is
+    /// taken away.
+    pub fn make(&self) -> Result<File, CliError> {
         let root = DirBuilder::new().recursive(true).mode(0o700).create(ROOT);
         root.map_err(host("make", Path::new(ROOT)))?;
-        for _ in 0..2 {
-            match make.create(&self.path) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                made => return made.map_err(host("make", &self.path)),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let made = match DirBuilder::new().mode(0o700).create(&self.path) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+                made => made.map(|()| true).map_err(host("make", &self.path))?,
+            };
+            match self.hold().map_err(host("lock", &self.path))? {
+                Held::Here(lock) if made => return Ok(lock),
+                Held::Here(_lock) => self.clear()?,
+                Held::Absent => {}
+                // Who takes the rest of one away, or only looks, is soon done.
+                Held::Elsewhere if self.connect().is_err() && Instant::now() < deadline => {
+                    std::thread::sleep(TURN);
+                }
+                Held::Elsewhere => {
+                    let name = &self.name;
+                    return Err(CliError::Usage(format!(
+                        "there is a lab {name} already: svcnat lab down --name {name}, or another --name"
+                    )));
+                }
             }
-            if self.connect().is_ok() {
-                break;
-            }
-            self.clear()?;
         }
-        let name = &self.name;
-        Err(CliError::Usage(format!(
-            "there is a lab {name} already: svcnat lab down --name {name}, or another --name"
-        )))
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -238,13 +286,29 @@ impl Folder {
     }
 
     /// Notes which namespaces are the lab's, by the kernel's cookies: no other gets one of
-    /// these numbers.
+    /// these numbers. What runs in those that were and are not any more is ended, as what ran
+    /// in a pod is.
     pub fn note<'a>(&self, all: impl Iterator<Item = &'a Namespace>) -> io::Result<()> {
-        let mut file = File::create(self.namespaces())?;
+        let mut gone = self.noted();
+        let mut text = String::new();
         for namespace in all {
-            writeln!(file, "{}", namespace.enter(network_namespace)??)?;
+            let cookie = namespace.enter(network_namespace)??;
+            gone.remove(&cookie);
+            text += &format!("{cookie}\n");
+        }
+        let new = self.namespaces().with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(new, self.namespaces())?;
+        if !gone.is_empty() {
+            end_all_in(&gone);
         }
         Ok(())
+    }
+
+    /// The namespaces that were noted last, none before.
+    fn noted(&self) -> BTreeSet<u64> {
+        let noted = fs::read_to_string(self.namespaces()).unwrap_or_default();
+        noted.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Links to the places' namespaces, for this program and others: who is told of a pod may
@@ -259,7 +323,14 @@ impl Folder {
             _ => fs::create_dir(&folder)?,
         }
         for (name, namespace) in all {
-            symlink(namespace.path(), folder.join(name.replace('/', "_")))?;
+            // Names of files are shorter than those that objects may have.
+            let name: String = name.replace('/', "_").chars().take(200).collect();
+            let link = folder.join(&name);
+            let link = match link.symlink_metadata() {
+                Ok(_) => folder.join(format!("{name}-{}", namespace.as_fd().as_raw_fd())),
+                Err(_) => link,
+            };
+            symlink(namespace.path(), link)?;
         }
         Ok(())
     }
@@ -267,6 +338,17 @@ impl Folder {
     /// Talks to who keeps the lab.
     pub fn connect(&self) -> io::Result<UnixStream> {
         UnixStream::connect(self.socket())
+    }
+
+    /// The same as soon as the lab is built.
+    fn reach(&self) -> io::Result<UnixStream> {
+        let deadline = Instant::now() + LONG;
+        loop {
+            match self.connect() {
+                Err(_) if self.is_alive() && Instant::now() < deadline => std::thread::sleep(TURN),
+                done => return done,
+            }
+        }
     }
 
     /// Asks who keeps it.
@@ -278,7 +360,7 @@ impl Folder {
             )),
             _ => CliError::Host(format!("the lab {name} does not answer: {error}")),
         };
-        let mut stream = self.connect().map_err(ended)?;
+        let mut stream = self.reach().map_err(ended)?;
         let mut line = serde_json::to_string(request).map_err(|e| ended(e.into()))?;
         line.push('\n');
         stream.write_all(line.as_bytes()).map_err(ended)?;
@@ -286,6 +368,9 @@ impl Folder {
         BufReader::new(&stream)
             .read_line(&mut answer)
             .map_err(ended)?;
+        if answer.is_empty() {
+            return Err(ended(ErrorKind::ConnectionRefused.into()));
+        }
         let reply = serde_json::from_str(&answer).map_err(|error| ended(error.into()))?;
         match reply {
             Reply::Failed { why, input: true } => Err(CliError::Usage(why)),
@@ -305,32 +390,36 @@ impl Folder {
         }
     }
 
-    /// Ends it, whether it still runs or not, and waits until it is gone.
+    /// Ends it, whether it is being built, runs or has ended, and waits until it is gone.
     pub fn down(&self) -> Result<(), CliError> {
-        if let Ok(stream) = self.connect() {
-            let keeper = getsockopt(&stream.as_fd(), PeerCredentials).ok();
-            // It hears one after the other.
-            drop(stream);
-            self.ask(&Request::Down)?;
-            let deadline = Instant::now() + ENDING;
-            while self.connect().is_ok() {
-                if Instant::now() > deadline {
-                    let pid = keeper
-                        .map_or_else(String::new, |peer| format!(" (process {})", peer.pid()));
-                    let name = &self.name;
-                    return Err(CliError::Host(format!("the lab {name}{pid} does not end")));
-                }
-                std::thread::sleep(Duration::from_millis(5));
+        let deadline = Instant::now() + LONG;
+        let mut keeper = None;
+        let mut told = false;
+        loop {
+            match self.hold().map_err(host("lock", &self.path))? {
+                Held::Absent => return Ok(()),
+                Held::Here(_lock) => return self.clear(),
+                Held::Elsewhere => {}
             }
+            if !told && let Ok(stream) = self.connect() {
+                keeper = getsockopt(&stream.as_fd(), PeerCredentials).ok();
+                // It hears one after the other.
+                drop(stream);
+                // It may be told by another at the same time, and end before it answers.
+                told = self.ask(&Request::Down).is_ok();
+            }
+            if Instant::now() > deadline {
+                let pid = keeper.map_or_else(String::new, |p| format!(" (process {})", p.pid()));
+                let name = &self.name;
+                return Err(CliError::Host(format!("the lab {name}{pid} does not end")));
+            }
+            std::thread::sleep(TURN);
         }
-        self.clear()
     }
 
     /// Ends what still runs in its namespaces, and removes the folder.
     pub fn clear(&self) -> Result<(), CliError> {
-        let noted = fs::read_to_string(self.namespaces()).unwrap_or_default();
-        let cookies: BTreeSet<u64> = noted.lines().filter_map(|line| line.parse().ok()).collect();
-        end_all_in(&cookies);
+        end_all_in(&self.noted());
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(host("remove", &self.path)(error))

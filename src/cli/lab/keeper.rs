@@ -17,6 +17,7 @@ use super::folder::{Folder, PlaceView, Reply, Request, ServiceView, View};
 use crate::cli::error::CliError;
 use crate::cli::inputs;
 use crate::cli::say::report;
+use crate::cluster::ServiceType;
 use crate::lab::{Kind, Lab, LabError, On, Topology, manifests, ports};
 use crate::problem::Severity;
 use crate::source::{self, Input};
@@ -80,7 +81,9 @@ pub fn keep(args: &UpArgs) -> Result<u8, CliError> {
     ending
         .thread_block()
         .map_err(|error| CliError::Host(format!("the lab's signals: {error}")))?;
-    folder.make()?;
+    let lock = folder.make()?;
+    // Each place has files and sockets. Where it cannot be raised the lab may still be small.
+    crate::observe::raise_descriptor_limit().ok();
     let kept = build(args, &folder).and_then(|(lab, listener)| {
         let in_the_background = detach(&folder);
         in_the_background.map_err(|error| CliError::Host(format!("the lab's log: {error}")))?;
@@ -90,6 +93,7 @@ pub fn keep(args: &UpArgs) -> Result<u8, CliError> {
     if kept.is_err() {
         folder.clear()?;
     }
+    drop(lock);
     kept
 }
 
@@ -185,7 +189,7 @@ fn serve(mut lab: Lab, listener: &UnixListener, folder: &Folder, ending: SigSet)
             break;
         }
     }
-    // The socket first: who waits for the end may clear the folder then.
+    // Nobody is to come any more; whoever waits for the end waits for the lock.
     fs::remove_file(folder.socket()).ok();
 }
 
@@ -308,14 +312,14 @@ fn view(lab: &Lab, folder: &Folder) -> View {
                         })
                 });
                 let mut endpoints: Vec<String> = endpoints.collect();
-                endpoints.sort();
+                endpoints.sort_by_key(|name| super::show::counted(name));
                 endpoints.dedup();
                 ServiceView {
                     name: service.name.to_string(),
-                    at: if service.headless {
-                        vec!["headless".to_owned()]
-                    } else {
-                        at.chain(nodes).collect()
+                    at: match service.service_type {
+                        _ if service.headless => vec!["headless".to_owned()],
+                        ServiceType::ExternalName => vec!["a name of others".to_owned()],
+                        _ => at.chain(nodes).collect(),
                     },
                     endpoints,
                 }

@@ -19,9 +19,8 @@ use super::args::Output;
 use super::error::CliError;
 use super::inputs;
 use super::say::say;
-use crate::lab::Namespace;
+use crate::lab::{Namespace, meant, place_name};
 use crate::progress::Progress;
-use crate::text::did_you_mean;
 
 pub fn run(verb: &LabVerb, out: &mut impl Write) -> Result<u8, CliError> {
     match verb {
@@ -39,9 +38,6 @@ pub fn run(verb: &LabVerb, out: &mut impl Write) -> Result<u8, CliError> {
 fn up(args: &UpArgs, out: &mut impl Write) -> Result<u8, CliError> {
     inputs::given(&args.inputs)?;
     let folder = Folder::of(&args.name)?;
-    if folder.connect().is_ok() {
-        folder.make()?;
-    }
     Progress::during("building the lab", keeper::start)?;
     let view = folder.view()?;
     show::draw(&view, out)?;
@@ -52,7 +48,11 @@ fn list(args: &ListArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let labs = Folder::all()?;
     let views: Vec<(String, Option<View>)> = labs
         .iter()
-        .map(|folder| (folder.name.clone(), folder.view().ok()))
+        .map(|folder| {
+            // One that is being built is not waited for.
+            let view = folder.connect().ok().and_then(|_| folder.view().ok());
+            (folder.name.clone(), view)
+        })
         .collect();
     if args.output == Output::Json {
         let rows: Vec<_> = views
@@ -62,8 +62,9 @@ fn list(args: &ListArgs, out: &mut impl Write) -> Result<u8, CliError> {
         writeln!(out, "{}", json!(rows))?;
         return Ok(0);
     }
-    for (name, view) in views {
+    for (folder, (name, view)) in labs.iter().zip(views) {
         match view {
+            None if folder.is_alive() => writeln!(out, "{name}  is being built or taken down")?,
             None => writeln!(
                 out,
                 "{name}  ended: svcnat lab down --name {name} takes the rest away"
@@ -89,10 +90,10 @@ fn list(args: &ListArgs, out: &mut impl Write) -> Result<u8, CliError> {
 
 /// The namespace of a place.
 fn namespace(view: &View, place: &str) -> Result<PathBuf, CliError> {
-    if let Some(found) = view.places.get(place) {
+    if let Some(found) = view.places.get(&place_name(place)) {
         return Ok(found.namespace.clone());
     }
-    let near = did_you_mean(place, view.places.keys().map(String::as_str));
+    let near = meant(place, view.places.keys().map(String::as_str));
     Err(CliError::Usage(format!(
         "the lab {} has no {place}{near} (svcnat lab show)",
         view.name

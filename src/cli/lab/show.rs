@@ -7,6 +7,9 @@ use super::folder::{Folder, PlaceView, View};
 use crate::cli::args::Output;
 use crate::cli::error::CliError;
 
+/// So many endpoints are drawn with their names.
+const MANY: usize = 8;
+
 pub fn run(args: &ShowArgs, out: &mut impl Write) -> Result<u8, CliError> {
     let view = Folder::meant(args.lab.name.as_deref())?.view()?;
     match args.output {
@@ -38,14 +41,21 @@ pub fn draw(view: &View, out: &mut impl Write) -> std::io::Result<()> {
         };
         lines.push((format!("   {branch}{name}"), place));
         let own = of("pod").filter(|(_, pod)| name.strip_prefix("node/") == pod.node.as_deref());
-        for (last, (name, pod)) in with_last(own) {
+        let mut own: Vec<_> = own.collect();
+        own.sort_by_key(|(name, _)| counted(name));
+        for (last, (name, pod)) in with_last(own.into_iter()) {
             let branch = if last { "└─ " } else { "├─ " };
             lines.push((format!("   {trunk}{branch}{name}"), pod));
         }
     }
     let width = lines.iter().map(|(text, _)| text.chars().count()).max();
-    for (text, place) in &lines {
-        let line = format!("{text:width$}  {}", told(place), width = width.unwrap_or(0));
+    let width = width.unwrap_or(0);
+    let told: Vec<(String, String)> = lines.iter().map(|(_, place)| told(place)).collect();
+    // The addresses of places that have more to tell.
+    let more = told.iter().filter(|(_, more)| !more.is_empty());
+    let column = more.map(|(own, _)| own.len()).max().unwrap_or(0);
+    for ((text, _), (own, more)) in lines.iter().zip(&told) {
+        let line = format!("{text:width$}  {own:column$}  {more}");
         writeln!(out, "{}", line.trim_end())?;
     }
     let width = view
@@ -56,12 +66,17 @@ pub fn draw(view: &View, out: &mut impl Write) -> std::io::Result<()> {
     for service in &view.services {
         let name = &service.name;
         let to = match &service.endpoints[..] {
-            [] => "nobody".to_owned(),
-            some => some.join(", "),
+            // Names alone: there is nothing to lead anywhere.
+            [] if service.at.iter().all(|at| !at.contains('/')) => String::new(),
+            [] => " -> nobody".to_owned(),
+            some if some.len() > MANY => {
+                format!(" -> {}, ... ({})", some[..MANY].join(", "), some.len())
+            }
+            some => format!(" -> {}", some.join(", ")),
         };
         writeln!(
             out,
-            "{name:width$}  {} -> {to}",
+            "{name:width$}  {}{to}",
             service.at.join(", "),
             width = width.unwrap_or(0)
         )?;
@@ -78,18 +93,25 @@ fn with_last<T>(all: impl Iterator<Item = T>) -> impl Iterator<Item = (bool, T)>
     })
 }
 
+/// A name for sorting: `web-2` comes before `web-10`.
+pub fn counted(name: &str) -> (String, usize, String) {
+    let before = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    let number = &name[before.len()..];
+    (before.to_owned(), number.len(), number.to_owned())
+}
+
 /// Addresses, and where it answers.
-fn told(place: &PlaceView) -> String {
+fn told(place: &PlaceView) -> (String, String) {
     let addresses: Vec<String> = place.addresses.iter().map(ToString::to_string).collect();
-    let mut text = addresses.join(" ");
+    let mut more = Vec::new();
     if !place.bridge.is_empty() {
-        text += &format!("  docker0 {}", place.bridge.join(" "));
+        more.push(format!("docker0 {}", place.bridge.join(" ")));
     }
     if place.svcnat == Some(false) {
-        text += "  without svcnat";
+        more.push("without svcnat".to_owned());
     }
     if !place.ports.is_empty() {
-        text += &format!("  answers at {}", place.ports.join(", "));
+        more.push(format!("answers at {}", place.ports.join(", ")));
     }
-    text
+    (addresses.join(" "), more.join("  "))
 }
