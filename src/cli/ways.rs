@@ -150,8 +150,9 @@ fn walked(
         (to, &leg.hops)
     });
     for (to, hops) in std::iter::once((packet.destination, &path.hops)).chain(legs) {
-        // What our rules refuse is the inputs' business.
-        let ends = hops.iter().find(|hop| hop.state == State::Broken);
+        // What our rules refuse is the inputs' business, and the client is one of many.
+        let mut hops = hops.iter().filter(|hop| hop.at != At::Client);
+        let ends = hops.find(|hop| hop.state == State::Broken);
         if let Some(hop) = ends.filter(|hop| hop.at != At::Svcnat) {
             broken(to, hop);
         }

@@ -276,6 +276,12 @@ impl<'a, 'p> Walk<'a, 'p> {
                     self.packet.ct_mark = number(&registers, *from);
                     continue;
                 }
+                Expr::SetZone(from) => {
+                    let bytes = from
+                        .and_then(|at| Some([read(&registers, at)?, read(&registers, at + 1)?]));
+                    self.packet.zone = bytes.map(u16::from_ne_bytes);
+                    continue;
+                }
                 Expr::Notrack => {
                     self.packet.untracked = true;
                     continue;

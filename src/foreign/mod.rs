@@ -272,6 +272,8 @@ pub enum Expr {
     SetMark(Register),
     /// Sets the connection's mark.
     SetCtMark(Register),
+    /// Sets the conntrack zone; that of one direction only is not followed.
+    SetZone(Option<Register>),
     /// One of so many numbers from the last one on, by chance or in turn.
     Number(Register, u32, u32),
     /// The connection is not tracked: nothing translates it.

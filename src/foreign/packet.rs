@@ -43,6 +43,8 @@ pub struct Packet {
     pub ct_mark: Option<u32>,
     /// A rule said that the connection is not to be tracked.
     pub untracked: bool,
+    /// The conntrack zone that rules give it; `None` if that is not known.
+    pub zone: Option<u16>,
     /// What the client asked for, if that was translated.
     pub asked: Option<(IpAddr, u16)>,
     /// The source of the first packet was translated.
@@ -74,6 +76,7 @@ impl Packet {
             mark: Some(0),
             ct_mark: Some(0),
             untracked: false,
+            zone: Some(0),
             asked: None,
             masqueraded: false,
             bridge: None,
@@ -94,6 +97,7 @@ impl Packet {
             oif: Device::None,
             next_hop: None,
             mark: Some(0),
+            zone: Some(0),
             ..self.clone()
         }
     }
@@ -389,7 +393,7 @@ impl Packet {
             ct::SRC | ct::SRC_IP | ct::SRC_IP6 => Some(octets(self.asking().0)),
             ct::PROTOCOL => Some(vec![self.protocol.number()]),
             ct::PROTO_DST => port.map(|port| port.to_be_bytes().to_vec()),
-            ct::ZONE => Some(vec![0; 2]),
+            ct::ZONE => self.zone.map(|zone| zone.to_ne_bytes().to_vec()),
             _ => None,
         }
     }

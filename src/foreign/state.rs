@@ -54,6 +54,7 @@ pub(super) struct State {
     mark: Option<u32>,
     ct_mark: Option<u32>,
     untracked: bool,
+    zone: Option<u16>,
 }
 
 impl State {
@@ -62,6 +63,7 @@ impl State {
             mark: packet.mark,
             ct_mark: packet.ct_mark,
             untracked: packet.untracked,
+            zone: packet.zone,
         }
     }
 
@@ -69,6 +71,7 @@ impl State {
         packet.mark = self.mark;
         packet.ct_mark = self.ct_mark;
         packet.untracked = self.untracked;
+        packet.zone = self.zone;
     }
 
     /// Either this or that: what both agree on. That a connection is not tracked is said only
@@ -79,6 +82,7 @@ impl State {
             mark: same(self.mark, other.mark),
             ct_mark: same(self.ct_mark, other.ct_mark),
             untracked: self.untracked && other.untracked,
+            zone: self.zone.filter(|_| self.zone == other.zone),
         }
     }
 }

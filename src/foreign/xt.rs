@@ -407,8 +407,13 @@ pub(super) fn changes(name: &str, revision: u32, info: &[u8], packet: &mut Packe
         }
         "CONNMARK" => connmark(revision, info, packet),
         "NOTRACK" => packet.untracked = true,
-        // struct xt_ct_target_info begins with flags, XT_CT_NOTRACK the first.
-        "CT" => packet.untracked |= u16_at(info, 0)? & 1 != 0,
+        // struct xt_ct_target_info begins with flags (XT_CT_NOTRACK, XT_CT_NOTRACK_ALIAS, and that
+        // the zone is one direction's or the mark) and a zone.
+        "CT" => {
+            let flags = u16_at(info, 0)?;
+            packet.untracked |= flags & 1 != 0;
+            packet.zone = u16_at(info, 2).filter(|_| flags & !3 == 0);
+        }
         "HMARK" => packet.mark = None,
         "AUDIT" | "CHECKSUM" | "CLASSIFY" | "CONNSECMARK" | "DSCP" | "ECN" | "HL" | "IDLETIMER"
         | "LED" | "LOG" | "NFLOG" | "RATEEST" | "SECMARK" | "SET" | "TCPMSS" | "TCPOPTSTRIP"

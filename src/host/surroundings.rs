@@ -24,8 +24,9 @@ use crate::foreign::{self, Found, Rules};
 use crate::net::{Endpoint, Family, Protocol};
 use crate::netlink::exchange::Exchange;
 use crate::netlink::socket::Bus;
-use crate::netlink::{ExchangeError, Nfnetlink, link, neighbour, route};
+use crate::netlink::{self, ExchangeError, Nfnetlink, link, neighbour, route};
 use crate::path::{Listener, Neighbour, Node, PodLink, Route, RouteQuestion};
+use crate::text::printable;
 
 /// Folders in which container runtimes keep the namespaces of pods.
 const NAMESPACES: [&str; 2] = ["/run/netns", "/run/docker/netns"];
@@ -40,9 +41,30 @@ struct Namespace {
     interfaces: Vec<Interface>,
 }
 
+/// Whom the kernel is asked as.
+enum Asker {
+    /// This thread's network namespace.
+    Here(Exchange),
+    /// Another.
+    There(PathBuf),
+}
+
+impl Asker {
+    /// `None` if it cannot be asked.
+    fn ask<T: Send>(&mut self, work: impl FnOnce(&mut Exchange) -> T + Send) -> Option<T> {
+        match self {
+            Self::Here(exchange) => Some(work(exchange)),
+            Self::There(path) => {
+                let exchange = || Exchange::open(Bus::Route).ok();
+                inside(path, || Some(work(&mut exchange()?)))?
+            }
+        }
+    }
+}
+
 /// This network namespace, asked when something has to be known.
 pub struct Surroundings {
-    exchange: Exchange,
+    asker: Asker,
     interfaces: Vec<Interface>,
     /// Their addresses.
     local: BTreeSet<IpAddr>,
@@ -59,6 +81,8 @@ pub struct Surroundings {
     /// Links of pods that were asked for, and which pods send to whom without a router.
     links: HashMap<IpAddr, Option<PodLink>>,
     on_link: HashMap<(IpAddr, IpAddr), bool>,
+    /// Pods that were asked for, as hosts of their own.
+    pods: HashMap<IpAddr, Option<Box<Self>>>,
 }
 
 impl Surroundings {
@@ -68,9 +92,12 @@ impl Surroundings {
     /// If the kernel cannot be asked for interfaces.
     pub fn new(others: Rules) -> Result<Self, HostError> {
         let exchange = Exchange::open(Bus::Route).map_err(HostError::of("look up a route"))?;
-        let interfaces = interfaces::list()?;
-        Ok(Self {
-            exchange,
+        Ok(Self::of(Asker::Here(exchange), interfaces::list()?, others))
+    }
+
+    fn of(asker: Asker, interfaces: Vec<Interface>, others: Rules) -> Self {
+        Self {
+            asker,
             local: local_addresses(&interfaces),
             interfaces,
             others: Arc::new(others),
@@ -80,7 +107,8 @@ impl Surroundings {
             namespaces: None,
             links: HashMap::new(),
             on_link: HashMap::new(),
-        })
+            pods: HashMap::new(),
+        }
     }
 
     fn interface(&self, index: u32) -> Option<&Interface> {
@@ -102,14 +130,10 @@ impl Surroundings {
 
     /// True if packets of this node to an address go somewhere.
     pub fn leads_to(&mut self, address: IpAddr) -> bool {
-        let question = RouteQuestion {
-            source: None,
-            destination: address,
-            iif: None,
-            mark: 0,
-            transport: None,
-        };
-        matches!(self.route(&question), Some(Route::Device { .. }))
+        matches!(
+            self.route(&RouteQuestion::to(address)),
+            Some(Route::Device { .. })
+        )
     }
 
     /// Where an address is among the namespaces of this machine: the namespace, the interface that
@@ -117,7 +141,10 @@ impl Surroundings {
     /// with pods of their own: it is the one at the other end of a link of ours. One without a link
     /// to us is believed if nobody else has the address, and it is on no bridge of ours.
     fn place(&mut self, address: IpAddr) -> Option<(PathBuf, Interface, Option<&Interface>)> {
-        let exchange = &mut self.exchange;
+        // From a pod no other is looked for.
+        let Asker::Here(exchange) = &mut self.asker else {
+            return None;
+        };
         let namespaces = (self.namespaces).get_or_insert_with(|| namespaces(exchange));
         let has = |i: &&Interface| i.addresses.iter().any(|net| net.addr() == address);
         let all = namespaces.iter().filter_map(|namespace| {
@@ -128,7 +155,8 @@ impl Surroundings {
         let (linked, apart): (Vec<_>, Vec<_>) = all.partition(|(.., ours)| ours.is_some());
         let mut bridges = (self.interfaces.iter()).filter(|i| i.kind == Kind::Bridge);
         let (namespace, theirs, ours) = match (&linked[..], &apart[..]) {
-            ([one, ..], _) => *one,
+            // Two pods with one address: which of them is met is not known.
+            ([one, more @ ..], _) if more.iter().all(|more| more.2 == one.2) => *one,
             ([], [one]) if !bridges.any(|bridge| bridge.has_on_link(address)) => *one,
             _ => return None,
         };
@@ -173,19 +201,20 @@ impl Surroundings {
         })
     }
 
+    fn find_pod(&mut self, address: IpAddr) -> Option<Box<Self>> {
+        let (path, ..) = self.place(address)?;
+        let (interfaces, others) = inside(&path, || {
+            let mut kernel = Nfnetlink::open().ok()?;
+            let others = netlink::others(&mut kernel).ok()?;
+            Some((interfaces::list().ok()?, others))
+        })??;
+        Some(Box::new(Self::of(Asker::There(path), interfaces, others)))
+    }
+
     fn finds_on_link(&mut self, pod: IpAddr, to: IpAddr) -> Option<bool> {
         let (place, ..) = self.place(pod)?;
-        let question = RouteQuestion {
-            source: None,
-            destination: to,
-            iif: None,
-            mark: 0,
-            transport: None,
-        };
-        let route = inside(&place, || {
-            let mut exchange = Exchange::open(Bus::Route).ok()?;
-            look_up(&mut exchange, &question)
-        })??;
+        let question = RouteQuestion::to(to);
+        let route = Asker::There(place).ask(|exchange| look_up(exchange, &question))??;
         Some(matches!(route, Route::Device { via: None, .. }))
     }
 
@@ -260,7 +289,8 @@ impl Node for Surroundings {
         if let Some(known) = self.routes.get(question) {
             return known.clone();
         }
-        let found = look_up(&mut self.exchange, question);
+        let found = (self.asker).ask(|exchange| look_up(exchange, question));
+        let found = found.flatten();
         self.routes.insert(question.clone(), found.clone());
         found
     }
@@ -284,14 +314,17 @@ impl Node for Surroundings {
     }
 
     fn neighbour(&mut self, device: u32, address: IpAddr) -> Neighbour {
-        let mut found = None;
         let request = neighbour::get(device, address);
-        let answer: Result<bool, ExchangeError> = self.exchange.request(&request, |message| {
-            found = neighbour::decode(message)?.or(found);
-            Ok(())
+        let entry = self.asker.ask(|exchange| {
+            let mut found = None;
+            let answer: Result<bool, ExchangeError> = exchange.request(&request, |message| {
+                found = neighbour::decode(message)?.or(found);
+                Ok(())
+            });
+            found.filter(|_| answer.is_ok())
         });
-        match (answer, found) {
-            (Ok(_), Some(entry)) if entry.answers => {
+        match entry.flatten() {
+            Some(entry) if entry.answers => {
                 // Of a pod that is at the other end of a link of ours, it is known.
                 let theirs = self.place(address);
                 let theirs = theirs.and_then(|(_, theirs, ours)| ours.and(theirs.mac));
@@ -300,8 +333,8 @@ impl Node for Surroundings {
                     _ => Neighbour::Known,
                 }
             }
-            (Ok(_), Some(_)) => Neighbour::Silent,
-            _ => Neighbour::Unasked,
+            Some(_) => Neighbour::Silent,
+            None => Neighbour::Unasked,
         }
     }
 
@@ -321,6 +354,21 @@ impl Node for Surroundings {
         let found = self.finds_on_link(pod, to).unwrap_or(false);
         self.on_link.insert((pod, to), found);
         found
+    }
+
+    fn pod(&mut self, address: IpAddr) -> Option<(String, &mut Self)> {
+        if self.is_local(address) {
+            return None;
+        }
+        if !self.pods.contains_key(&address) {
+            let found = self.find_pod(address);
+            self.pods.insert(address, found);
+        }
+        let pod = self.pods.get_mut(&address)?.as_deref_mut()?;
+        let Asker::There(path) = &pod.asker else {
+            return None;
+        };
+        Some((printable(&path.to_string_lossy()).into_owned(), pod))
     }
 
     fn setting(&self, path: &str) -> Option<String> {
@@ -359,6 +407,11 @@ impl Node for Surroundings {
     }
 
     fn element(&mut self, of: (foreign::Family, &str), set: &str, key: &[u8]) -> Found {
+        if let Asker::There(path) = &self.asker {
+            let kernel = || Nfnetlink::open().ok();
+            let found = inside(path, || Some(kernel()?.holds_key(of, set, key)));
+            return found.flatten().unwrap_or(Found::Unknown);
+        }
         if self.kernel.is_none() {
             self.kernel = Nfnetlink::open().ok();
         }

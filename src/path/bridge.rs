@@ -181,6 +181,7 @@ impl<N: Node> Way<'_, N> {
 
     /// A packet from one pod to another's own address, on one bridge: nothing routes it.
     pub(super) fn bridged(&mut self, packet: &Packet, ports: &Ports, ours: &Ours<'_>) -> Path {
+        self.leaves_client(packet);
         let (name, bridge) = (&ports.from.name, &ports.name);
         let found = format!("by {name}, to another port of {bridge}: nothing routes it");
         self.note(At::Arrives, State::Fine, found, None);
@@ -210,6 +211,7 @@ impl<N: Node> Way<'_, N> {
         self.between(ports, called, &mut seen);
         self.link(ports.bridge, packet.destination, false);
         self.listener(&seen);
+        self.at_endpoint(&seen);
         self.answer(&seen, Hook::Prerouting, Some(ports.bridge), false);
         path.legs.push(Leg {
             to: None,

@@ -51,7 +51,10 @@ pub fn follow(node: &mut impl Node, packet: &Packet, ours: &Ours<'_>) -> Path {
     {
         return way.bridged(packet, &ports, ours);
     }
-    let iif = way.arrival(packet);
+    if !packet.from_node && packet.iif.is_none() {
+        way.leaves_client(packet);
+    }
+    let iif = way.arrival(packet, ours.pods);
     let oif = match packet.from_node {
         true => way.sent(packet.destination),
         false => Device::None,
@@ -200,6 +203,7 @@ fn leg<N: Node>(
             }
             way.neighbour(index, via.unwrap_or(destination));
             way.listener(&seen);
+            way.at_endpoint(&seen);
             Some(index)
         }
         Route::Refused(_) => return std::mem::take(&mut way.hops),

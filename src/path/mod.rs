@@ -2,9 +2,11 @@
 //! hook, routes, neighbours, the endpoint, and the answer's way back. Pure: what the host says is
 //! asked through [`Node`].
 
+mod answer;
 mod asked;
 mod bridge;
 mod follow;
+mod pod;
 mod say;
 mod way;
 
@@ -31,6 +33,8 @@ pub enum State {
 /// What is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum At {
+    /// The client's pod, as a host of its own.
+    Client,
     /// How the packet comes to this node.
     Arrives,
     /// How this node sends it.
@@ -49,7 +53,7 @@ pub enum At {
     Neighbour,
     /// This node's end of the link to a pod.
     Link,
-    /// Who listens there.
+    /// Who listens there, and what the endpoint's pod does as a host of its own.
     Endpoint,
     /// What a real packet met.
     Probe,
@@ -58,6 +62,7 @@ pub enum At {
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (is_answer, name) = match self {
+            Self::Client => (false, "client"),
             Self::Arrives => (false, "arrives"),
             Self::Sent => (false, "sent"),
             Self::Hook(hook, is_answer) => (*is_answer, hook.nft_name()),
@@ -141,6 +146,20 @@ pub struct RouteQuestion {
     pub transport: Option<(Protocol, u16, u16)>,
 }
 
+impl RouteQuestion {
+    /// What this host sends to an address.
+    #[must_use]
+    pub const fn to(destination: IpAddr) -> Self {
+        Self {
+            source: None,
+            destination,
+            iif: None,
+            mark: 0,
+            transport: None,
+        }
+    }
+}
+
 /// What becomes of a packet, as the routing tables have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -173,7 +192,7 @@ pub enum Neighbour {
 }
 
 /// What is asked of the host.
-pub trait Node {
+pub trait Node: Sized {
     /// True if an address is this host's.
     fn is_local(&self, address: IpAddr) -> bool;
     /// Where a packet goes; `None` if the kernel could not be asked.
@@ -191,6 +210,8 @@ pub trait Node {
     fn link(&mut self, address: IpAddr) -> Option<PodLink>;
     /// True if the pod with one address sends to the other without a router.
     fn is_on_link(&mut self, pod: IpAddr, to: IpAddr) -> bool;
+    /// A pod as a host of its own, and where its namespace is; `None` if that cannot be known here.
+    fn pod(&mut self, address: IpAddr) -> Option<(String, &mut Self)>;
     /// A setting under /proc/sys.
     fn setting(&self, path: &str) -> Option<String>;
     /// Tracked connections, and how many there may be.

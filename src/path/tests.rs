@@ -72,6 +72,9 @@ impl Node for Host {
     fn is_on_link(&mut self, _: IpAddr, _: IpAddr) -> bool {
         false
     }
+    fn pod(&mut self, _: IpAddr) -> Option<(String, &mut Self)> {
+        None
+    }
     fn setting(&self, path: &str) -> Option<String> {
         self.settings.get(path).cloned()
     }

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::asked::Asked;
 use super::follow::Ours;
 use super::say::{outcome, owner, refused};
@@ -34,18 +36,11 @@ impl<N: Node> Way<'_, N> {
     }
 
     /// The device that packets from the client come in by: as said, or as the way back to it is.
-    pub(super) fn arrival(&mut self, packet: &Packet) -> Device {
+    pub(super) fn arrival(&mut self, packet: &Packet, pods: &[IpNet]) -> Device {
         if packet.from_node {
             return Device::None;
         }
-        let back = RouteQuestion {
-            source: None,
-            destination: packet.source,
-            iif: None,
-            mark: 0,
-            transport: None,
-        };
-        let route = self.node.route(&back);
+        let route = self.node.route(&RouteQuestion::to(packet.source));
         if let Some(name) = &packet.iif {
             self.note(At::Arrives, State::Fine, format!("by {name}"), None);
             return match self.node.index(name) {
@@ -54,6 +49,14 @@ impl<N: Node> Way<'_, N> {
             };
         }
         match route {
+            Some(Route::Device {
+                index,
+                via: Some(via),
+                ..
+            }) if pods.iter().any(|pods| pods.contains(&packet.source)) => {
+                let name = self.astray(At::Arrives, packet.source, via, index);
+                Device::Known(name, index)
+            }
             Some(Route::Device { index, via, .. }) => {
                 let (name, wrong) = self.node.device(index);
                 let by = via.map_or_else(String::new, |via| format!(", by way of {via}"));
@@ -86,14 +89,7 @@ impl<N: Node> Way<'_, N> {
 
     /// What this node sends is routed once before it is translated: by which device.
     pub(super) fn sent(&mut self, to: IpAddr) -> Device {
-        let question = RouteQuestion {
-            source: None,
-            destination: to,
-            iif: None,
-            mark: 0,
-            transport: None,
-        };
-        match self.node.route(&question) {
+        match self.node.route(&RouteQuestion::to(to)) {
             Some(Route::Refused(errno)) => {
                 let found = format!(
                     "this node itself has no route to {to}, which it needs before the address is \
@@ -271,19 +267,18 @@ impl<N: Node> Way<'_, N> {
                     None,
                 );
             }
+            Route::Device {
+                index,
+                via: Some(via),
+                ..
+            } if is_here => {
+                self.astray(At::Route(false), to, *via, *index);
+            }
             Route::Device { index, via, dead } => {
                 let (name, wrong) = self.node.device(*index);
                 let by = via.map_or_else(|| "on link".to_owned(), |via| format!("via {via}"));
                 let wrong = wrong.or_else(|| dead.then(|| "has no carrier".to_owned()));
                 match wrong {
-                    None if is_here && via.is_some() => {
-                        let found = format!(
-                            "{to} is a pod of this node by its address, and packets to it leave \
-                             {by} by {name}"
-                        );
-                        let repair = format!("ip route get {to}; ip addr: who has its prefix?");
-                        self.note(At::Route(false), State::Broken, found, Some(repair));
-                    }
                     None => {
                         self.note(
                             At::Route(false),
@@ -307,17 +302,30 @@ impl<N: Node> Way<'_, N> {
         Some(route)
     }
 
+    /// Packets to a pod of this node that leave by way of a router; with their device.
+    fn astray(&mut self, at: At, pod: IpAddr, via: IpAddr, index: u32) -> String {
+        let name = self.node.device(index).0;
+        let found = format!(
+            "{pod} is a pod of this node by its address, and packets to it leave via {via} by {name}"
+        );
+        let repair = format!("ip route get {pod}; ip addr: who has its prefix?");
+        self.note(at, State::Broken, found, Some(repair));
+        name
+    }
+
     /// Why the kernel does not route a packet.
-    fn no_route(&mut self, seen: &foreign::Packet, errno: i32) -> (At, String, Option<String>) {
+    pub(super) fn no_route(
+        &mut self,
+        seen: &foreign::Packet,
+        errno: i32,
+    ) -> (At, String, Option<String>) {
         let at = At::Route(false);
         let to = seen.destination;
         let again = |node: &mut N| {
             node.route(&RouteQuestion {
-                source: None,
-                destination: to,
-                iif: None,
                 mark: seen.mark.unwrap_or(0),
                 transport: transport(seen),
+                ..RouteQuestion::to(to)
             })
         };
         let Device::Known(name, iif) = &seen.iif else {
@@ -380,13 +388,7 @@ impl<N: Node> Way<'_, N> {
         if strictness == 0 || source.is_ipv6() {
             return true;
         }
-        let back = self.node.route(&RouteQuestion {
-            source: None,
-            destination: source,
-            iif: None,
-            mark: 0,
-            transport: None,
-        });
+        let back = self.node.route(&RouteQuestion::to(source));
         match back {
             Some(Route::Device { index, .. }) => strictness > 1 || index == iif,
             _ => false,
@@ -437,6 +439,15 @@ impl<N: Node> Way<'_, N> {
         }
     }
 
+    /// Tells of a next hop only that it is not found.
+    pub(super) fn silent(&mut self, index: u32, next: IpAddr) {
+        let before = self.hops.len();
+        self.neighbour(index, next);
+        let told = self.hops.split_off(before);
+        let broken = told.into_iter().filter(|hop| hop.state == State::Broken);
+        self.hops.extend(broken);
+    }
+
     pub(super) fn listener(&mut self, seen: &foreign::Packet) {
         let Some(port) = seen.port.and_then(|port| port.try_into().ok()) else {
             return;
@@ -469,79 +480,6 @@ impl<N: Node> Way<'_, N> {
             }
         }
     }
-
-    /// The answer's way back, as far as it is this node's. `from`: the device it comes in by;
-    /// this node itself answers otherwise.
-    pub(super) fn answer(
-        &mut self,
-        seen: &foreign::Packet,
-        asking: Hook,
-        from: Option<u32>,
-        masqueraded: bool,
-    ) {
-        let every = Span::All;
-        let iif = from.map_or(Device::None, |index| device(self.node, index));
-        let mut reply = seen.reply(iif);
-        // What the endpoint answers to; connection tracking gives the client back on the way.
-        let to_this_node = masqueraded || asking == Hook::Output;
-        if from.is_some() {
-            if !to_this_node && let Some(ports) = self.direct(reply.source, reply.destination) {
-                self.answered_over(&ports, &mut reply);
-                return;
-            }
-            self.comes_in(&mut reply, every);
-        } else {
-            self.hook(Hook::Output, every, &mut reply);
-        }
-        if asking == Hook::Output {
-            if from.is_some() {
-                self.hook(Hook::Input, every, &mut reply);
-            }
-            return;
-        }
-        let question = RouteQuestion {
-            source: Some(reply.source).filter(|_| from.is_some()),
-            destination: reply.destination,
-            iif: from,
-            mark: reply.mark.unwrap_or(0),
-            transport: transport(&reply),
-        };
-        match self.node.route(&question) {
-            Some(Route::Device { index, via, .. }) => {
-                reply.oif = device(self.node, index);
-                reply.next_hop = Some(via.unwrap_or(reply.destination));
-                if from.is_some() {
-                    self.hook(Hook::Forward, every, &mut reply);
-                }
-                self.hook(Hook::Postrouting, every, &mut reply);
-                // It leaves as the client knows the Service.
-                if let Some((address, port)) = reply.asked {
-                    reply.source = address;
-                    reply.source_port = Some(port);
-                }
-                self.hook(Hook::Egress, every, &mut reply);
-                self.goes_out(index, &mut reply);
-            }
-            Some(Route::Refused(_)) if from.is_some() && self.forwarding(&reply) => {}
-            Some(Route::Refused(errno)) => {
-                if let (at @ At::Forwarding, found, repair) = self.no_route(&reply, errno) {
-                    self.note(at, State::Broken, found, repair);
-                    return;
-                }
-                let (client, by) = (reply.destination, reply.source);
-                let found = match to_this_node {
-                    true => format!("no way back to {client}: {}", refused(errno)),
-                    false => format!(
-                        "what {by} answers to {client} is not routed: {}",
-                        refused(errno)
-                    ),
-                };
-                let repair = a_way(client, errno);
-                self.note(At::Route(true), State::Broken, found, Some(repair));
-            }
-            Some(Route::Local) | None => {}
-        }
-    }
 }
 
 /// As `ip link` writes it.
@@ -550,7 +488,7 @@ fn mac(address: [u8; 6]) -> String {
 }
 
 /// What gives packets a way, or says which route or rule denies it to them.
-fn a_way(to: IpAddr, errno: i32) -> String {
+pub(super) fn a_way(to: IpAddr, errno: i32) -> String {
     match errno {
         libc::EINVAL | libc::EACCES => format!("ip rule; ip route show table all to match {to}"),
         _ => format!("ip route add {to} via GATEWAY"),
@@ -558,7 +496,7 @@ fn a_way(to: IpAddr, errno: i32) -> String {
 }
 
 /// What routing rules may ask for besides addresses.
-fn transport(seen: &foreign::Packet) -> Option<(Protocol, u16, u16)> {
+pub(super) fn transport(seen: &foreign::Packet) -> Option<(Protocol, u16, u16)> {
     let port = |port: Option<u16>| port.unwrap_or_default();
     Some((seen.protocol, port(seen.source_port), port(seen.port)))
 }

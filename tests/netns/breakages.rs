@@ -170,6 +170,12 @@ const BREAKAGES: &[(&str, Question, &str, &str)] = &[
     (chain!("prerouting priority -300", "ip6 daddr fd00:254::/112 drop;"), FAR_6, "prerouting: inet fw c drops it (rule", UNDO),
     (chain!("prerouting priority -50", "tcp dport 8080 drop;"), FAR, "prerouting: inet fw c drops it (rule", UNDO),
     (chain!("prerouting priority -300", "ip daddr 10.254.0.0/16 notrack;"), FAR, "conntrack: another program's rule says that it is not tracked", UNDO),
+    (chain!("prerouting priority -300", "iifname eth0 ip saddr 172.17.1.0/24 notrack;"), FAR, "conntrack: another program's rule says that the answer is not tracked", UNDO),
+    (chain!("prerouting priority -300", "iifname eth0 udp sport 8080 notrack;"), over_udp(FAR_6), "conntrack: another program's rule says that the answer is not tracked", UNDO),
+    (chain!("prerouting priority -300", "iifname eth0 notrack;"), FROM_NODE, "conntrack: another program's rule says that the answer is not tracked", UNDO),
+    (chain!("prerouting priority -300", "iifname eth0 ct zone set 5;"), FAR, "conntrack: by other programs' rules the packet is tracked in zone 0, and its answer in zone 5", UNDO),
+    (chain!("prerouting priority -300", "iifname docker0 ct zone set 5;"), FAR_6, "conntrack: by other programs' rules the packet is tracked in zone 5, and its answer in zone 0", UNDO),
+    ("iptables -t raw -I PREROUTING -i eth0 -j CT --zone 3", FAR, "conntrack: by other programs' rules the packet is tracked in zone 0, and its answer in zone 3", "nft delete table ip raw"),
     ("nft 'table inet fw { chain c { type nat hook prerouting priority -110; tcp dport 80 dnat ip to 172.17.0.77; }; }'", FAR,
      "prerouting: inet fw c translates its destination to 172.17.0.77 first", UNDO),
     ("nft 'table inet fw { chain c { type nat hook prerouting priority -110; ip daddr 10.254.0.11 redirect; }; }'", FAR,
@@ -201,6 +207,9 @@ const BREAKAGES: &[(&str, Question, &str, &str)] = &[
     ("nft 'table inet fw { chain c { type filter hook prerouting priority -150; ip saddr 172.17.0.9 meta mark set 0x5; }; }'; ip rule add fwmark 5 prohibit", FAR,
      "route: no way to 172.17.1.2: the route or a rule is `prohibit`", "ip rule del fwmark 5 prohibit; nft delete table inet fw"),
     ("ip route add 172.17.0.2 via 192.168.50.12", HERE, "route: 172.17.0.2 is a pod of this node by its address, and packets to it leave via 192.168.50.12", "ip route del 172.17.0.2"),
+    ("ip route add 172.17.0.9 via 192.168.50.12", FAR, "arrives: 172.17.0.9 is a pod of this node by its address, and packets to it leave via 192.168.50.12", "ip route del 172.17.0.9"),
+    ("ip rule add iif eth0 to 172.17.0.0/24 unreachable pref 10", FAR, "answer: route: what comes from 172.17.1.2 by eth0 has no way to 172.17.0.9, which this node itself has", "ip rule del pref 10"),
+    ("ip route replace 203.0.113.9 via 192.168.50.77 dev eth0 onlink", OUTSIDE, "neighbour: 192.168.50.77 does not answer on eth0", "ip route replace 203.0.113.9 dev eth0"),
     ("ip route del 203.0.113.9", OUTSIDE, "arrives: no answer finds its way to 203.0.113.9", "ip route add 203.0.113.9 dev eth0"),
     ("sysctl -qw net.ipv4.ip_forward=0", FAR, "this node does not forward what comes in by docker0 [sysctl -w net.ipv4.conf.docker0.forwarding=1]", "sysctl -qw net.ipv4.ip_forward=1"),
     ("sysctl -qw net.ipv4.conf.docker0.forwarding=0", over_udp(HERE), "this node does not forward what comes in by docker0", "sysctl -qw net.ipv4.conf.docker0.forwarding=1"),
@@ -464,6 +473,55 @@ fn a_neighbour_that_does_not_answer_is_named() {
     shell(&stage, "ip neigh flush dev eth0");
     let says = "neighbour: 192.168.50.12 does not answer on eth0";
     is_found(&stage, &FAR, says).expect("broken");
+}
+
+/// How a pod is broken in its own namespace, who asks, what is said, and how it is repaired.
+#[rustfmt::skip]
+const PODS: &[(&str, &str, Question, &str, &str)] = &[
+    ("172.17.0.2", chain!("input priority 0", "policy drop; tcp dport 80 accept;"), HERE, "endpoint: inet fw c drops it by policy, in the namespace of 172.17.0.2 [nsenter --net=/run/netns/", UNDO),
+    ("172.17.0.2", chain!("prerouting priority -150", "udp dport 8080 drop;"), over_udp(HERE), "endpoint: inet fw c drops it (rule with handle 2), in the namespace of 172.17.0.2", UNDO),
+    ("172.17.0.2", chain!("output priority 0", "ct state established drop;"), HERE, "endpoint: inet fw c drops it (rule with handle 2), in the namespace of 172.17.0.2", UNDO),
+    ("fd00:17::2", chain!("input priority 0", "ip6 saddr fd00:17::9 reject;"), HERE_6, "endpoint: inet fw c refuses it (rule with handle 2), in the namespace of fd00:17::2", UNDO),
+    ("172.17.0.2", "ip route add prohibit 172.17.0.9", HERE, "endpoint: there is no way back to 172.17.0.9: the route or a rule is `prohibit`, in the namespace of 172.17.0.2", "ip route del 172.17.0.9"),
+    ("172.17.0.9", chain!("output priority 0", "ip daddr 10.254.0.11 drop;"), FAR, "client: inet fw c drops it (rule with handle 2), in the namespace of 172.17.0.9", UNDO),
+    ("172.17.0.9", chain!("input priority 0", "policy drop; ct state new accept;"), FAR, "client: inet fw c drops it by policy, in the namespace of 172.17.0.9", UNDO),
+    ("172.17.0.9", "ip route add unreachable 10.254.0.0/16", FAR, "client: there is no way to 10.254.0.11: the route is `unreachable`, or there is none, in the namespace of 172.17.0.9", "ip route del unreachable 10.254.0.0/16"),
+];
+
+#[test]
+fn a_pod_that_is_broken_itself_is_named_with_its_namespace() {
+    let (stage, _named) = stage();
+    let at = |address: &str| stage.at(address.parse().expect("an address"));
+    let visitor = at("172.17.0.9");
+    let _named = Named::new(&[("visitor", &visitor), ("six", &at("fd00:17::2"))]);
+    let mut wrong = Vec::new();
+    for (pod, breakage, question, says, undo) in PODS {
+        at(pod).must("sh", &["-ec", breakage], "");
+        let outcome = sent(&stage, question, SILENCE);
+        let (code, found, all) = explained(&stage, question);
+        let is_told = !matches!(outcome, Outcome::Answer(_)) && code == 1 && found.contains(says);
+        if !is_told {
+            wrong.push(format!(
+                "{breakage}: {outcome:?}, {code}\nsays {found}\nnot  {says}\n{all}"
+            ));
+        }
+        // What a client lacks is its own affair; what an endpoint lacks is that of all clients.
+        if *pod != "172.17.0.9" {
+            let sentence = found.split(" [").next().unwrap_or_default();
+            wrong.extend(is_checked(&stage, sentence).err());
+        }
+        at(pod).must("sh", &["-ec", undo], "");
+        let repaired = works(&stage, question);
+        wrong.extend(repaired.err().map(|why| format!("{undo}\n{why}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    // A proxy of a mesh takes what comes, which is not followed.
+    at("172.17.0.2").must(
+        "nft",
+        &["table ip mesh { chain c { type nat hook prerouting priority -100; tcp dport 8080 redirect to :8080; }; }"],
+        "",
+    );
+    works(&stage, &HERE).expect("a mesh");
 }
 
 /// Sets of more elements than are read: of addresses, of ranges, and a map to verdicts.

@@ -49,6 +49,8 @@ mod attribute {
 
 /// NFT_META_MARK and NFT_CT_MARK.
 const MARK: u32 = 3;
+/// NFT_CT_ZONE.
+const CT_ZONE: u32 = 17;
 /// NFT_FIB_RESULT_OIFNAME, and the flag NFTA_FIB_F_PRESENT.
 const FIB_OIFNAME: u32 = 2;
 const FIB_PRESENT: u32 = 32;
@@ -115,6 +117,10 @@ fn expression(name: &str, a: Attrs<'_>) -> Option<Expr> {
         "ct" => match a.u32(attribute::CT_SREG) {
             Some(_) if a.u32(attribute::KEY) == Some(MARK) => {
                 Expr::SetCtMark(register(a.u32(attribute::CT_SREG))?)
+            }
+            Some(from) if a.u32(attribute::KEY) == Some(CT_ZONE) => {
+                let both = a.u8(attribute::CT_DIRECTION).is_none();
+                Expr::SetZone(register(Some(from)).filter(|_| both))
             }
             Some(_) => Expr::Nothing,
             None => {
