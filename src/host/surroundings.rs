@@ -1,6 +1,7 @@
 //! What a packet meets on this host besides our rules: routes, links, neighbours, settings,
 //! tracked connections, listeners, and other programs' rules.
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -74,8 +75,10 @@ pub struct Surroundings {
     /// Tracked connections are looked at, the whole table for each question, and how many there
     /// are.
     pub looks_at_flows: bool,
-    /// Routes that were asked for.
+    /// Routes, neighbours and settings that were asked for: one finding is about one state.
     routes: HashMap<RouteQuestion, Option<Route>>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour>,
+    settings: RefCell<HashMap<String, Option<String>>>,
     /// Other network namespaces; looked for once.
     namespaces: Option<Vec<Namespace>>,
     /// Links of pods that were asked for, and which pods send to whom without a router.
@@ -104,6 +107,8 @@ impl Surroundings {
             kernel: None,
             looks_at_flows: true,
             routes: HashMap::new(),
+            neighbours: HashMap::new(),
+            settings: RefCell::default(),
             namespaces: None,
             links: HashMap::new(),
             on_link: HashMap::new(),
@@ -199,6 +204,31 @@ impl Surroundings {
             hairpin: ours.hairpin,
             isolated: ours.isolated,
         })
+    }
+
+    fn find_neighbour(&mut self, device: u32, address: IpAddr) -> Neighbour {
+        let request = neighbour::get(device, address);
+        let entry = self.asker.ask(|exchange| {
+            let mut found = None;
+            let answer: Result<bool, ExchangeError> = exchange.request(&request, |message| {
+                found = neighbour::decode(message)?.or(found);
+                Ok(())
+            });
+            found.filter(|_| answer.is_ok())
+        });
+        match entry.flatten() {
+            Some(entry) if entry.answers => {
+                // Of a pod that is at the other end of a link of ours, it is known.
+                let theirs = self.place(address);
+                let theirs = theirs.and_then(|(_, theirs, ours)| ours.and(theirs.mac));
+                match (entry.mac, theirs) {
+                    (Some(asked), Some(own)) if asked != own => Neighbour::Mistaken(asked, own),
+                    _ => Neighbour::Known,
+                }
+            }
+            Some(_) => Neighbour::Silent,
+            None => Neighbour::Unasked,
+        }
     }
 
     fn find_pod(&mut self, address: IpAddr) -> Option<Box<Self>> {
@@ -314,28 +344,12 @@ impl Node for Surroundings {
     }
 
     fn neighbour(&mut self, device: u32, address: IpAddr) -> Neighbour {
-        let request = neighbour::get(device, address);
-        let entry = self.asker.ask(|exchange| {
-            let mut found = None;
-            let answer: Result<bool, ExchangeError> = exchange.request(&request, |message| {
-                found = neighbour::decode(message)?.or(found);
-                Ok(())
-            });
-            found.filter(|_| answer.is_ok())
-        });
-        match entry.flatten() {
-            Some(entry) if entry.answers => {
-                // Of a pod that is at the other end of a link of ours, it is known.
-                let theirs = self.place(address);
-                let theirs = theirs.and_then(|(_, theirs, ours)| ours.and(theirs.mac));
-                match (entry.mac, theirs) {
-                    (Some(asked), Some(own)) if asked != own => Neighbour::Mistaken(asked, own),
-                    _ => Neighbour::Known,
-                }
-            }
-            Some(_) => Neighbour::Silent,
-            None => Neighbour::Unasked,
+        if let Some(known) = self.neighbours.get(&(device, address)) {
+            return *known;
         }
+        let found = self.find_neighbour(device, address);
+        self.neighbours.insert((device, address), found);
+        found
     }
 
     fn link(&mut self, address: IpAddr) -> Option<PodLink> {
@@ -372,7 +386,13 @@ impl Node for Surroundings {
     }
 
     fn setting(&self, path: &str) -> Option<String> {
-        fs::read_to_string(format!("/proc/sys/{path}")).ok()
+        let mut known = self.settings.borrow_mut();
+        if let Some(value) = known.get(path) {
+            return value.clone();
+        }
+        let value = fs::read_to_string(format!("/proc/sys/{path}")).ok();
+        known.insert(path.to_owned(), value.clone());
+        value
     }
 
     fn tracked(&mut self) -> Option<(u64, u64)> {

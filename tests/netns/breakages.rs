@@ -524,6 +524,35 @@ fn a_pod_that_is_broken_itself_is_named_with_its_namespace() {
     works(&stage, &HERE).expect("a mesh");
 }
 
+/// Inputs without service ranges, where they are installed: those who ask for a Service meet with
+/// none of the rules that differ.
+#[test]
+fn rules_of_service_ranges_that_the_inputs_lack_are_in_nobodys_way() {
+    let (stage, _named) = stage();
+    let asked = |to: &str| {
+        let args = ARGS
+            .iter()
+            .filter(|arg| !arg.contains("service-cluster-ip-range"));
+        let args = ["explain", "172.17.0.9", to, "--live"]
+            .into_iter()
+            .chain(args.copied());
+        let args: Vec<&str> = args.collect();
+        run_svcnat(stage.node(), &args, OBJECTS)
+    };
+    let far = asked("svc/far:80").expect(0);
+    assert!(
+        far.stderr.contains("not those of this configuration"),
+        "{}",
+        far.stderr
+    );
+    asked("10.254.0.99:80").expect(1);
+    shell(
+        &stage,
+        "nft insert rule ip svcnat nat-prerouting ip daddr 10.254.0.11 accept",
+    );
+    asked("svc/far:80").expect(1);
+}
+
 /// Sets of more elements than are read: of addresses, of ranges, and a map to verdicts.
 #[test]
 fn of_sets_that_are_too_large_to_be_read_the_kernel_is_asked() {

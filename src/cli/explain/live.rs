@@ -9,8 +9,8 @@ use crate::diff::diff;
 use crate::foreign::Rules;
 use crate::netlink::{self, NetlinkError, Nfnetlink};
 use crate::node::Node;
-use crate::ruleset::{Ruleset, SetKind, TABLE, Table};
-use crate::walk::{Asked, Packet, asked};
+use crate::ruleset::{Chain, Hook, LiveTable, Ruleset, SetKind, TABLE, Table, lower};
+use crate::walk::{Asked, Packet, Trace, asked};
 
 /// Times it is read again because somebody committed meanwhile.
 const TRIES: usize = 5;
@@ -23,10 +23,49 @@ pub struct Installed {
     /// unless somebody changed them. `None` if there should be a table of that family,
     /// and there is none.
     pub ruleset: Option<Ruleset>,
-    /// Somebody changed the rules, or they are of another configuration.
-    pub other_rules: bool,
+    /// Whether they are as they should be.
+    pub agreement: Agreement,
     /// Other programs' rules.
     pub others: Rules,
+}
+
+/// How the installed rules agree with those of this configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Agreement {
+    /// They are the same.
+    #[default]
+    Same,
+    /// More come at the end of the chains by which packets come in, as with service ranges that the
+    /// inputs do not give. Before that, the same packets are led to endpoints.
+    Ends,
+    /// Somebody changed them, or they are of another configuration.
+    Other,
+}
+
+impl Agreement {
+    /// True if what was found by these rules need not be what the installed ones do.
+    pub const fn alters(self, trace: &Trace) -> bool {
+        match self {
+            Self::Same => false,
+            Self::Ends => trace.candidates.is_empty(),
+            Self::Other => true,
+        }
+    }
+
+    fn of_other(table: &Table, live: &LiveTable) -> Self {
+        let agrees = |chain: &Chain| {
+            let there = live.chains.get(&chain.name)?;
+            let rules: Vec<_> = chain.rules.iter().map(|rule| lower(rule, table)).collect();
+            let hook = chain.base.map(|base| base.hook);
+            let may_go_on = matches!(hook, Some(Hook::Prerouting | Hook::Output));
+            let begins = there.base == chain.base && there.rules.starts_with(&rules);
+            Some(begins && (may_go_on || there.rules.len() == rules.len()))
+        };
+        match table.chains.iter().all(|chain| agrees(chain) == Some(true)) {
+            true => Self::Ends,
+            false => Self::Other,
+        }
+    }
 }
 
 /// Reads it for packets of one family. O(plan + what they meet + intervals + others' rules).
@@ -57,8 +96,11 @@ pub fn installed(
         .flat_map(|t| t.sets.values_mut());
     sets.for_each(|set| set.elements.clear());
     let counts = diff(&ruleset, &live).counts();
-    found.other_rules = counts.rules_added > 0 || counts.objects > 0;
-    if found.other_rules {
+    if counts.rules_added > 0 || counts.objects > 0 {
+        let there = ruleset.tables.get(&family).zip(live.tables.get(&family));
+        found.agreement = there.map_or(Agreement::Other, |(table, live)| {
+            Agreement::of_other(table, live)
+        });
         say(
             "warning: the installed rules are not those of this configuration (see svcnat diff); \
              the packet is walked through these rules with the installed elements\n",

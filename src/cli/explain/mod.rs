@@ -86,7 +86,7 @@ pub fn run(args: &ExplainArgs, out: &mut impl Write) -> Result<u8, CliError> {
             reason: &reasons.fate,
             expected: reasons.frontend.is_some() || reasons.host_port.is_some(),
             pods: &inputs.context.pod_cidrs,
-            altered: installed.other_rules,
+            altered: installed.agreement.alters(&trace),
         };
         let host = Surroundings::new(installed.others);
         let mut host = host.map_err(|e| CliError::Host(e.to_string()))?;

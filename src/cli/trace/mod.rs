@@ -192,7 +192,7 @@ fn foretell(
         reason: "",
         expected: !trace.candidates.is_empty(),
         pods: &inputs.context.pod_cidrs,
-        altered: installed.other_rules,
+        altered: installed.agreement.alters(&trace),
     };
     let mut surroundings = Surroundings::new(installed.others).map_err(host)?;
     let path = follow(&mut surroundings, packet, &ours);

@@ -105,7 +105,7 @@ impl Here<'_> {
             reason: &found.because,
             expected: found.is_ours,
             pods: &self.node.context.pod_cidrs,
-            altered: self.installed.other_rules,
+            altered: self.installed.agreement.alters(&found.trace),
         };
         let path = follow(surroundings, &walker.packet(&asked.ends), &ours);
         match path.broken() {
