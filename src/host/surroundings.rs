@@ -396,7 +396,7 @@ impl Node for Surroundings {
     }
 
     fn tracked(&mut self) -> Option<(u64, u64)> {
-        tracked().filter(|_| self.looks_at_flows)
+        self.looks_at_flows.then(tracked)?
     }
 
     fn flows(
