@@ -80,6 +80,11 @@ pub trait Ask {
     /// # Errors
     /// If it does not, in words.
     fn forget(&mut self, to: IpAddr) -> Result<(), String>;
+    /// What lines call who has this address, if he has a name.
+    fn name(&self, address: IpAddr) -> Option<String> {
+        let _ = address;
+        None
+    }
     /// True if the node that svcnat runs on has this address.
     fn is_nodes(&self, address: IpAddr) -> bool;
 }
@@ -91,8 +96,14 @@ pub fn sent(asked: &Asked<'_>, file: &str, network: &mut impl Ask) -> Check {
     let mut ask = |patience, count| network.ask(&question(asked, patience, count));
     let found = match &asked.packet.end {
         None => Err("it cannot be told when it is enough".to_owned()),
-        Some(End::Refused { .. }) => only(&ask(PATIENCE, 1), &Outcome::Refused),
-        Some(End::Dropped { .. }) => only(&ask(SILENCE, 1), &Outcome::Silence),
+        Some(End::Refused { .. }) => {
+            let outcomes = ask(PATIENCE, 1);
+            only(&outcomes, &Outcome::Refused, ends.source, network)
+        }
+        Some(End::Dropped { .. }) => {
+            let outcomes = ask(SILENCE, 1);
+            only(&outcomes, &Outcome::Silence, ends.source, network)
+        }
         Some(End::Untranslated { masqueraded, .. }) => {
             let owner = Candidate {
                 addresses: &[to.ip()],
@@ -191,19 +202,29 @@ fn as_a_new_client(asked: &Asked<'_>, network: &mut impl Ask) -> Result<Outcome,
     }
 }
 
-fn only(outcomes: &[Outcome], expected: &Outcome) -> Result<(), String> {
+fn only(
+    outcomes: &[Outcome],
+    expected: &Outcome,
+    client: IpAddr,
+    network: &impl Ask,
+) -> Result<(), String> {
     match outcomes {
         [outcome] if outcome == expected => Ok(()),
-        [outcome] => Err(in_words(outcome)),
+        [outcome] => Err(in_words(outcome, client, network)),
         other => Err(format!("{} outcomes of one question", other.len())),
     }
 }
 
-fn in_words(outcome: &Outcome) -> String {
+/// As a line has it, with what a line does not say.
+fn in_words(outcome: &Outcome, client: IpAddr, network: &impl Ask) -> String {
     match outcome {
-        Outcome::Answer(answer) => format!("{} answered, and saw {}", answer.by, answer.seen),
+        Outcome::Answer(Answer { by, seen }) => {
+            let who = network.name(by.ip()).unwrap_or_else(|| by.ip().to_string());
+            let masqueraded = if *seen == client { "" } else { " masqueraded" };
+            format!("{who} {}{masqueraded} (who saw {seen})", by.port())
+        }
         Outcome::Refused => "refused".to_owned(),
-        Outcome::Silence => "no answer".to_owned(),
+        Outcome::Silence => "dropped (no answer)".to_owned(),
         Outcome::Failed(error) => error.clone(),
     }
 }
@@ -220,21 +241,21 @@ fn judge(
     let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
     for outcome in outcomes {
         let Outcome::Answer(answer) = outcome else {
-            return Err(in_words(outcome));
+            return Err(in_words(outcome, client, network));
         };
         let found = by.iter().position(|candidate| {
             candidate.addresses.contains(&answer.by.ip())
                 && candidate.port.is_none_or(|port| port == answer.by.port())
         });
         let Some(found) = found else {
-            return Err(in_words(outcome));
+            return Err(in_words(outcome, client, network));
         };
         let right = match by[found].masqueraded {
             true => network.is_nodes(answer.seen),
             false => answer.seen == client,
         };
         if !right {
-            return Err(in_words(outcome));
+            return Err(in_words(outcome, client, network));
         }
         *counts.entry(found).or_default() += 1;
     }

@@ -254,18 +254,18 @@ fn answers_are_judged_by_their_line() {
             line,
             3,
             "172.17.0.9",
-            "172.17.1.2:8080 answered, and saw 172.17.0.9",
+            "172.17.1.2 8080 (who saw 172.17.0.9)",
         ),
-        ("pod/web-1", 3, node, "172.17.1.2:8080 answered"),
+        ("pod/web-1", 3, node, "172.17.1.2 8080"),
         (
             "pod/web-1 8081, pod/web-2 masqueraded",
             3,
             node,
-            "172.17.0.2:8080 answered",
+            "172.17.0.2 8080",
         ),
-        ("refused", 3, node, "172.17.0.2:8080 answered"),
-        ("dropped", 3, node, "172.17.0.2:8080 answered"),
-        ("untranslated", 3, node, "172.17.0.2:8080 answered"),
+        ("refused", 3, node, "172.17.0.2 8080"),
+        ("dropped", 3, node, "172.17.0.2 8080"),
+        ("untranslated", 3, node, "172.17.0.2 8080"),
         (
             "pod/web-1, pod/web-2; remembered",
             1,
@@ -279,6 +279,12 @@ fn answers_are_judged_by_their_line() {
     assert_eq!(judged_of("refused", vec![Outcome::Refused]), "Passed");
     assert_eq!(judged_of("dropped", vec![Outcome::Silence]), "Passed");
     assert_eq!(judged_of("dropped", vec![Outcome::Refused]), "refused");
-    assert_eq!(judged_of("refused", vec![Outcome::Silence]), "no answer");
-    assert_eq!(judged_of("pod/web-1", vec![Outcome::Silence]), "no answer");
+    assert_eq!(
+        judged_of("refused", vec![Outcome::Silence]),
+        "dropped (no answer)"
+    );
+    assert_eq!(
+        judged_of("pod/web-1", vec![Outcome::Silence]),
+        "dropped (no answer)"
+    );
 }

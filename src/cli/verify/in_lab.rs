@@ -95,6 +95,12 @@ impl Ask for Network<'_> {
         told.map(drop).map_err(|error| error.to_string())
     }
 
+    fn name(&self, address: IpAddr) -> Option<String> {
+        let places = self.view.places.iter();
+        let mut named = places.filter(|(_, place)| place.addresses.contains(&address));
+        named.next().map(|(name, _)| name.clone())
+    }
+
     fn is_nodes(&self, address: IpAddr) -> bool {
         let nodes = self
             .view
