@@ -212,8 +212,8 @@ fn packets_are_sent_for_real_and_who_answers_is_told() {
         let wrong = "203.0.113.9 svc/s0 -> 172.17.0.2, 172.17.0.3\n\
                      203.0.113.9 10.254.9.9:80 -> refused\n";
         send(wrong).expect(1).shows(&[
-            ":80 answered, and saw 1",
-            "expected  refused\n  got       no answer\n",
+            " 80 masqueraded (who saw 1",
+            "expected  refused\n  got       dropped (no answer)\n",
             "2 of 6 otherwise",
         ]);
         assert_eq!(ruleset(), "");
