@@ -89,7 +89,7 @@ pub struct Manner {
     /// Own them, so that nobody else can change or flush them; not any more once the kernel
     /// says that it cannot.
     pub own: bool,
-    /// kube-proxy's tables go once ours do what they did ([`take_over`]); done once.
+    /// kube-proxy's tables go once ours do what they did (`take_over`); done once.
     pub take_over: bool,
 }
 

@@ -16,7 +16,7 @@ use crate::follow::{Agent, Drift, Options, RunError, Signals, SyncError, notify}
 use crate::netlink::Nfnetlink;
 use crate::observe::{
     Binds, Capability, ConnectionSource, Connections, Counted, Shared, drop_all_but, init_log,
-    raise_descriptor_limit, serve,
+    serve,
 };
 use crate::plan::of_url;
 use crate::progress::Progress;
@@ -33,7 +33,7 @@ pub fn run(args: &RunArgs) -> Result<u8, CliError> {
     let verbosity = (!args.common.quiet).then_some(args.verbose);
     init_log(args.log_format, verbosity, &progress);
     privileges(from_api);
-    if let Err(error) = raise_descriptor_limit() {
+    if let Err(error) = crate::host::raise_descriptor_limit() {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
     progress.start();

@@ -26,3 +26,5 @@ pub mod sysctl;
 pub mod writer;
 
 pub use error::HostError;
+#[cfg(any(feature = "daemon", all(feature = "cli", feature = "lab")))]
+pub use process::raise_descriptor_limit;

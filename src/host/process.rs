@@ -1,9 +1,25 @@
-//! What `/proc` says about this process and about who listens to nftables changes.
+//! This process: how many descriptors it may open, and what `/proc` says about it and about who listens to nftables changes.
 
 use std::fs;
 
 use super::error::HostError;
 use crate::problem::Problem;
+
+/// Raises the soft limit of this process to its hard one. The soft one is low for the sake of
+/// programs that use select(2); this one does not.
+///
+/// # Errors
+/// If the kernel refuses.
+#[cfg(any(feature = "daemon", all(feature = "cli", feature = "lab")))]
+pub fn raise_descriptor_limit() -> nix::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(())
+}
 
 /// True if this thread has CAP_NET_ADMIN in its user namespace; false also if `/proc` does
 /// not say.

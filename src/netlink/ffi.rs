@@ -330,6 +330,7 @@ pub fn netlink_option(socket: BorrowedFd<'_>, option: i32, value: u32) -> std::i
 ///
 /// # Errors
 /// That of getsockopt(2).
+#[cfg(feature = "cli")]
 pub fn namespace_cookie(socket: BorrowedFd<'_>) -> std::io::Result<u64> {
     /// asm-generic/socket.h; libc does not have it for every C library.
     const SO_NETNS_COOKIE: i32 = 71;

@@ -25,7 +25,9 @@ pub(crate) mod socket;
 #[cfg(feature = "lab")]
 pub(crate) mod wiring;
 
+#[cfg(feature = "cli")]
 pub(crate) use ffi::namespace_cookie;
+#[cfg(feature = "daemon")]
 pub(crate) use nftables::decision;
 pub(crate) use passing::let_packets_pass;
 

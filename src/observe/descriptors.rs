@@ -3,21 +3,7 @@
 //! What strangers can open is bounded, so that the agent's own files and sockets never wait
 //! for one.
 
-use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
-/// Raises the soft limit of this process to its hard one. The soft one is low for the sake of
-/// programs that use select(2); this one does not.
-///
-/// # Errors
-/// If the kernel refuses.
-pub fn raise_descriptor_limit() -> Result<(), Errno> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    }
-    Ok(())
-}
+use nix::sys::resource::{Resource, getrlimit};
 
 /// Shares of the descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,7 +24,6 @@ use tokio::sync::watch;
 
 pub use conditions::{Condition, Conditions, News, Row, STALE_INPUTS, STALE_RULES, Status};
 pub use connections::{Connections, Counted, Source as ConnectionSource};
-pub use descriptors::raise_descriptor_limit;
 pub use log::{LogFormat, init as init_log};
 use metrics::Metrics;
 pub use privileges::{Capability, drop_all_but, held as held_capabilities};

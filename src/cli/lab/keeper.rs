@@ -83,7 +83,7 @@ pub fn keep(args: &UpArgs) -> Result<u8, CliError> {
         .map_err(|error| CliError::Host(format!("the lab's signals: {error}")))?;
     let lock = folder.make()?;
     // Each place has files and sockets. Where it cannot be raised the lab may still be small.
-    crate::observe::raise_descriptor_limit().ok();
+    crate::host::raise_descriptor_limit().ok();
     let kept = build(args, &folder).and_then(|(lab, listener)| {
         let in_the_background = detach(&folder);
         in_the_background.map_err(|error| CliError::Host(format!("the lab's log: {error}")))?;

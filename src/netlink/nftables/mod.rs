@@ -20,6 +20,7 @@ mod writers;
 pub use batch::Batch;
 pub use error::{NetlinkError, OperationRef, RefusedElement, Unfit};
 pub use kernel::{Committed, Nfnetlink};
+#[cfg(feature = "daemon")]
 pub(crate) use trace::decision;
 pub use trace::{Decision, Ends, Judge, MARKS, SEEN, TRACE_TABLE, Traced, Tracer, Verdict};
 pub use writers::{Writer, Writers};
