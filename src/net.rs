@@ -140,6 +140,19 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<A> {
+    /// Somebody answered.
+    Answer(A),
+    /// TCP reset, or port unreachable.
+    Refused,
+    /// Nothing at all.
+    Silence,
+    /// Another error: no route, prohibited, cut off.
+    Failed(String),
+}
+
 /// What is asked of whoever answers at an address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {

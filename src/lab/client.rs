@@ -25,17 +25,7 @@ pub struct Answer {
 }
 
 /// What came of a question.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// An answer.
-    Answer(Answer),
-    /// TCP reset, or port unreachable.
-    Refused,
-    /// Nothing at all.
-    Silence,
-    /// Another error: no route, prohibited, cut off.
-    Failed(String),
-}
+pub type Outcome = crate::net::Outcome<Answer>;
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
